@@ -1,0 +1,1 @@
+//! STUB: a tar, a directory or standard input as `image::Files`.

@@ -1,0 +1,1 @@
+//! STUB: ways to get a rootfs.

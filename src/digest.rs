@@ -1,0 +1,240 @@
+//! Digests and the names that are made of them.
+//!
+//! What it is for: one type per kind of name, so that a blob's digest can never
+//! be used where a layer's is meant. May assume nothing. Must not know where
+//! anything is stored.
+//!
+//! * [`BlobId`]: bytes as received (compressed layer, config, manifest, ACI).
+//! * [`DiffId`]: a layer's uncompressed tar (`rootfs.diff_ids` of an image
+//!   config; the image ID of an ACI).
+//! * [`ImageId`]: an image, as Docker names it (digest of its config).
+//!
+//! There is no `From` between them: a conversion is a computation.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::str::FromStr;
+
+use sha2::Digest as _;
+
+/// A digest with its algorithm, printed as `sha256:HEX` or `sha512:HEX`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Digest {
+    /// SHA-256, the algorithm of Docker and OCI.
+    Sha256([u8; 32]),
+    /// SHA-512, the algorithm of AppC; registered for OCI too.
+    Sha512([u8; 64]),
+}
+
+/// Why a text is not a digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DigestError {
+    /// Not of the form `algorithm:hex`.
+    #[error("`{0}` is not a digest of the form sha256:HEX")]
+    Malformed(String),
+    /// An algorithm that nothing here computes.
+    #[error("digest algorithm `{0}` is not supported (sha256 and sha512 are)")]
+    Algorithm(String),
+}
+
+impl Digest {
+    /// The digest of `bytes` under SHA-256.
+    #[must_use]
+    pub fn sha256(bytes: &[u8]) -> Self {
+        Self::Sha256(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// The algorithm's name: `sha256` or `sha512`.
+    #[must_use]
+    pub fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "sha256",
+            Self::Sha512(_) => "sha512",
+        }
+    }
+
+    /// The raw digest, 32 or 64 bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Sha256(bytes) => bytes,
+            Self::Sha512(bytes) => bytes,
+        }
+    }
+
+    /// Lower-case hexadecimal digits without the algorithm.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        use fmt::Write as _;
+        let mut text = String::with_capacity(self.as_bytes().len() * 2);
+        for byte in self.as_bytes() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm(), self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let digits = hex.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        // Upper case is refused: the OCI image spec (descriptor.md, "Digests")
+        // has lower case only, and one blob must have one name.
+        let digit = |c: u8| match c {
+            b'0'..=b'9' => Some(c - b'0'),
+            b'a'..=b'f' => Some(c - b'a' + 10),
+            _ => None,
+        };
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(out)
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let malformed = || DigestError::Malformed(text.to_owned());
+        let (algorithm, hex) = text.split_once(':').ok_or_else(malformed)?;
+        match algorithm {
+            "sha256" => unhex(hex).map(Self::Sha256).ok_or_else(malformed),
+            "sha512" => unhex(hex).map(Self::Sha512).ok_or_else(malformed),
+            other => Err(DigestError::Algorithm(other.to_owned())),
+        }
+    }
+}
+
+impl serde::Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Digest);
+
+        impl $name {
+            /// `sha256-HEX`: the name of its file in the store.
+            #[must_use]
+            pub fn file_name(&self) -> String {
+                format!("{}-{}", self.0.algorithm(), self.0.hex())
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Display::fmt(&self.0, f) }
+        }
+        impl FromStr for $name {
+            type Err = DigestError;
+            fn from_str(text: &str) -> Result<Self, DigestError> { text.parse().map(Self) }
+        }
+    };
+}
+
+named!(
+    /// The digest of a blob as it was received.
+    BlobId
+);
+named!(
+    /// The digest of a layer's uncompressed tar.
+    DiffId
+);
+named!(
+    /// The name of an image: the digest of its config (Docker, OCI).
+    ImageId
+);
+
+/// SHA-256 in progress.
+#[derive(Clone, Default)]
+pub struct Hasher(sha2::Sha256);
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hasher")
+    }
+}
+
+impl Hasher {
+    /// Takes more bytes in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes so far.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        Digest::Sha256(self.0.finalize().into())
+    }
+}
+
+/// The SHA-256 of all that `from` still has, and its length in bytes.
+///
+/// # Errors
+/// What `from` answers.
+pub fn of_reader(mut from: impl Read) -> io::Result<(Digest, u64)> {
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 256 << 10];
+    let mut total = 0;
+    loop {
+        let got = match from.read(&mut buffer) {
+            Ok(0) => return Ok((hasher.finish(), total)),
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hasher.update(&buffer[..got]);
+        total += got as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn a_digest_survives_printing_and_parsing() {
+        let digest = Digest::sha256(b"");
+        assert_eq!(digest.to_string(), EMPTY);
+        assert_eq!(EMPTY.parse::<Digest>(), Ok(digest));
+        assert_eq!(of_reader(&b""[..]).unwrap(), (digest, 0));
+    }
+
+    #[test]
+    fn what_is_no_digest_is_refused_by_name() {
+        for text in ["", "sha256", "sha256:", "sha256:00", &EMPTY.to_uppercase(), "sha256:../../x"] {
+            assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
+        assert_eq!("md5:00".parse::<Digest>(), Err(DigestError::Algorithm("md5".into())));
+    }
+}

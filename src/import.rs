@@ -1,0 +1,1 @@
+//! STUB: an image's layers into the store.

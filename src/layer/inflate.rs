@@ -1,0 +1,1 @@
+//! STUB: deflate with checkpoints; the only place of FFI-like unsafe calls.

@@ -1,0 +1,39 @@
+//! lazyroot: container root file systems from unmodified images, mounted
+//! without unpacking.
+//!
+//! Modules stand on floors and use lower floors only (`tests/floors.rs`).
+//!
+//! | floor | module | what it is for |
+//! |---|---|---|
+//! | 0 words | [`digest`] | digests, and one type per kind of name |
+//! | | [`reference`](mod@reference) | image references, parsed once |
+//! | | [`node`] | what `stat` tells of one object |
+//! | | [`tree_path`] | a path that cannot leave its tree |
+//! | 1 formats | [`layer`] | what one layer says: index format, tar reader, seek points |
+//! | | [`image`] | what an image says: Docker archives, OCI layouts |
+//! | 2 places, heart | [`store`] | the content store on disk |
+//! | | [`archive`] | a tar, a directory or standard input as files of an image |
+//! | | [`mounts`] | the mount table; mounting and unmounting |
+//! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
+//! | 3 movers | [`import`] | an image's layers into the store |
+//! | | [`fuse`] | a tree shown through FUSE; the only home of the crate `fuser` |
+//! | 4 backends | [`backend`] | ways to get a rootfs: a FUSE server in the background |
+//! | 6 people | [`cli`] | one file per verb |
+//!
+//! Where to start: [`layer::format`] for the formats, [`union`](mod@union) for the
+//! rules, [`import`] for how an image gets in.
+
+pub mod archive;
+pub mod backend;
+pub mod cli;
+pub mod digest;
+pub mod fuse;
+pub mod image;
+pub mod import;
+pub mod layer;
+pub mod mounts;
+pub mod node;
+pub mod reference;
+pub mod store;
+pub mod tree_path;
+pub mod union;

@@ -1,0 +1,1 @@
+//! STUB: the mount table; mounting and unmounting.

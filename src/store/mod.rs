@@ -1,0 +1,1 @@
+//! STUB: the content store on disk.
