@@ -16,6 +16,7 @@ mod gc;
 mod images;
 mod import;
 mod inspect;
+mod logging;
 mod ls;
 mod man;
 mod mount;

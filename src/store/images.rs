@@ -47,7 +47,9 @@ pub type Names = BTreeMap<Reference, ImageId>;
 const SHORT_ID: usize = 4;
 
 impl Store {
-    fn names_path(&self) -> PathBuf {
+    /// Where the table of names lies.
+    #[must_use]
+    pub fn names_path(&self) -> PathBuf {
         self.root().join("images-v1/names.json")
     }
 
