@@ -14,12 +14,11 @@ mod seekable;
 mod stream;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use crate::archive::{Archive, ArchiveError};
 use crate::digest::{DiffId, ImageId};
-use crate::image::{FoundImage, ImageError, Platform};
+use crate::image::{FoundImage, ImageError, Want};
 use crate::layer::{Limits, ReadError};
 use crate::reference::Reference;
 use crate::store::layers::StagedLayer;
@@ -29,7 +28,6 @@ use crate::tree_path::TreePath;
 use crate::union::FsError;
 
 pub use layer::LayerError;
-pub use stream::import as stream;
 
 /// Who wants to know how far an import is. All methods may be called by several threads.
 pub trait Progress: Send + Sync {
@@ -47,7 +45,7 @@ pub struct Options<'a> {
     /// Names instead of those in the archive.
     pub names: &'a [Reference],
     /// Which image of a multi-platform index.
-    pub platform: &'a Platform,
+    pub want: &'a Want,
     /// Read layers again that the store has.
     pub again: bool,
     /// What a hostile layer may cost.
@@ -185,14 +183,14 @@ type Layers = BTreeMap<String, Got>;
 ///
 /// # Errors
 /// See [`ImportError`]; the store is then as it was.
-pub fn path(
+pub fn import(
     store: &Store,
-    path: &Path,
+    archive: Archive,
     options: &Options<'_>,
 ) -> Result<Vec<Imported>, ImportError> {
-    match Archive::open(path)? {
-        Archive::Files(files) => seekable::import(store, &*files, options),
-        Archive::Stream(mut members) => stream::members(store, &mut members, options),
+    match archive {
+        Archive::Stored(files) => seekable::import(store, &files, options),
+        Archive::Stream(archive) => stream::import(store, archive, options),
     }
 }
 

@@ -1,14 +1,17 @@
 //! `lazyroot import`
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, print, print_json};
-use crate::image::Platform;
-use crate::import::{self, Imported, Options};
+use crate::archive::{Archive, ArchiveError};
+use crate::image::{Platform, Want};
+use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
 use crate::reference::Reference;
 
@@ -80,18 +83,14 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         let progress = Shown::new(args.quiet);
         let options = Options {
             names: &args.names,
-            platform: args.platform.clone().unwrap_or_else(Platform::host),
+            want: &args.platform.clone().map_or_else(Want::host, Want::only),
             again: args.again,
             limits,
             now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             progress: &progress,
             stop: &context.stop,
         };
-        let imported = if path.as_os_str() == "-" {
-            import::stream(&store, &mut std::io::stdin().lock(), &options)
-        } else {
-            import::path(&store, path, &options)
-        };
+        let imported = open(path).and_then(|archive| import::import(&store, archive, &options));
         progress.end();
         let imported = imported.map_err(|error| {
             let mut failure = Failure::from(error);
@@ -106,6 +105,17 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         all.extend(imported);
     }
     if args.json { print_json(&all) } else { Ok(()) }
+}
+
+fn open(path: &Path) -> Result<Archive, ImportError> {
+    if path.as_os_str() != "-" {
+        return Ok(Archive::open(path)?);
+    }
+    let name = "standard input".to_owned();
+    match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(stdin) => Ok(Archive::from_file(name, File::from(stdin))?),
+        Err(source) => Err(ArchiveError::Open { archive: name, source }.into()),
+    }
 }
 
 fn line(image: &Imported) -> String {

@@ -102,7 +102,7 @@ fn ready(
     let got: Vec<&Got> = of_image(image, layers).collect::<Result<_, _>>()?;
     let diffs: Vec<DiffId> = got.iter().map(|got| got.diff()).collect();
     let config = match image.source {
-        image::Source::DockerLegacy => image::legacy_config(&image.config, &diffs)?,
+        image::Source::DockerLegacy => image::legacy_config(image, &diffs),
         _ => image.config.clone(),
     };
     let declared = image.layers.iter().map(|layer| layer.blob);

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use super::layer::{self, Expected};
 use super::publish::publish;
 use super::{Context, Got, ImportError, Imported, Layers, Options};
-use crate::archive::SeekableFiles;
-use crate::image::{self, FoundImage, LayerRef, Want};
+use crate::archive::StoredFiles;
+use crate::image::{self, Files as _, FoundImage, LayerRef};
 use crate::store::leases::Lease;
 use crate::store::Store;
 
@@ -20,10 +20,10 @@ const AT_ONCE: usize = 2;
 
 pub(super) fn import(
     store: &Store,
-    files: &dyn SeekableFiles,
+    files: &StoredFiles,
     options: &Options<'_>,
 ) -> Result<Vec<Imported>, ImportError> {
-    let found = image::find(files, &Want { platform: options.platform.clone() })?;
+    let found = image::find(files, options.want)?;
     let staging = store.stage()?;
     let lease = super::publish::lease(store)?;
     let context = Context {
@@ -70,7 +70,7 @@ type Wanted = Vec<(LayerRef, u64)>;
 fn plan(
     store: &Store,
     lease: &Lease,
-    files: &dyn SeekableFiles,
+    files: &StoredFiles,
     found: &[FoundImage],
     options: &Options<'_>,
 ) -> Result<(Layers, Wanted), ImportError> {
@@ -105,7 +105,7 @@ fn unreadable(layer: &LayerRef, error: std::io::Error) -> ImportError {
 }
 
 fn take(
-    files: &dyn SeekableFiles,
+    files: &StoredFiles,
     layer: &LayerRef,
     size: u64,
     number: usize,

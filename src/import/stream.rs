@@ -2,39 +2,22 @@
 //! may come last, so every member that looks like a layer is taken as one.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use super::layer::{self, Expected, LayerError};
 use super::publish::{lease, publish};
 use super::{Context, Got, ImportError, Imported, Layers, Options};
-use crate::archive::{ScannedFiles, StreamArchive};
-use crate::image::{self, Want};
+use crate::archive::{ArchiveError, ScannedFiles, StreamArchive, Taken};
+use crate::image;
 use crate::layer::seek::{SNIFF, Sniffed, sniff};
 use crate::store::Store;
 use crate::store::layers::StagedLayer;
 
-/// Members up to this length are kept in memory when they are no layers: JSON
-/// documents of images are read up to the same length.
-const SMALL: u64 = image::JSON_MAX;
+/// What a member that was taken as a layer came to: it may turn out to be none.
+type Tried = Result<StagedLayer, LayerError>;
 
-/// Imports all images of an archive that can be read once, from front to back.
-///
-/// # Errors
-/// See [`ImportError`]; the store is then as it was.
-pub fn import(
+pub(super) fn import(
     store: &Store,
-    from: &mut (dyn Read + Send),
-    options: &Options<'_>,
-) -> Result<Vec<Imported>, ImportError> {
-    members(store, &mut StreamArchive::new(from)?, options)
-}
-
-/// A member that was taken as a layer: it may turn out to be none.
-type Taken = Result<StagedLayer, LayerError>;
-
-pub(super) fn members(
-    store: &Store,
-    archive: &mut StreamArchive<'_>,
+    mut archive: StreamArchive,
     options: &Options<'_>,
 ) -> Result<Vec<Imported>, ImportError> {
     let staging = store.stage()?;
@@ -45,49 +28,72 @@ pub(super) fn members(
         progress: options.progress,
         stop: options.stop,
     };
-    let mut files = ScannedFiles::default();
-    let mut taken: BTreeMap<String, Taken> = BTreeMap::new();
-    archive.each(&mut |member| {
-        let number = taken.len().to_string();
-        let mut head = Vec::with_capacity(SNIFF);
-        (&mut *member.reader).take(SNIFF as u64).read_to_end(&mut head).map_err(unreadable)?;
-        let looks_like_layer = matches!(
-            sniff(&head),
-            Sniffed::Tar | Sniffed::Compressed(_) | Sniffed::Bzip2 | Sniffed::Xz
-        );
-        let name = member.name.to_owned();
-        if looks_like_layer {
-            context.progress.layer(&name, Some(member.size));
-            let mut all = head.chain(&mut *member.reader);
-            let outcome = layer::take(&mut all, Expected::default(), &number, &context);
-            if let Err(error @ (LayerError::Interrupted | LayerError::Write(..))) = outcome {
-                return Err(ImportError::layer(&name, error));
-            }
-            context.progress.layer_done(&name, false);
-            files.add(name.clone(), member.size, None);
-            taken.insert(name, outcome);
-        } else if member.size <= SMALL {
-            let mut bytes = head;
-            member.reader.read_to_end(&mut bytes).map_err(unreadable)?;
-            files.add(name, member.size, Some(bytes));
-        } else {
-            files.add(name, member.size, None);
+    let mut files = ScannedFiles::new();
+    let mut tried = BTreeMap::new();
+    pass(&mut archive, &mut files, &mut tried, &context)?;
+    archive.finish()?;
+    let found = image::find(&files, options.want)?;
+    let layers = layers(&found, &files, tried)?;
+    publish(store, &staging, &lease, &found, layers, options)
+}
+
+/// Lets the stream pass: keeps documents, takes what looks like a layer.
+fn pass(
+    archive: &mut StreamArchive,
+    files: &mut ScannedFiles,
+    tried: &mut BTreeMap<String, Tried>,
+    context: &Context<'_>,
+) -> Result<(), ImportError> {
+    let mut members = archive.members()?;
+    while let Some(mut member) = members.next_member()? {
+        let name = member.name().unwrap_or_default().to_owned();
+        let broken = |source| ArchiveError::Read { archive: name.clone(), at: 0, source };
+        if files.take(&mut member).map_err(broken)? != Taken::Layer {
+            continue;
         }
-        Ok(())
-    })?;
-    files.link(archive.links());
-    let found = image::find(&files, &Want { platform: options.platform.clone() })?;
+        let looks = sniff(member.peek(SNIFF).map_err(broken)?);
+        if matches!(looks, Sniffed::Json | Sniffed::Unknown) {
+            continue;
+        }
+        context.progress.layer(&name, Some(member.size()));
+        let outcome = layer::take(
+            &mut member,
+            Expected::default(),
+            &tried.len().to_string(),
+            context,
+        );
+        // What is wrong with the archive or with us ends the import; what is wrong
+        // with a member matters only if it is a layer of an image.
+        if let Err(
+            error @ (LayerError::Interrupted | LayerError::Write(..) | LayerError::Read(_)),
+        ) = outcome
+        {
+            return Err(ImportError::layer(&name, error));
+        }
+        context.progress.layer_done(&name, false);
+        tried.insert(name, outcome);
+    }
+    Ok(())
+}
+
+/// The layers that the images name, out of the members that were taken.
+fn layers(
+    found: &[image::FoundImage],
+    files: &ScannedFiles,
+    mut tried: BTreeMap<String, Tried>,
+) -> Result<Layers, ImportError> {
     let mut layers = Layers::new();
     for layer in found.iter().flat_map(|image| &image.layers) {
-        let missing = || ImportError::MissingLayer(layer.file.clone());
-        let member = files.resolve(&layer.file).ok_or_else(missing)?;
         if layers.contains_key(&layer.file) {
             continue;
         }
-        let staged = match taken.get(member) {
+        let missing = || ImportError::MissingLayer(layer.file.clone());
+        let unreadable = |error| ImportError::layer(&layer.file, LayerError::Read(error));
+        let member = files.member_of(&layer.file).map_err(unreadable)?.ok_or_else(missing)?;
+        let staged = match tried.get(member) {
             Some(Ok(staged)) => staged.clone(),
             Some(Err(_)) => {
-                let error = taken.remove(member).and_then(Result::err).ok_or_else(missing)?;
+                let error = tried.remove(member).and_then(Result::err).ok_or_else(missing)?;
                 return Err(ImportError::layer(&layer.file, error));
             }
             None => return Err(missing()),
@@ -96,9 +102,5 @@ pub(super) fn members(
         expected.check(&staged.record).map_err(|error| ImportError::layer(&layer.file, error))?;
         layers.insert(layer.file.clone(), Got::Staged(staged));
     }
-    publish(store, &staging, &lease, &found, layers, options)
-}
-
-fn unreadable(error: std::io::Error) -> ImportError {
-    ImportError::Archive(error.into())
+    Ok(layers)
 }

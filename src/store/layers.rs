@@ -26,7 +26,7 @@ pub struct LayerRecord {
 }
 
 /// A layer that was made in a staging directory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StagedLayer {
     /// What the store will say of it.
     pub record: LayerRecord,
