@@ -31,12 +31,19 @@ impl<K: Hash + Eq, V: Clone> Bounded<K, V> {
     /// An empty map that holds values of at most `limit` weight together.
     pub(super) fn new(limit: usize) -> Self {
         let map = LruCache::unbounded();
-        Self { inner: Mutex::new(Inner { map, weight: 0 }), limit }
+        Self {
+            inner: Mutex::new(Inner { map, weight: 0 }),
+            limit,
+        }
     }
 
     /// The value, which then counts as new.
     pub(super) fn get(&self, key: &K) -> Option<V> {
-        self.inner.lock().map.get(key).map(|(value, _)| value.clone())
+        self.inner
+            .lock()
+            .map
+            .get(key)
+            .map(|(value, _)| value.clone())
     }
 
     /// Keeps a value; one that is heavier than the limit alone is not kept.
@@ -69,7 +76,10 @@ mod tests {
         cache.put('b', 2, 4);
         assert_eq!(cache.get(&'a'), Some(1));
         cache.put('c', 3, 4);
-        assert_eq!((cache.get(&'a'), cache.get(&'b'), cache.get(&'c')), (Some(1), None, Some(3)));
+        assert_eq!(
+            (cache.get(&'a'), cache.get(&'b'), cache.get(&'c')),
+            (Some(1), None, Some(3))
+        );
     }
 
     #[test]

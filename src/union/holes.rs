@@ -31,7 +31,11 @@ pub(super) fn next_hole(file: &Extents, offset: u64) -> Option<u64> {
     let first = map.partition_point(|e| e.offset.saturating_add(e.len) <= offset);
     let mut at = offset;
     // Stretches may touch: then there is no hole between them.
-    for stretch in map.get(first..)?.iter().take_while(|e| e.offset <= offset || e.len > 0) {
+    for stretch in map
+        .get(first..)?
+        .iter()
+        .take_while(|e| e.offset <= offset || e.len > 0)
+    {
         if stretch.offset > at {
             break;
         }
@@ -46,15 +50,25 @@ mod tests {
     use crate::layer::tar::Extent;
 
     fn file(size: u64, map: Option<&[(u64, u64)]>) -> Extents {
-        let extent = |&(offset, len): &(u64, u64)| Extent { offset, len, stored_at: 0 };
-        Extents { start: 512, size, map: map.map(|map| map.iter().map(extent).collect()) }
+        let extent = |&(offset, len): &(u64, u64)| Extent {
+            offset,
+            len,
+            stored_at: 0,
+        };
+        Extents {
+            start: 512,
+            size,
+            map: map.map(|map| map.iter().map(extent).collect()),
+        }
     }
 
     /// The same, asked byte by byte.
     fn naive(file: &Extents, offset: u64, data: bool) -> Option<u64> {
         let has = |at: u64| match &file.map {
             None => true,
-            Some(map) => map.iter().any(|e| (e.offset..e.offset + e.len).contains(&at)),
+            Some(map) => map
+                .iter()
+                .any(|e| (e.offset..e.offset + e.len).contains(&at)),
         };
         if offset >= file.size {
             return None;
@@ -78,8 +92,16 @@ mod tests {
         for map in maps {
             let file = file(10, map);
             for offset in 0..12 {
-                assert_eq!(next_data(&file, offset), naive(&file, offset, true), "{map:?} {offset}");
-                assert_eq!(next_hole(&file, offset), naive(&file, offset, false), "{map:?} {offset}");
+                assert_eq!(
+                    next_data(&file, offset),
+                    naive(&file, offset, true),
+                    "{map:?} {offset}"
+                );
+                assert_eq!(
+                    next_hole(&file, offset),
+                    naive(&file, offset, false),
+                    "{map:?} {offset}"
+                );
             }
         }
         assert_eq!(next_data(&file(0, None), 0), None);

@@ -35,7 +35,11 @@ impl Links {
 
     fn to(&self, ino: Ino) -> impl Iterator<Item = (u32, u32)> {
         let first = self.backward.partition_point(|link| link.0 < ino);
-        let same = self.backward.iter().skip(first).take_while(move |link| link.0 == ino);
+        let same = self
+            .backward
+            .iter()
+            .skip(first)
+            .take_while(move |link| link.0 == ino);
         same.map(|link| (link.1, link.2))
     }
 }
@@ -86,7 +90,9 @@ impl Union {
                     };
                     last = Some((parent, dir));
                     if let Some(target) = target {
-                        links.backward.push((self.numbers.of(target.place), layer, n));
+                        links
+                            .backward
+                            .push((self.numbers.of(target.place), layer, n));
                     }
                     targets.push(target);
                 }
@@ -111,12 +117,7 @@ impl Union {
         }
     }
 
-    fn object_in(
-        &self,
-        dir: &Dir,
-        name: &[u8],
-        links: &Links,
-    ) -> Result<Option<Object>, FsError> {
+    fn object_in(&self, dir: &Dir, name: &[u8], links: &Links) -> Result<Option<Object>, FsError> {
         Ok(match self.child(dir, name)? {
             Step::Object(object) => Some(object),
             Step::Link { layer, n } => links.get(layer, n),
@@ -169,7 +170,11 @@ impl Union {
         let Some(merged) = self.dir_at(dir)? else {
             return Ok(false);
         };
-        for &part in merged.parts().iter().take_while(|part| part.layer > dir.layer) {
+        for &part in merged
+            .parts()
+            .iter()
+            .take_while(|part| part.layer > dir.layer)
+        {
             if self.index(part).lookup(part.row, name)? != Hit::Absent {
                 return Ok(false);
             }
@@ -216,7 +221,10 @@ impl Union {
             }
             for (n, link) in (0u32..).zip(shared.index.unresolved()?) {
                 if links.get(layer, n).is_none() {
-                    let dir = self.path_in_layer(Place { layer, row: link.dir })?;
+                    let dir = self.path_in_layer(Place {
+                        layer,
+                        row: link.dir,
+                    })?;
                     dangling.push((dir.child(&link.name), link.target.clone()));
                 }
             }

@@ -47,7 +47,16 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn new(index: &'a Index, place: Place, next: u32) -> Self {
         let (names, batch) = (Vec::new(), Vec::new());
-        Self { index, place, names, batch, at: 0, next, last: false, moved: false }
+        Self {
+            index,
+            place,
+            names,
+            batch,
+            at: 0,
+            next,
+            last: false,
+            moved: false,
+        }
     }
 
     fn fill(&mut self) -> Result<(), ReadError> {
@@ -58,11 +67,12 @@ impl<'a> Cursor<'a> {
         self.batch.clear();
         self.at = 0;
         let (names, batch) = (&mut self.names, &mut self.batch);
-        self.index.list(self.place.row, self.next, &mut |number, name, hit| {
-            names.extend_from_slice(name);
-            batch.push((names.len(), number, hit));
-            batch.len() < BATCH
-        })?;
+        self.index
+            .list(self.place.row, self.next, &mut |number, name, hit| {
+                names.extend_from_slice(name);
+                batch.push((names.len(), number, hit));
+                batch.len() < BATCH
+            })?;
         self.last = batch.len() < BATCH;
         if let Some((_, number, _)) = batch.last() {
             self.next = number.saturating_add(1);
@@ -72,7 +82,11 @@ impl<'a> Cursor<'a> {
 
     fn head(&self) -> Option<(&[u8], Hit)> {
         let &(end, _, hit) = self.batch.get(self.at)?;
-        let start = self.at.checked_sub(1).and_then(|at| self.batch.get(at)).map_or(0, |e| e.0);
+        let start = self
+            .at
+            .checked_sub(1)
+            .and_then(|at| self.batch.get(at))
+            .map_or(0, |e| e.0);
         Some((self.names.get(start..end)?, hit))
     }
 
@@ -95,7 +109,10 @@ impl<'a> Merge<'a> {
     fn new(union: &'a Union, parts: &[Place], from: &[u32]) -> Self {
         let next = from.iter().copied().chain(std::iter::repeat(0));
         let cursor = |(&place, next)| Cursor::new(union.index(place), place, next);
-        Self { cursors: parts.iter().zip(next).map(cursor).collect(), name: Vec::new() }
+        Self {
+            cursors: parts.iter().zip(next).map(cursor).collect(),
+            name: Vec::new(),
+        }
     }
 
     /// The next name (then in `self.name`), as the topmost layer that has it
@@ -154,12 +171,24 @@ impl Union {
     ) -> Result<(), FsError> {
         let merged = self.dir(dir)?;
         let kind = Kind::Dir;
-        if cookie < 1 && !visit(Listed { cookie: 1, name: b".", ino: dir, kind }) {
+        if cookie < 1
+            && !visit(Listed {
+                cookie: 1,
+                name: b".",
+                ino: dir,
+                kind,
+            })
+        {
             return Ok(());
         }
         if cookie < DOTS {
             let ino = self.parent(dir)?;
-            if !visit(Listed { cookie: DOTS, name: b"..", ino, kind }) {
+            if !visit(Listed {
+                cookie: DOTS,
+                name: b"..",
+                ino,
+                kind,
+            }) {
                 return Ok(());
             }
         }
@@ -195,18 +224,24 @@ impl Union {
             return Ok(());
         };
         let mut failed = None;
-        self.index(place).list(place.row, from, &mut |number, name, hit| {
-            match self.entry(place, hit) {
-                Ok(Some((ino, kind))) => {
-                    visit(Listed { cookie: u64::from(number) + DOTS + 1, name, ino, kind })
-                }
-                Ok(None) => true,
-                Err(error) => {
-                    failed = Some(error);
-                    false
-                }
-            }
-        })?;
+        self.index(place)
+            .list(
+                place.row,
+                from,
+                &mut |number, name, hit| match self.entry(place, hit) {
+                    Ok(Some((ino, kind))) => visit(Listed {
+                        cookie: u64::from(number) + DOTS + 1,
+                        name,
+                        ino,
+                        kind,
+                    }),
+                    Ok(None) => true,
+                    Err(error) => {
+                        failed = Some(error);
+                        false
+                    }
+                },
+            )?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -221,7 +256,9 @@ impl Union {
         // A reader may ask from behind the name it refused or from behind the
         // last one it took, which is one further.
         let known = [after, after - 1].into_iter();
-        let known = known.filter_map(|at| Some((at, self.stops.get(&(dir, at))?))).next();
+        let known = known
+            .filter_map(|at| Some((at, self.stops.get(&(dir, at))?)))
+            .next();
         let (mut cookie, from) = known.unwrap_or((DOTS, Box::default()));
         let mut merge = Merge::new(self, parts, &from);
         while let Some((place, hit)) = merge.step()? {
@@ -229,7 +266,14 @@ impl Union {
                 continue;
             };
             cookie += 1;
-            if cookie > after && !visit(Listed { cookie, name: &merge.name, ino, kind }) {
+            if cookie > after
+                && !visit(Listed {
+                    cookie,
+                    name: &merge.name,
+                    ino,
+                    kind,
+                })
+            {
                 self.keep_stop((dir, cookie - 1), merge.positions(true));
                 return Ok(());
             }

@@ -119,7 +119,9 @@ impl Union {
     pub fn new(layers: Vec<SharedLayer>) -> Self {
         Self {
             numbers: Numbers::new(layers.iter().map(|layer| layer.index.summary().rows)),
-            linked: layers.iter().any(|layer| layer.index.summary().unresolved > 0),
+            linked: layers
+                .iter()
+                .any(|layer| layer.index.summary().unresolved > 0),
             layers,
             root: OnceLock::new(),
             links: OnceLock::new(),
@@ -152,7 +154,10 @@ impl Union {
             b"." => return self.found_dir(&parent),
             b".." => {
                 let ino = self.parent(dir)?;
-                return Ok(Found { ino, attr: self.attr(ino)? });
+                return Ok(Found {
+                    ino,
+                    attr: self.attr(ino)?,
+                });
             }
             _ => {}
         }
@@ -226,7 +231,9 @@ impl Union {
     /// Whether any object of any layer has extended attributes.
     #[must_use]
     pub fn any_xattrs(&self) -> bool {
-        self.layers.iter().any(|layer| layer.index.summary().with_xattrs > 0)
+        self.layers
+            .iter()
+            .any(|layer| layer.index.summary().with_xattrs > 0)
     }
 
     /// Reads a regular file; returns the bytes read, 0 at its end. May be slow.
@@ -246,7 +253,11 @@ impl Union {
     pub fn seek(&self, ino: Ino, offset: u64, data: bool) -> Result<Option<u64>, FsError> {
         let place = self.file(ino)?;
         let extents = self.index(place).extents(place.row)?;
-        let found = if data { holes::next_data } else { holes::next_hole };
+        let found = if data {
+            holes::next_data
+        } else {
+            holes::next_hole
+        };
         Ok(found(&extents, offset))
     }
 
@@ -293,15 +304,24 @@ impl Union {
     /// Number and attributes of an object that is no directory.
     fn found(&self, place: Place) -> Result<Found, FsError> {
         let node = self.index(place).node(place.row)?;
-        Ok(Found { ino: self.numbers.of(place), attr: self.object_attr(place, &node)? })
+        Ok(Found {
+            ino: self.numbers.of(place),
+            attr: self.object_attr(place, &node)?,
+        })
     }
 
     fn object_attr(&self, place: Place, node: &Node) -> Result<Attr, FsError> {
-        Ok(Attr { nlink: self.count_names(place, node)?, ..node.attr })
+        Ok(Attr {
+            nlink: self.count_names(place, node)?,
+            ..node.attr
+        })
     }
 
     fn found_dir(&self, dir: &Dir) -> Result<Found, FsError> {
-        Ok(Found { ino: self.dir_number(dir), attr: self.dir_attr(dir)? })
+        Ok(Found {
+            ino: self.dir_number(dir),
+            attr: self.dir_attr(dir)?,
+        })
     }
 
     fn dir_attr(&self, dir: &Dir) -> Result<Attr, FsError> {

@@ -56,11 +56,19 @@ impl Numbers {
     /// Where the object of a number lies; nothing for the root (which may lie in
     /// many layers) and for numbers that are nobody's.
     pub(super) fn place(&self, ino: Ino) -> Option<Place> {
-        let layer = self.bases.partition_point(|&base| base <= ino.0).checked_sub(1)?;
+        let layer = self
+            .bases
+            .partition_point(|&base| base <= ino.0)
+            .checked_sub(1)?;
         // Behind the last base there is no layer.
         self.bases.get(layer + 1)?;
-        let row = u32::try_from(ino.0 - self.bases[layer]).ok().filter(|&row| row != 0)?;
-        Some(Place { layer: u32::try_from(layer).ok()?, row: Row(row) })
+        let row = u32::try_from(ino.0 - self.bases[layer])
+            .ok()
+            .filter(|&row| row != 0)?;
+        Some(Place {
+            layer: u32::try_from(layer).ok()?,
+            row: Row(row),
+        })
     }
 
     /// The largest number.
@@ -79,9 +87,18 @@ mod tests {
         let numbers = Numbers::new(rows.into_iter());
         let mut seen = std::collections::BTreeSet::from([Ino::ROOT]);
         for (layer, rows) in (0..).zip(rows) {
-            assert_eq!(numbers.of(Place { layer, row: Row::ROOT }), Ino::ROOT);
+            assert_eq!(
+                numbers.of(Place {
+                    layer,
+                    row: Row::ROOT
+                }),
+                Ino::ROOT
+            );
             for row in 1..rows {
-                let place = Place { layer, row: Row(row) };
+                let place = Place {
+                    layer,
+                    row: Row(row),
+                };
                 assert!(seen.insert(numbers.of(place)));
                 assert_eq!(numbers.place(numbers.of(place)), Some(place));
             }

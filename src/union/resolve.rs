@@ -73,7 +73,11 @@ impl Union {
                 names.extend(target.split(|&b| b == b'/').rev().map(<[u8]>::to_vec));
                 continue;
             }
-            return if names.is_empty() { Ok(Reached::Object(object)) } else { Err(FsError::NotDir) };
+            return if names.is_empty() {
+                Ok(Reached::Object(object))
+            } else {
+                Err(FsError::NotDir)
+            };
         }
         Ok(Reached::Dir(above.pop().unwrap_or_else(|| root.clone())))
     }

@@ -114,7 +114,10 @@ pub(super) const UNNAMED: Attr = Attr {
     gid: 0,
     size: 0,
     stored: 0,
-    mtime: Time { seconds: 0, nanos: 0 },
+    mtime: Time {
+        seconds: 0,
+        nanos: 0,
+    },
     nlink: 2,
     rdev: Device { major: 0, minor: 0 },
 };
@@ -153,7 +156,11 @@ impl Joining {
 /// An index whose checks are right but whose directories are no tree.
 pub(super) fn no_tree(index: &Index) -> ReadError {
     let file = format!("index of {}", index.diff_id());
-    ReadError::Corrupt { file, offset: 0, what: "its directories do not form a tree".to_owned() }
+    ReadError::Corrupt {
+        file,
+        offset: 0,
+        what: "its directories do not form a tree".to_owned(),
+    }
 }
 
 impl Union {
@@ -166,7 +173,10 @@ impl Union {
         let mut joining = Joining::default();
         for (layer, shared) in self.layers.iter().enumerate().take(height).rev() {
             // No memory holds 2^32 layers.
-            let place = Place { layer: layer as u32, row: Row::ROOT };
+            let place = Place {
+                layer: layer as u32,
+                row: Row::ROOT,
+            };
             if !joining.join(&shared.index, place)? {
                 break;
             }
@@ -197,9 +207,17 @@ impl Union {
                 }
                 _ if !joining.parts.is_empty() => break,
                 Hit::Node(row, kind) => {
-                    return Ok(Step::Object(Object { place: place.sibling(row), kind }));
+                    return Ok(Step::Object(Object {
+                        place: place.sibling(row),
+                        kind,
+                    }));
                 }
-                Hit::Link(n) => return Ok(Step::Link { layer: place.layer, n }),
+                Hit::Link(n) => {
+                    return Ok(Step::Link {
+                        layer: place.layer,
+                        n,
+                    });
+                }
                 Hit::Whiteout => break,
             }
         }
@@ -212,7 +230,11 @@ impl Union {
             return Ok(self.root()?);
         }
         let place = self.place(ino)?;
-        let info = self.index(place).node(place.row)?.dir.ok_or(FsError::NotDir)?;
+        let info = self
+            .index(place)
+            .node(place.row)?
+            .dir
+            .ok_or(FsError::NotDir)?;
         self.dir_of(place, info.implied)
     }
 
@@ -228,7 +250,10 @@ impl Union {
     }
 
     fn alone(place: Place, implied: bool) -> Dir {
-        Dir { parts: Parts::One([place]), source: (!implied).then_some(place) }
+        Dir {
+            parts: Parts::One([place]),
+            source: (!implied).then_some(place),
+        }
     }
 
     /// The directory of the union that the layer's directory `place` is part of;
@@ -259,13 +284,19 @@ impl Union {
                 Some(parent) => self.child_at(&parent, here, implied)?,
                 None => None,
             };
-            self.dirs.put(here, known.clone(), known.as_ref().map_or(8, Dir::weight));
+            self.dirs
+                .put(here, known.clone(), known.as_ref().map_or(8, Dir::weight));
         }
         Ok(known)
     }
 
     /// The child of `parent` that `place` is part of, if it is.
-    fn child_at(&self, parent: &Dir, place: Place, implied: bool) -> Result<Option<Dir>, ReadError> {
+    fn child_at(
+        &self,
+        parent: &Dir,
+        place: Place,
+        implied: bool,
+    ) -> Result<Option<Dir>, ReadError> {
         if let [only] = parent.parts() {
             if only.layer == place.layer {
                 return Ok(Some(Self::alone(place, implied)));
@@ -281,13 +312,20 @@ impl Union {
     /// The first name of an object in its layer, and the directory that has it.
     pub(super) fn name_in_layer(&self, place: Place) -> Result<(Row, Vec<u8>), ReadError> {
         let index = self.index(place);
-        index.names(place.row)?.into_iter().next().ok_or_else(|| no_tree(index))
+        index
+            .names(place.row)?
+            .into_iter()
+            .next()
+            .ok_or_else(|| no_tree(index))
     }
 
     /// Keeps a directory that a lookup found, so that it need not be found again
     /// from its path.
     pub(super) fn remember(&self, dir: &Dir) {
-        if let Some(top) = dir.top().filter(|top| top.layer > 0 && top.row != Row::ROOT) {
+        if let Some(top) = dir
+            .top()
+            .filter(|top| top.layer > 0 && top.row != Row::ROOT)
+        {
             self.dirs.put(top, Some(dir.clone()), dir.weight());
         }
     }
@@ -304,8 +342,14 @@ impl Union {
             return Ok(ino);
         }
         let place = self.place(ino)?;
-        let info = self.index(place).node(place.row)?.dir.ok_or(FsError::NotDir)?;
-        let parent = self.dir_at(place.sibling(info.parent))?.ok_or(FsError::Stale)?;
+        let info = self
+            .index(place)
+            .node(place.row)?
+            .dir
+            .ok_or(FsError::NotDir)?;
+        let parent = self
+            .dir_at(place.sibling(info.parent))?
+            .ok_or(FsError::Stale)?;
         Ok(self.dir_number(&parent))
     }
 }

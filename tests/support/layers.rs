@@ -15,7 +15,7 @@ use lazyroot::node::{Device, Time};
 
 /// What one member of a layer's tar is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub(crate) enum What {
     File(Data),
     Dir,
     Symlink(Vec<u8>),
@@ -31,11 +31,11 @@ pub enum What {
 
 /// The content of a file: `size` bytes, each told by `salt` and its offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Data {
-    pub size: u64,
-    pub salt: u8,
+pub(crate) struct Data {
+    pub(crate) size: u64,
+    pub(crate) salt: u8,
     /// What is stored (offset, length) of a sparse file.
-    pub stored: Option<Vec<(u64, u64)>>,
+    pub(crate) stored: Option<Vec<(u64, u64)>>,
 }
 
 impl Data {
@@ -44,42 +44,59 @@ impl Data {
     }
 
     /// All of it, holes as zeros.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let stored = |at: u64| match &self.stored {
             None => true,
-            Some(map) => map.iter().any(|&(from, len)| (from..from + len).contains(&at)),
+            Some(map) => map
+                .iter()
+                .any(|&(from, len)| (from..from + len).contains(&at)),
         };
-        (0..self.size).map(|at| if stored(at) { self.byte(at) } else { 0 }).collect()
+        (0..self.size)
+            .map(|at| if stored(at) { self.byte(at) } else { 0 })
+            .collect()
     }
 
     /// How many bytes are stored.
-    pub fn stored(&self) -> u64 {
-        self.stored.as_ref().map_or(self.size, |map| map.iter().map(|e| e.1).sum())
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored
+            .as_ref()
+            .map_or(self.size, |map| map.iter().map(|e| e.1).sum())
     }
 }
 
 /// One member of a layer's tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Names joined by `/`; of what is hidden, for a whiteout.
-    pub path: Vec<u8>,
-    pub what: What,
-    pub mode: u16,
-    pub owner: u32,
-    pub seconds: i64,
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) path: Vec<u8>,
+    pub(crate) what: What,
+    pub(crate) mode: u16,
+    pub(crate) owner: u32,
+    pub(crate) seconds: i64,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Entry {
     /// A member with plain attributes.
-    pub fn new(path: &str, what: What) -> Self {
+    pub(crate) fn new(path: &str, what: What) -> Self {
         let path = path.as_bytes().to_vec();
-        Self { path, what, mode: 0o644, owner: 0, seconds: 1, xattrs: Vec::new() }
+        Self {
+            path,
+            what,
+            mode: 0o644,
+            owner: 0,
+            seconds: 1,
+            xattrs: Vec::new(),
+        }
     }
 
     /// The path as the tar would spell it.
     fn spelled(&self) -> Vec<u8> {
-        let at = self.path.iter().rposition(|&b| b == b'/').map_or(0, |at| at + 1);
+        let at = self
+            .path
+            .iter()
+            .rposition(|&b| b == b'/')
+            .map_or(0, |at| at + 1);
         let (parent, name) = self.path.split_at(at);
         match &self.what {
             What::Whiteout => [parent, b".wh.", name].concat(),
@@ -92,18 +109,21 @@ impl Entry {
 }
 
 /// Builds layers; all share one cache of blocks.
-pub struct Maker {
+pub(crate) struct Maker {
     cache: Arc<BlockCache>,
     made: u64,
 }
 
 impl Maker {
-    pub fn new() -> Self {
-        Self { cache: BlockCache::new(32 << 20), made: 0 }
+    pub(crate) fn new() -> Self {
+        Self {
+            cache: BlockCache::new(32 << 20),
+            made: 0,
+        }
     }
 
     /// The layer of those members.
-    pub fn layer(&mut self, entries: &[Entry]) -> SharedLayer {
+    pub(crate) fn layer(&mut self, entries: &[Entry]) -> SharedLayer {
         let mut builder = IndexBuilder::new(Dialect::Docker, Limits::default());
         let mut contents = Vec::new();
         for entry in entries {
@@ -114,7 +134,9 @@ impl Maker {
                 What::File(data) => Some(stored_bytes(data)),
                 _ => None,
             };
-            builder.member(member).unwrap_or_else(|error| panic!("{entry:?}: {error}"));
+            builder
+                .member(member)
+                .unwrap_or_else(|error| panic!("{entry:?}: {error}"));
             if let Some(data) = data {
                 builder.digest(Digest::sha256(&data));
                 contents.extend_from_slice(&data);
@@ -122,16 +144,25 @@ impl Maker {
         }
         self.made += 1;
         let diff = DiffId(Digest::sha256(&self.made.to_le_bytes()));
-        let sealed = builder.finish(diff, contents.len() as u64, Vec::new()).unwrap();
+        let sealed = builder
+            .finish(diff, contents.len() as u64, Vec::new())
+            .unwrap();
         let index = Index::open(Box::new(sealed), Arc::clone(&self.cache)).unwrap();
-        Arc::new(Layer { index, contents: Box::new(contents) })
+        Arc::new(Layer {
+            index,
+            contents: Box::new(contents),
+        })
     }
 }
 
 fn stored_bytes(data: &Data) -> Vec<u8> {
     let all = [(0, data.size)];
     let stretches = data.stored.as_deref().unwrap_or(&all);
-    stretches.iter().flat_map(|&(from, len)| from..from + len).map(|at| data.byte(at)).collect()
+    stretches
+        .iter()
+        .flat_map(|&(from, len)| from..from + len)
+        .map(|at| data.byte(at))
+        .collect()
 }
 
 fn member(entry: &Entry, data_at: u64) -> Member {
@@ -144,7 +175,11 @@ fn member(entry: &Entry, data_at: u64) -> Member {
         What::Fifo => (MemberKind::Fifo, &[][..]),
     };
     let (size, stored, sparse) = match &entry.what {
-        What::File(data) => (data.size, data.stored(), data.stored.as_deref().map(extents)),
+        What::File(data) => (
+            data.size,
+            data.stored(),
+            data.stored.as_deref().map(extents),
+        ),
         _ => (0, 0, None),
     };
     let rdev = match entry.what {
@@ -161,7 +196,10 @@ fn member(entry: &Entry, data_at: u64) -> Member {
         size,
         stored,
         data_at,
-        mtime: Time { seconds: entry.seconds, nanos: 7 },
+        mtime: Time {
+            seconds: entry.seconds,
+            nanos: 7,
+        },
         rdev,
         xattrs: entry.xattrs.clone(),
         sparse,
@@ -171,7 +209,11 @@ fn member(entry: &Entry, data_at: u64) -> Member {
 fn extents(stretches: &[(u64, u64)]) -> Vec<Extent> {
     let mut stored_at = 0;
     let extent = |&(offset, len): &(u64, u64)| {
-        let extent = Extent { offset, len, stored_at };
+        let extent = Extent {
+            offset,
+            len,
+            stored_at,
+        };
         stored_at += len;
         extent
     };

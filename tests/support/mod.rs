@@ -1,4 +1,4 @@
 //! What several integration tests need.
 
-pub mod layers;
-pub mod model;
+pub(crate) mod layers;
+pub(crate) mod model;

@@ -13,11 +13,11 @@ use lazyroot::node::{Attr, Device, Kind, Time};
 use super::layers::{Data, Entry, What};
 
 /// Names from the root downwards.
-pub type Path = Vec<Vec<u8>>;
+pub(crate) type Path = Vec<Vec<u8>>;
 
 /// What lies at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Node {
+pub(crate) enum Node {
     /// A directory: number of the object that holds its attributes.
     Dir(usize),
     /// Anything else, by number: hard links have the same.
@@ -28,17 +28,17 @@ pub enum Node {
 
 /// An object, once, however many names it has.
 #[derive(Debug, Clone)]
-pub struct Object {
+pub(crate) struct Object {
     /// `nlink` is filled in by [`Tree::attr`].
-    pub attr: Attr,
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub target: Vec<u8>,
-    pub data: Option<Data>,
+    pub(crate) attr: Attr,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) target: Vec<u8>,
+    pub(crate) data: Option<Data>,
 }
 
 /// Why a walk does not end at an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lost {
+pub(crate) enum Lost {
     NotFound,
     NotDir,
     Loop,
@@ -46,14 +46,17 @@ pub enum Lost {
 
 /// A tree, as it lies on a disk after unpacking.
 #[derive(Debug, Clone)]
-pub struct Tree {
-    pub nodes: BTreeMap<Path, Node>,
-    pub objects: Vec<Object>,
+pub(crate) struct Tree {
+    pub(crate) nodes: BTreeMap<Path, Node>,
+    pub(crate) objects: Vec<Object>,
 }
 
 /// The names of a path as text.
-pub fn split(path: &[u8]) -> Path {
-    path.split(|&b| b == b'/').filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect()
+pub(crate) fn split(path: &[u8]) -> Path {
+    path.split(|&b| b == b'/')
+        .filter(|name| !name.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 fn unnamed() -> Object {
@@ -68,7 +71,12 @@ fn unnamed() -> Object {
         nlink: 0,
         rdev: Device::default(),
     };
-    Object { attr, xattrs: Vec::new(), target: Vec::new(), data: None }
+    Object {
+        attr,
+        xattrs: Vec::new(),
+        target: Vec::new(),
+        data: None,
+    }
 }
 
 fn object(entry: &Entry) -> Object {
@@ -76,7 +84,10 @@ fn object(entry: &Entry) -> Object {
     let attr = &mut object.attr;
     attr.mode = entry.mode;
     (attr.uid, attr.gid) = (entry.owner, entry.owner + 1);
-    attr.mtime = Time { seconds: entry.seconds, nanos: 7 };
+    attr.mtime = Time {
+        seconds: entry.seconds,
+        nanos: 7,
+    };
     match &entry.what {
         What::File(data) => {
             attr.kind = Kind::File;
@@ -90,7 +101,10 @@ fn object(entry: &Entry) -> Object {
         }
         What::Char(major, minor) => {
             attr.kind = Kind::Char;
-            attr.rdev = Device { major: *major, minor: *minor };
+            attr.rdev = Device {
+                major: *major,
+                minor: *minor,
+            };
         }
         What::Fifo => attr.kind = Kind::Fifo,
         What::Dir | What::Link(_) | What::Whiteout | What::Opaque => {}
@@ -102,8 +116,11 @@ fn object(entry: &Entry) -> Object {
 
 impl Tree {
     /// Nothing but a root.
-    pub fn new() -> Self {
-        Self { nodes: BTreeMap::from([(Path::new(), Node::Dir(0))]), objects: vec![unnamed()] }
+    pub(crate) fn new() -> Self {
+        Self {
+            nodes: BTreeMap::from([(Path::new(), Node::Dir(0))]),
+            objects: vec![unnamed()],
+        }
     }
 
     fn is_dir(&self, path: &[Vec<u8>]) -> bool {
@@ -111,7 +128,8 @@ impl Tree {
     }
 
     fn remove_below(&mut self, path: &[Vec<u8>]) {
-        self.nodes.retain(|at, _| !(at.len() > path.len() && at.starts_with(path)));
+        self.nodes
+            .retain(|at, _| !(at.len() > path.len() && at.starts_with(path)));
     }
 
     fn remove(&mut self, path: &[Vec<u8>]) {
@@ -134,7 +152,7 @@ impl Tree {
     }
 
     /// Applies a layer. Returns the members that it may have in it.
-    pub fn apply(&mut self, entries: &[Entry]) -> Vec<Entry> {
+    pub(crate) fn apply(&mut self, entries: &[Entry]) -> Vec<Entry> {
         let admitted = admit(entries);
         let below = self.clone();
         for entry in &admitted {
@@ -161,7 +179,6 @@ impl Tree {
                 What::Link(target) => {
                     let target = split(target);
                     match own.get(&target) {
-                        Some(node) if target == path => *node,
                         Some(node) => *node,
                         None => below.link_target(&target),
                     }
@@ -194,12 +211,18 @@ impl Tree {
     }
 
     /// The path that a path stands for when symlinks are followed.
-    pub fn resolve(&self, path: &[Vec<u8>], follow: bool) -> Result<Path, Lost> {
+    pub(crate) fn resolve(&self, path: &[Vec<u8>], follow: bool) -> Result<Path, Lost> {
         let mut left = 40;
         self.walk(Path::new(), path, follow, &mut left)
     }
 
-    fn walk(&self, mut at: Path, names: &[Vec<u8>], follow: bool, left: &mut u32) -> Result<Path, Lost> {
+    fn walk(
+        &self,
+        mut at: Path,
+        names: &[Vec<u8>],
+        follow: bool,
+        left: &mut u32,
+    ) -> Result<Path, Lost> {
         let Some((name, rest)) = names.split_first() else {
             return Ok(at);
         };
@@ -215,7 +238,9 @@ impl Tree {
                 at.push(name.clone());
                 match self.nodes.get(&at) {
                     None | Some(Node::Nowhere) => return Err(Lost::NotFound),
-                    Some(&Node::Object(number)) if self.objects[number].attr.kind == Kind::Symlink => {
+                    Some(&Node::Object(number))
+                        if self.objects[number].attr.kind == Kind::Symlink =>
+                    {
                         if follow || !rest.is_empty() {
                             *left = left.checked_sub(1).ok_or(Lost::Loop)?;
                             let target = &self.objects[number].target;
@@ -236,28 +261,40 @@ impl Tree {
     }
 
     /// Names in a directory that can be found, sorted.
-    pub fn children(&self, dir: &[Vec<u8>]) -> Vec<(Vec<u8>, Node)> {
-        let inside = self.nodes.iter().filter(|(at, _)| at.len() == dir.len() + 1 && at.starts_with(dir));
+    pub(crate) fn children(&self, dir: &[Vec<u8>]) -> Vec<(Vec<u8>, Node)> {
+        let inside = self
+            .nodes
+            .iter()
+            .filter(|(at, _)| at.len() == dir.len() + 1 && at.starts_with(dir));
         let found = inside.filter(|(_, node)| **node != Node::Nowhere);
-        found.map(|(at, node)| (at[dir.len()].clone(), *node)).collect()
+        found
+            .map(|(at, node)| (at[dir.len()].clone(), *node))
+            .collect()
     }
 
     /// What `stat` tells of a path that can be found.
-    pub fn attr(&self, path: &[Vec<u8>]) -> Attr {
+    pub(crate) fn attr(&self, path: &[Vec<u8>]) -> Attr {
         let node = self.nodes[path];
         let (number, nlink) = match node {
             Node::Dir(number) => {
-                let dirs = self.children(path).iter().filter(|c| matches!(c.1, Node::Dir(_))).count();
+                let dirs = self
+                    .children(path)
+                    .iter()
+                    .filter(|c| matches!(c.1, Node::Dir(_)))
+                    .count();
                 (number, 2 + dirs)
             }
             Node::Object(number) => (number, self.nodes.values().filter(|n| **n == node).count()),
             Node::Nowhere => panic!("nothing at {path:?}"),
         };
-        Attr { nlink: nlink as u32, ..self.objects[number].attr }
+        Attr {
+            nlink: nlink as u32,
+            ..self.objects[number].attr
+        }
     }
 
     /// The object at a path that can be found.
-    pub fn object(&self, path: &[Vec<u8>]) -> &Object {
+    pub(crate) fn object(&self, path: &[Vec<u8>]) -> &Object {
         match self.nodes[path] {
             Node::Dir(number) | Node::Object(number) => &self.objects[number],
             Node::Nowhere => panic!("nothing at {path:?}"),
@@ -266,25 +303,23 @@ impl Tree {
 }
 
 /// Leaves out what no builder takes: members below something of the same layer
-/// that is no directory, links to directories of the same layer, links that
-/// replace the directory their target lies in.
+/// that is no directory, links to such members and to directories of the same
+/// layer.
 fn admit(entries: &[Entry]) -> Vec<Entry> {
     let mut dirs: BTreeMap<Path, bool> = BTreeMap::new();
     let mut admitted = Vec::new();
     for entry in entries {
         let path = split(&entry.path);
         let inside = matches!(entry.what, What::Opaque) as usize;
-        let blocked = (1..path.len() + inside).any(|depth| dirs.get(&path[..depth]) == Some(&false));
+        let blocked =
+            (1..path.len() + inside).any(|depth| dirs.get(&path[..depth]) == Some(&false));
         if blocked || (path.is_empty() && !matches!(entry.what, What::Dir | What::Opaque)) {
             continue;
         }
         if let What::Link(target) = &entry.what {
             let target = split(target);
-            if target.is_empty()
-                || dirs.get(&target) == Some(&true)
-                || (target.len() > path.len() && target.starts_with(&path))
-                || (target.len() < path.len() && path.starts_with(&target))
-            {
+            let below = (1..target.len()).any(|depth| dirs.get(&target[..depth]) == Some(&false));
+            if target.is_empty() || below || dirs.get(&target) == Some(&true) {
                 continue;
             }
         }
