@@ -84,9 +84,8 @@ impl Records {
     pub(super) fn parse(mut bytes: &[u8]) -> Result<Self, Fault> {
         let mut records = Self::default();
         while !bytes.is_empty() {
-            let (keyword, value, rest) = record(bytes)?;
+            let (keyword, value) = record(&mut bytes)?;
             records.take(keyword, value)?;
-            bytes = rest;
         }
         Ok(records)
     }
@@ -257,8 +256,8 @@ impl SparseRecords {
     }
 }
 
-/// Keyword and value of the first record, and what is behind it.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Fault> {
+/// Takes the first record off; its keyword and value.
+fn record<'a>(bytes: &mut &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Fault> {
     let broken = || Fault::damaged("a record of an extended header is broken");
     let space = bytes
         .iter()
@@ -280,7 +279,8 @@ fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Fault> {
     if keyword.is_empty() || keyword.contains(&0) {
         return Err(broken());
     }
-    Ok((keyword, value, rest))
+    *bytes = rest;
+    Ok((keyword, value))
 }
 
 /// A decimal number without sign; over 64 bits it is `u64::MAX`, for the limits

@@ -38,7 +38,7 @@ enum State {
     /// So many bytes of something.
     Body { body: Body, left: u64 },
     /// The rest of a block that had the end of something in it.
-    Padding { left: usize },
+    Padding { left: u64 },
     /// Blocks that continue the map in an old GNU header.
     Extensions { draft: Box<Draft>, map: Box<Map> },
     /// Blocks of a map that stands before the data; `left` bytes of both.
@@ -198,13 +198,12 @@ impl TarReader {
         match state {
             State::Body { body, left } => core.body(body, left, bytes, to),
             State::Padding { left } => {
-                let take = left.min(bytes.len());
+                let take = at_most(left, bytes.len());
                 *bytes = &bytes[take..];
                 core.at += take as u64;
-                Ok(if take == left {
-                    State::Header
-                } else {
-                    State::Padding { left: left - take }
+                Ok(match left - take as u64 {
+                    0 => State::Header,
+                    left => State::Padding { left },
                 })
             }
             State::Ended => {
@@ -336,7 +335,7 @@ impl Core {
         bytes: &mut &[u8],
         to: &mut V,
     ) -> Result<State, Stop<V::Error>> {
-        let take = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        let take = at_most(left, bytes.len());
         let (now, later) = bytes.split_at(take);
         *bytes = later;
         self.at += take as u64;
@@ -361,11 +360,10 @@ impl Core {
                 .map_err(|fault| fault.at(self.records_at))?,
         }
         // Every body begins at the beginning of a block of the stream.
-        let over = (self.at % BLOCK as u64) as usize;
-        Ok(if over == 0 {
-            State::Header
-        } else {
-            State::Padding { left: BLOCK - over }
+        let left = self.at.next_multiple_of(BLOCK as u64) - self.at;
+        Ok(match left {
+            0 => State::Header,
+            left => State::Padding { left },
         })
     }
 
@@ -530,6 +528,11 @@ impl Core {
             left: stored,
         })
     }
+}
+
+/// How much of `len` bytes belongs to something with `left` bytes to come.
+fn at_most(left: u64, len: usize) -> usize {
+    usize::try_from(left).map_or(len, |left| left.min(len))
 }
 
 /// Whether a member is sparse, and where its map is.

@@ -282,6 +282,28 @@ mod tests {
     }
 
     #[test]
+    fn more_stretches_than_a_file_may_have_are_refused_in_every_format() {
+        let entry = *b"00000000000\x0000000000000\0";
+        let mut block = [0; BLOCK];
+        for at in 0..EXTENSION_ENTRIES {
+            block[at * OLD_ENTRY..][..OLD_ENTRY].copy_from_slice(&entry);
+        }
+        let mut map = Map::default();
+        let blocks = EXTENTS_MAX / EXTENSION_ENTRIES as u64;
+        for _ in 0..blocks {
+            assert_eq!(extension(&block, &mut map), Ok(false));
+        }
+        let outcome = extension(&block, &mut map);
+        assert!(matches!(
+            outcome,
+            Err(Fault::Limit {
+                limit: "extents",
+                ..
+            })
+        ));
+    }
+
+    #[test]
     fn a_map_in_the_data_ends_with_its_last_number() {
         let mut reader = MapReader::default();
         assert_eq!(
