@@ -11,7 +11,7 @@ use crate::union::FsError;
 
 /// What the process answers to its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(super) enum Exit {
     /// All was done.
     Done = 0,
     /// Something failed.
@@ -36,35 +36,35 @@ impl From<Exit> for ExitCode {
 
 /// A failed verb.
 #[derive(Debug)]
-pub struct Failure {
+pub(super) struct Failure {
     /// What the process answers.
-    pub exit: Exit,
+    pub(super) exit: Exit,
     /// What went wrong, with its causes.
-    pub message: String,
+    pub(super) message: String,
     /// What to try.
-    pub hint: Option<String>,
+    pub(super) hint: Option<String>,
 }
 
 impl Failure {
     /// A failure without a hint.
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), hint: None }
     }
 
     /// The same with a hint.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     /// An error with all its causes in one line.
-    pub fn of(exit: Exit, error: &dyn Error) -> Self {
+    pub(super) fn of(exit: Exit, error: &dyn Error) -> Self {
         Self::new(exit, chain(error))
     }
 
     /// Prints it to standard error.
-    pub fn print(&self) {
+    pub(super) fn print(&self) {
         let mut to = std::io::stderr().lock();
         // There is nobody left to tell when standard error is gone.
         let _ = writeln!(to, "error: {}", self.message);
@@ -81,7 +81,7 @@ impl fmt::Display for Failure {
 }
 
 /// An error and its causes, joined by colons.
-pub fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -127,7 +127,7 @@ impl From<std::io::Error> for Failure {
 }
 
 /// A failure inside an image's tree; `what` names image and path.
-pub fn in_image(what: &str, error: &FsError) -> Failure {
+pub(super) fn in_image(what: &str, error: &FsError) -> Failure {
     let exit = match error {
         FsError::NotFound | FsError::NotDir => Exit::NotFound,
         FsError::Damaged(_) => Exit::Damaged,

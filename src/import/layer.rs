@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
@@ -122,7 +121,7 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    fn check(&self, record: &LayerRecord) -> Result<(), LayerError> {
+    pub(super) fn check(&self, record: &LayerRecord) -> Result<(), LayerError> {
         if let Some(declared) = self.size.filter(|size| *size != record.blob_size) {
             return Err(LayerError::Size { found: record.blob_size, declared });
         }

@@ -19,7 +19,7 @@ use crate::digest::DiffId;
 /// Pins of one process, until dropped.
 #[derive(Debug)]
 pub struct Lease {
-    file: File,
+    _file: File,
     path: PathBuf,
 }
 
@@ -50,7 +50,7 @@ impl Store {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| failed("lock", &path)(error.into()))?;
         drop(lock);
-        Ok(Some(Lease { file, path }))
+        Ok(Some(Lease { _file: file, path }))
     }
 
     /// Adds pins. From here on gc leaves these layers and their blobs alone.
