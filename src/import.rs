@@ -60,7 +60,9 @@ pub struct Options<'a> {
 
 impl std::fmt::Debug for Options<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -139,7 +141,10 @@ impl ImportError {
     fn layer(layer: &str, source: LayerError) -> Self {
         match source {
             LayerError::Interrupted => Self::Interrupted,
-            source => Self::Layer { layer: layer.to_owned(), source },
+            source => Self::Layer {
+                layer: layer.to_owned(),
+                source,
+            },
         }
     }
 }
@@ -195,7 +200,11 @@ pub fn import(
 }
 
 /// The names that an image gets.
-fn names(found: &FoundImage, images: usize, options: &Options<'_>) -> Result<Vec<Reference>, ImportError> {
+fn names(
+    found: &FoundImage,
+    images: usize,
+    options: &Options<'_>,
+) -> Result<Vec<Reference>, ImportError> {
     match options.names {
         [] => Ok(found.names.clone()),
         _ if images > 1 => Err(ImportError::OneName(images)),

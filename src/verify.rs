@@ -39,9 +39,16 @@ pub fn layer(store: &Store, diff: DiffId) -> Result<(), StoreError> {
     let path = store.blob_path(record.blob);
     let (found, len) = File::open(&path)
         .and_then(digest::of_reader)
-        .map_err(|source| StoreError::Io { what: "read", path: path.clone(), source })?;
+        .map_err(|source| StoreError::Io {
+            what: "read",
+            path: path.clone(),
+            source,
+        })?;
     if (BlobId(found), len) != (record.blob, record.blob_size) {
-        return Err(StoreError::Damaged { path, what: format!("its digest is {found}") });
+        return Err(StoreError::Damaged {
+            path,
+            what: format!("its digest is {found}"),
+        });
     }
 
     let map_path = store.map_path(record.blob);
@@ -60,7 +67,10 @@ pub fn layer(store: &Store, diff: DiffId) -> Result<(), StoreError> {
     }
     let found = hasher.finish();
     if found != diff.0 {
-        return Err(StoreError::Damaged { path: map_path, what: format!("it unpacks to {found}") });
+        return Err(StoreError::Damaged {
+            path: map_path,
+            what: format!("it unpacks to {found}"),
+        });
     }
     Ok(())
 }

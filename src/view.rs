@@ -36,7 +36,10 @@ pub fn open(
         let layers: Vec<_> = record.layers.iter().map(|layer| layer.diff).collect();
         store.pin(lease, &layers)?;
     }
-    let layers = record.layers.iter().map(|layer| store.open_layer(layer.diff, caches));
+    let layers = record
+        .layers
+        .iter()
+        .map(|layer| store.open_layer(layer.diff, caches));
     let union = Arc::new(Union::new(layers.collect::<Result<_, _>>()?));
     Ok(View { record, union })
 }

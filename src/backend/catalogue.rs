@@ -33,7 +33,12 @@ impl StoreCatalogue {
     /// A catalogue; images that were opened stay pinned by `lease`.
     #[must_use]
     pub fn new(store: Store, caches: Caches, lease: Option<Lease>) -> Self {
-        Self { store, caches, lease, names: Mutex::new(None) }
+        Self {
+            store,
+            caches,
+            lease,
+            names: Mutex::new(None),
+        }
     }
 
     fn table(&self) -> Result<Arc<BTreeMap<String, ImageId>>, String> {
@@ -48,7 +53,10 @@ impl StoreCatalogue {
             return Ok(Arc::clone(table));
         }
         let all = self.store.names().map_err(told)?;
-        let table = all.into_iter().map(|(name, id)| (name.familiar(), id)).collect();
+        let table = all
+            .into_iter()
+            .map(|(name, id)| (name.familiar(), id))
+            .collect();
         let table = Arc::new(table);
         *names = Some((version, Arc::clone(&table)));
         Ok(table)
@@ -72,7 +80,9 @@ impl Catalogue for StoreCatalogue {
     }
 
     fn open(&self, name: &str) -> Result<Option<(String, Arc<Union>)>, String> {
-        let Some(id) = self.table()?.get(name).copied() else { return Ok(None) };
+        let Some(id) = self.table()?.get(name).copied() else {
+            return Ok(None);
+        };
         let view = view::open(&self.store, id, &self.caches, self.lease.as_ref());
         let view = view.map_err(|error| chain(&error))?;
         self.store.touch(id);

@@ -52,7 +52,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut lines = vec![["IMAGE", "SIZE", "ITS OWN"].map(String::from)];
     for image in &usage.images {
         let names: Vec<String> = image.names.iter().map(Reference::familiar).collect();
-        let name = if names.is_empty() { image.id.0.hex()[..12].to_owned() } else { names.join(", ") };
+        let name = if names.is_empty() {
+            image.id.0.hex()[..12].to_owned()
+        } else {
+            names.join(", ")
+        };
         lines.push([name, human(image.size), human(image.own)]);
     }
     let total = |what: &str, bytes| [what.to_owned(), human(bytes), String::new()];
@@ -74,13 +78,22 @@ fn usage(context: &Context) -> Result<Usage, StoreError> {
     let mut needed = 0;
     for id in store.image_ids()? {
         let record = store.image(id)?;
-        let blobs = record.manifest.into_iter().chain([crate::digest::BlobId(id.0)]);
-        needed += blobs.map(|blob| length(&store.blob_path(blob))).sum::<u64>();
+        let blobs = record
+            .manifest
+            .into_iter()
+            .chain([crate::digest::BlobId(id.0)]);
+        needed += blobs
+            .map(|blob| length(&store.blob_path(blob)))
+            .sum::<u64>();
         let layers: BTreeSet<DiffId> = record.layers.iter().map(|layer| layer.diff).collect();
         for diff in &layers {
             *users.entry(*diff).or_default() += 1;
             if let (false, Some(layer)) = (sizes.contains_key(diff), store.layer(*diff)?) {
-                let files = [store.index_path(*diff), store.map_path(layer.blob), store.layer_path(*diff)];
+                let files = [
+                    store.index_path(*diff),
+                    store.map_path(layer.blob),
+                    store.layer_path(*diff),
+                ];
                 let others: u64 = files.iter().map(|path| length(path)).sum();
                 sizes.insert(*diff, layer.blob_size + others);
             }
@@ -90,11 +103,19 @@ fn usage(context: &Context) -> Result<Usage, StoreError> {
     needed += sizes.values().sum::<u64>();
     let images = records.into_iter().map(|(id, layers)| {
         let size = |of: &dyn Fn(&&DiffId) -> bool| {
-            layers.iter().filter(of).filter_map(|diff| sizes.get(diff)).sum()
+            layers
+                .iter()
+                .filter(of)
+                .filter_map(|diff| sizes.get(diff))
+                .sum()
         };
         Image {
             id,
-            names: names.iter().filter(|(_, to)| **to == id).map(|(name, _)| name.clone()).collect(),
+            names: names
+                .iter()
+                .filter(|(_, to)| **to == id)
+                .map(|(name, _)| name.clone())
+                .collect(),
             size: size(&|_| true),
             own: size(&|diff| users.get(diff) == Some(&1)),
         }

@@ -39,7 +39,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let names = store.names()?;
     let mut rows = Vec::new();
     for id in store.image_ids()? {
-        let of_image = names.iter().filter(|(_, to)| **to == id).map(|(name, _)| name.clone());
+        let of_image = names
+            .iter()
+            .filter(|(_, to)| **to == id)
+            .map(|(name, _)| name.clone());
         rows.push(row(&store, id, of_image.collect())?);
     }
     rows.sort_by(|a, b| (&a.names, a.id).cmp(&(&b.names, b.id)));
@@ -71,7 +74,17 @@ fn row(store: &Store, id: ImageId, names: Vec<Reference>) -> Result<Row, StoreEr
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut lines = vec![["NAME", "ID", "PLATFORM", "LAYERS", "SIZE", "LAST USED (UTC)"].map(String::from)];
+    let mut lines = vec![
+        [
+            "NAME",
+            "ID",
+            "PLATFORM",
+            "LAYERS",
+            "SIZE",
+            "LAST USED (UTC)",
+        ]
+        .map(String::from),
+    ];
     for row in rows {
         let names = match row.names.is_empty() {
             true => vec!["-".to_owned()],
@@ -93,7 +106,13 @@ fn table(rows: &[Row]) -> String {
 
 /// Lines with their columns aligned to the left, two blanks apart.
 pub(super) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
-    let width = |n: usize| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0);
+    let width = |n: usize| {
+        lines
+            .iter()
+            .map(|line| line[n].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
     for line in lines {

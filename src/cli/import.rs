@@ -58,7 +58,11 @@ fn parse_limit(text: &str) -> Result<(Limit, u64), String> {
         "entries" => Limit::Entries,
         "unpacked" => Limit::Unpacked,
         "ratio" => Limit::Ratio,
-        other => return Err(format!("there is no limit `{other}` (entries, unpacked, ratio)")),
+        other => {
+            return Err(format!(
+                "there is no limit `{other}` (entries, unpacked, ratio)"
+            ));
+        }
     };
     Ok((limit, super::parse_size(value)?))
 }
@@ -86,7 +90,9 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             want: &args.platform.clone().map_or_else(Want::host, Want::only),
             again: args.again,
             limits,
-            now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            now: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
             progress: &progress,
             stop: &context.stop,
         };
@@ -95,12 +101,15 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         let imported = imported.map_err(|error| {
             let mut failure = Failure::from(error);
             if failure.exit != Exit::Interrupted {
-                failure.message = format!("cannot import `{}`: {}", path.display(), failure.message);
+                failure.message =
+                    format!("cannot import `{}`: {}", path.display(), failure.message);
             }
             failure
         })?;
         if !args.json {
-            imported.iter().try_for_each(|image| print(line(image).as_bytes()))?;
+            imported
+                .iter()
+                .try_for_each(|image| print(line(image).as_bytes()))?;
         }
         all.extend(imported);
     }
@@ -114,7 +123,11 @@ fn open(path: &Path) -> Result<Archive, ImportError> {
     let name = "standard input".to_owned();
     match std::io::stdin().as_fd().try_clone_to_owned() {
         Ok(stdin) => Ok(Archive::from_file(name, File::from(stdin))?),
-        Err(source) => Err(ArchiveError::Open { archive: name, source }.into()),
+        Err(source) => Err(ArchiveError::Open {
+            archive: name,
+            source,
+        }
+        .into()),
     }
 }
 
@@ -125,5 +138,8 @@ fn line(image: &Imported) -> String {
         false => format!("as {}", names.join(", ")),
     };
     let new = image.layers - image.layers_kept;
-    format!("imported {} {named}: {new} new layers, {} were there\n", image.id, image.layers_kept)
+    format!(
+        "imported {} {named}: {new} new layers, {} were there\n",
+        image.id, image.layers_kept
+    )
 }

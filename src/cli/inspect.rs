@@ -54,27 +54,41 @@ struct Layer {
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.open()?;
     let report = report(&store, store.find(&args.image)?)?;
-    if args.json { print_json(&report) } else { print(text(&report).as_bytes()) }
+    if args.json {
+        print_json(&report)
+    } else {
+        print(text(&report).as_bytes())
+    }
 }
 
 fn json(store: &Store, blob: BlobId) -> Result<Value, Failure> {
-    serde_json::from_slice(&store.small_blob(blob)?).map_err(|error| {
-        Failure::new(Exit::Damaged, format!("blob {blob} is not JSON: {error}"))
-    })
+    serde_json::from_slice(&store.small_blob(blob)?)
+        .map_err(|error| Failure::new(Exit::Damaged, format!("blob {blob} is not JSON: {error}")))
 }
 
 fn report(store: &Store, id: ImageId) -> Result<Report, Failure> {
     let record = store.image(id)?;
     let config = json(store, BlobId(id.0))?;
     // History has an entry for each layer, and some for no layer.
-    let history = config.get("history").and_then(Value::as_array).into_iter().flatten();
+    let history = config
+        .get("history")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let mut makers = history
         .filter(|entry| entry.get("empty_layer").and_then(Value::as_bool) != Some(true))
-        .map(|entry| entry.get("created_by").and_then(Value::as_str).map(str::to_owned));
+        .map(|entry| {
+            entry
+                .get("created_by")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        });
     let caches = Caches::default();
     let mut layers = Vec::new();
     for layer in &record.layers {
-        let kept = store.layer(layer.diff)?.ok_or(StoreError::NoLayer(layer.diff))?;
+        let kept = store
+            .layer(layer.diff)?
+            .ok_or(StoreError::NoLayer(layer.diff))?;
         layers.push(Layer {
             diff_id: layer.diff,
             blob: kept.blob,
@@ -89,13 +103,20 @@ fn report(store: &Store, id: ImageId) -> Result<Report, Failure> {
     let names = store.names()?;
     Ok(Report {
         id,
-        names: names.into_iter().filter(|(_, to)| *to == id).map(|(name, _)| name).collect(),
+        names: names
+            .into_iter()
+            .filter(|(_, to)| *to == id)
+            .map(|(name, _)| name)
+            .collect(),
         platform: record.platform,
         source: record.source,
         imported: record.imported,
         last_used: store.last_used(id)?,
         layers,
-        manifest: record.manifest.map(|manifest| json(store, manifest)).transpose()?,
+        manifest: record
+            .manifest
+            .map(|manifest| json(store, manifest))
+            .transpose()?,
         config,
     })
 }
@@ -105,13 +126,36 @@ fn text(report: &Report) -> String {
     let when = |seconds: u64| date(i64::try_from(seconds).unwrap_or(0));
     let mut fields = vec![
         ("ID", report.id.to_string()),
-        ("Names", if names.is_empty() { "-".to_owned() } else { names.join(", ") }),
+        (
+            "Names",
+            if names.is_empty() {
+                "-".to_owned()
+            } else {
+                names.join(", ")
+            },
+        ),
         ("Platform", report.platform.to_string()),
-        ("Imported", format!("{} UTC, last used {} UTC", when(report.imported), when(report.last_used))),
+        (
+            "Imported",
+            format!(
+                "{} UTC, last used {} UTC",
+                when(report.imported),
+                when(report.last_used)
+            ),
+        ),
     ];
     let run = report.config.get("config").unwrap_or(&Value::Null);
-    let settings =
-        ["User", "WorkingDir", "Entrypoint", "Cmd", "Env", "ExposedPorts", "Volumes", "StopSignal", "Labels"];
+    let settings = [
+        "User",
+        "WorkingDir",
+        "Entrypoint",
+        "Cmd",
+        "Env",
+        "ExposedPorts",
+        "Volumes",
+        "StopSignal",
+        "Labels",
+    ];
     for key in settings {
         match run.get(key) {
             None | Some(Value::Null) => {}
@@ -120,11 +164,24 @@ fn text(report: &Report) -> String {
             Some(other) => fields.push((key, other.to_string())),
         }
     }
-    let fields: Vec<_> = fields.into_iter().map(|(key, value)| [format!("{key}:"), value]).collect();
-    let mut lines =
-        vec![["LAYER", "BLOB", "UNPACKED", "FILES", "DIRS", "HIDES", "MADE BY"].map(String::from)];
+    let fields: Vec<_> = fields
+        .into_iter()
+        .map(|(key, value)| [format!("{key}:"), value])
+        .collect();
+    let mut lines = vec![
+        [
+            "LAYER", "BLOB", "UNPACKED", "FILES", "DIRS", "HIDES", "MADE BY",
+        ]
+        .map(String::from),
+    ];
     for layer in &report.layers {
-        let made: String = layer.created_by.as_deref().unwrap_or("-").chars().take(60).collect();
+        let made: String = layer
+            .created_by
+            .as_deref()
+            .unwrap_or("-")
+            .chars()
+            .take(60)
+            .collect();
         let kind = format!("{:?}", layer.compression).to_lowercase();
         lines.push([
             layer.diff_id.0.hex()[..12].to_owned(),

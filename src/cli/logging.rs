@@ -35,7 +35,11 @@ pub(super) fn begin(file: Option<&Path>, background: bool, verbose: bool) -> Res
         None if background => syslog().map_or(To::Stderr, To::Syslog),
         None => To::Stderr,
     };
-    let level = if verbose { LevelFilter::Debug } else { LevelFilter::Warn };
+    let level = if verbose {
+        LevelFilter::Debug
+    } else {
+        LevelFilter::Warn
+    };
     // A second logger would only be refused: there is one call per process.
     if log::set_boxed_logger(Box::new(Logger(Mutex::new(to)))).is_ok() {
         log::set_max_level(level);
@@ -44,9 +48,16 @@ pub(super) fn begin(file: Option<&Path>, background: bool, verbose: bool) -> Res
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
-        Failure::new(Exit::Failed, format!("cannot write the log `{}`: {error}", path.display()))
-    })
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("cannot write the log `{}`: {error}", path.display()),
+            )
+        })
 }
 
 fn syslog() -> Option<UnixDatagram> {
@@ -82,7 +93,11 @@ impl Log for Logger {
                     Level::Info => 6,
                     Level::Debug | Level::Trace => 7,
                 };
-                let line = format!("<{}>lazyroot[{}]: {text}", 24 + severity, std::process::id());
+                let line = format!(
+                    "<{}>lazyroot[{}]: {text}",
+                    24 + severity,
+                    std::process::id()
+                );
                 socket.send(line.as_bytes()).map(|_| ())
             }
         };

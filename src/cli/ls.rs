@@ -39,9 +39,15 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     };
     for target in &args.targets {
         let opened = target.open(context, false)?;
-        lister.target(&opened, target).map_err(|error| in_image(&opened.name, &error))??;
+        lister
+            .target(&opened, target)
+            .map_err(|error| in_image(&opened.name, &error))??;
     }
-    if args.json { print_json(&lister.json) } else { Ok(()) }
+    if args.json {
+        print_json(&lister.json)
+    } else {
+        Ok(())
+    }
 }
 
 /// One entry that is listed.
@@ -88,7 +94,11 @@ impl Lister<'_> {
     fn target(&mut self, opened: &Opened, target: &Target) -> Outcome {
         let path = std::os::unix::ffi::OsStrExt::as_bytes(target.path.as_os_str()).to_vec();
         if opened.found.attr.kind != Kind::Dir {
-            let entry = Entry { name: path, ino: opened.found.ino, attr: opened.found.attr };
+            let entry = Entry {
+                name: path,
+                ino: opened.found.ino,
+                attr: opened.found.attr,
+            };
             return self.show(opened, b"", &[entry]);
         }
         // A stack of our own: a tree may be deeper than ours.
@@ -134,7 +144,13 @@ impl Lister<'_> {
             }
             true
         })?;
-        let entry = |(name, ino)| Ok(Entry { name, ino, attr: opened.union.attr(ino)? });
+        let entry = |(name, ino)| {
+            Ok(Entry {
+                name,
+                ino,
+                attr: opened.union.attr(ino)?,
+            })
+        };
         names.into_iter().map(entry).collect()
     }
 
@@ -160,9 +176,11 @@ impl Lister<'_> {
             if self.args.long {
                 let attr = &entry.attr;
                 let acl = opened.union.any_xattrs()
-                    && opened.union.xattrs(entry.ino)?.iter().any(|(name, _)| {
-                        name.starts_with(b"system.posix_acl_")
-                    });
+                    && opened
+                        .union
+                        .xattrs(entry.ino)?
+                        .iter()
+                        .any(|(name, _)| name.starts_with(b"system.posix_acl_"));
                 let [w0, w1, w2, w3] = widths;
                 let line = format!(
                     "{}{} {:>w0$} {:>w1$} {:>w2$} {:>w3$} {} ",
@@ -187,7 +205,11 @@ impl Lister<'_> {
     }
 
     fn name(&self, name: &[u8]) -> Vec<u8> {
-        if self.escape { printable(name).into_bytes() } else { name.to_vec() }
+        if self.escape {
+            printable(name).into_bytes()
+        } else {
+            name.to_vec()
+        }
     }
 }
 

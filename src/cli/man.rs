@@ -13,7 +13,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, command: clap::Command) -> Result<(), Failure> {
     clap_mangen::generate_to(command, &args.directory).map_err(|error| {
-        let what = format!("cannot write manual pages to `{}`: {error}", args.directory.display());
+        let what = format!(
+            "cannot write manual pages to `{}`: {error}",
+            args.directory.display()
+        );
         Failure::new(Exit::Failed, what)
     })
 }

@@ -43,7 +43,12 @@ use report::{Exit, Failure};
 
 /// Container root file systems from unmodified images, mounted without unpacking.
 #[derive(Debug, Parser)]
-#[command(name = "lazyroot", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "lazyroot",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 struct Cli {
     /// The store that images are kept in.
     ///
@@ -99,7 +104,9 @@ pub(crate) struct Context {
 impl Context {
     fn resolve(cli: &Cli) -> Result<Self, Failure> {
         let home = |variable: &str, below: &str| {
-            let set = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+            let set = env::var_os(variable)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute());
             set.or_else(|| Some(env::home_dir()?.join(below)))
         };
         let nowhere = || {
@@ -110,13 +117,22 @@ impl Context {
         let store = match &cli.store {
             Some(store) => std::path::absolute(store)?,
             None if root => PathBuf::from("/var/lib/lazyroot/store"),
-            None => home("XDG_DATA_HOME", ".local/share").ok_or_else(nowhere)?.join("lazyroot/store"),
+            None => home("XDG_DATA_HOME", ".local/share")
+                .ok_or_else(nowhere)?
+                .join("lazyroot/store"),
         };
         let cache = match root {
             true => PathBuf::from("/var/cache/lazyroot"),
-            false => home("XDG_CACHE_HOME", ".cache").ok_or_else(nowhere)?.join("lazyroot"),
+            false => home("XDG_CACHE_HOME", ".cache")
+                .ok_or_else(nowhere)?
+                .join("lazyroot"),
         };
-        Ok(Self { store, cache, cache_size: cli.cache_size, stop: Arc::default() })
+        Ok(Self {
+            store,
+            cache,
+            cache_size: cli.cache_size,
+            stop: Arc::default(),
+        })
     }
 
     /// The store, to read from.
@@ -176,8 +192,12 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "T" | "TIB" => 40,
         other => return Err(format!("`{other}` is not a unit (K, M, G, T)")),
     };
-    let number: u64 = digits.parse().map_err(|_| format!("`{text}` is not a number of bytes"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too large"))
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number of bytes"))?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("`{text}` is too large"))
 }
 
 /// Bytes for people: `1.5 GiB`.
@@ -206,8 +226,8 @@ fn print(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let mut text =
+        serde_json::to_vec_pretty(value).map_err(|error| Failure::of(Exit::Failed, &error))?;
     text.push(b'\n');
     print(&text)
 }
@@ -216,7 +236,11 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 fn date(seconds: i64) -> String {
     let (year, month, day) = civil(seconds.div_euclid(86_400));
     let minute = seconds.rem_euclid(86_400) / 60;
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", minute / 60, minute % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}",
+        minute / 60,
+        minute % 60
+    )
 }
 
 /// Days since 1970 as year, month, day of the proleptic Gregorian calendar, by
@@ -228,7 +252,11 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let shifted_month = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     (era * 400 + year + i64::from(month <= 2), month, day)
 }
 

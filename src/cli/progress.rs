@@ -29,7 +29,11 @@ impl Shown {
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style.progress_chars("=> "));
         }
-        Self { bar, lines: !terminal && !quiet, total: Mutex::new(0) }
+        Self {
+            bar,
+            lines: !terminal && !quiet,
+            total: Mutex::new(0),
+        }
     }
 
     /// Takes the bar away, so that results and errors stand alone.

@@ -48,7 +48,11 @@ pub(super) struct Failure {
 impl Failure {
     /// A failure without a hint.
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None }
+        Self {
+            exit,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// The same with a hint.
@@ -105,7 +109,11 @@ fn store_exit(error: &StoreError) -> Exit {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self { exit: store_exit(&error), hint: error.hint(), message: chain(&error) }
+        Self {
+            exit: store_exit(&error),
+            hint: error.hint(),
+            message: chain(&error),
+        }
     }
 }
 
@@ -116,7 +124,11 @@ impl From<ImportError> for Failure {
             ImportError::Store(error) => store_exit(error),
             _ => Exit::Failed,
         };
-        Self { exit, hint: error.hint(), message: chain(&error) }
+        Self {
+            exit,
+            hint: error.hint(),
+            message: chain(&error),
+        }
     }
 }
 

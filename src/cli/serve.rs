@@ -46,7 +46,10 @@ pub(super) struct MountArgs {
 impl MountArgs {
     /// Whether `-o ro` is among the options, as mount(8) passes it.
     pub(super) fn asks_read_only(&self) -> bool {
-        self.options.iter().flat_map(|list| list.split(',')).any(|option| option == "ro")
+        self.options
+            .iter()
+            .flat_map(|list| list.split(','))
+            .any(|option| option == "ro")
     }
 
     fn parse_options(&self, of_image: bool) -> Result<MountOptions, Failure> {
@@ -73,7 +76,10 @@ impl MountArgs {
             None => None,
         };
         if self.foreground {
-            let args = Args { image: image.map(|(_, name)| name), mount: self };
+            let args = Args {
+                image: image.map(|(_, name)| name),
+                mount: self,
+            };
             return run(&args, context);
         }
         let mut command: Vec<OsString> = vec!["--store".into(), context.store.clone().into()];
@@ -114,7 +120,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     });
     match (outcome, pipe) {
         (Err(failure), Some(pipe)) => {
-            let hint = failure.hint.map(|hint| format!("\ntry: {hint}")).unwrap_or_default();
+            let hint = failure
+                .hint
+                .map(|hint| format!("\ntry: {hint}"))
+                .unwrap_or_default();
             // The parent prints it; when it is gone, nobody reads.
             let _ = pipe.failed(&format!("{}{hint}", failure.message));
             Ok(())
@@ -142,12 +151,20 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
         }
         None => {
             let catalogue = StoreCatalogue::new(store, caches, lease);
-            ("lazyroot".to_owned(), Tree::Images(Arc::new(catalogue)), None)
+            (
+                "lazyroot".to_owned(),
+                Tree::Images(Arc::new(catalogue)),
+                None,
+            )
         }
     };
     log::info!("`{name}` at `{}`", args.mount.at.display());
     let idle: Box<dyn Fn() + Send> = Box::new(move || idle.clear());
-    let served = Served { name, tree, idle: Some(idle) };
+    let served = Served {
+        name,
+        tree,
+        idle: Some(idle),
+    };
     fuse::serve(served, &args.mount.at, &options, ready).map_err(|error| failure(&error))
 }
 
@@ -160,7 +177,9 @@ fn image_tree(
     let id = store.find(image)?;
     let view = view::open(store, id, caches, lease)?;
     store.touch(id);
-    let name = image.parse().map_or_else(|_| image.to_owned(), |name: Reference| name.familiar());
+    let name = image
+        .parse()
+        .map_or_else(|_| image.to_owned(), |name: Reference| name.familiar());
     Ok((name, Tree::Image(view.union)))
 }
 

@@ -18,15 +18,21 @@ pub(super) struct Target {
     pub(super) path: OsString,
 }
 
-
 impl Target {
     /// For clap: a path may have any bytes.
     pub(super) fn parse(text: &OsStr) -> Result<Self, String> {
         let bytes = text.as_bytes();
-        let at = bytes.windows(2).position(|pair| pair == b":/").unwrap_or(bytes.len());
-        let image = std::str::from_utf8(&bytes[..at]).map_err(|_| "the image's name is not UTF-8")?;
+        let at = bytes
+            .windows(2)
+            .position(|pair| pair == b":/")
+            .unwrap_or(bytes.len());
+        let image =
+            std::str::from_utf8(&bytes[..at]).map_err(|_| "the image's name is not UTF-8")?;
         let path = bytes.get(at + 1..).unwrap_or(b"/");
-        Ok(Self { image: image.to_owned(), path: OsStr::from_bytes(path).to_owned() })
+        Ok(Self {
+            image: image.to_owned(),
+            path: OsStr::from_bytes(path).to_owned(),
+        })
     }
 
     /// Opens the image and finds the path.
@@ -37,8 +43,15 @@ impl Target {
         let name = format!("{}:{}", self.image, self.path.display());
         let path = TreePath::parse(self.path.as_bytes())
             .map_err(|error| Failure::new(Exit::Usage, format!("`{name}`: {error}")))?;
-        let found = view.union.resolve(&path, follow).map_err(|error| in_image(&name, &error))?;
-        Ok(Opened { union: view.union, found, name })
+        let found = view
+            .union
+            .resolve(&path, follow)
+            .map_err(|error| in_image(&name, &error))?;
+        Ok(Opened {
+            union: view.union,
+            found,
+            name,
+        })
     }
 }
 
@@ -62,8 +75,11 @@ impl clap::builder::TypedValueParser for TargetParser {
         _arg: Option<&clap::Arg>,
         value: &OsStr,
     ) -> Result<Target, clap::Error> {
-        Target::parse(value)
-            .map_err(|what| command.clone().error(clap::error::ErrorKind::InvalidUtf8, what))
+        Target::parse(value).map_err(|what| {
+            command
+                .clone()
+                .error(clap::error::ErrorKind::InvalidUtf8, what)
+        })
     }
 }
 
@@ -80,7 +96,10 @@ mod tests {
             ("host:5000/a/b:x:/", "host:5000/a/b:x", "/"),
         ] {
             let target = Target::parse(OsStr::new(text)).unwrap();
-            assert_eq!((target.image.as_str(), target.path.to_str().unwrap()), (image, path));
+            assert_eq!(
+                (target.image.as_str(), target.path.to_str().unwrap()),
+                (image, path)
+            );
         }
     }
 }

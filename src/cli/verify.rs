@@ -42,14 +42,24 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.open()?;
     let ids: BTreeSet<ImageId> = match args.images.is_empty() {
         true => store.image_ids()?.into_iter().collect(),
-        false => args.images.iter().map(|image| store.find(image)).collect::<Result<_, _>>()?,
+        false => args
+            .images
+            .iter()
+            .map(|image| store.find(image))
+            .collect::<Result<_, _>>()?,
     };
     let names = store.names()?;
     let called = |id: ImageId| {
-        let name = names.iter().find(|(_, to)| **to == id).map(|(name, _)| Reference::familiar(name));
+        let name = names
+            .iter()
+            .find(|(_, to)| **to == id)
+            .map(|(name, _)| Reference::familiar(name));
         name.unwrap_or_else(|| id.0.hex()[..12].to_owned())
     };
-    let mut report = Report { images: ids.len(), ..Report::default() };
+    let mut report = Report {
+        images: ids.len(),
+        ..Report::default()
+    };
     let mut layers: BTreeSet<DiffId> = BTreeSet::new();
     let mut users: Vec<(ImageId, Vec<DiffId>)> = Vec::new();
     for &id in &ids {
@@ -65,7 +75,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     for diff in layers {
         if let Err(error) = verify::layer(&store, diff) {
             let images = users.iter().filter(|(_, of)| of.contains(&diff));
-            damaged(args, &mut report, images.map(|(id, _)| called(*id)).collect(), &error)?;
+            damaged(
+                args,
+                &mut report,
+                images.map(|(id, _)| called(*id)).collect(),
+                &error,
+            )?;
         }
     }
     if args.json {
@@ -77,7 +92,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         0 => print(format!("{images} images, {layers} layers: all is well\n").as_bytes()),
         damaged => {
             let what = format!("{damaged} of {images} images' parts are damaged");
-            Err(Failure::new(Exit::Damaged, what).hint("import those images again: what is damaged is replaced"))
+            Err(Failure::new(Exit::Damaged, what)
+                .hint("import those images again: what is damaged is replaced"))
         }
     }
 }

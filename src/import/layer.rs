@@ -123,13 +123,22 @@ pub(super) struct Expected {
 impl Expected {
     pub(super) fn check(&self, record: &LayerRecord) -> Result<(), LayerError> {
         if let Some(declared) = self.size.filter(|size| *size != record.blob_size) {
-            return Err(LayerError::Size { found: record.blob_size, declared });
+            return Err(LayerError::Size {
+                found: record.blob_size,
+                declared,
+            });
         }
         if let Some(BlobId(declared)) = self.blob.filter(|blob| *blob != record.blob) {
-            return Err(LayerError::BlobDigest { found: record.blob.0, declared });
+            return Err(LayerError::BlobDigest {
+                found: record.blob.0,
+                declared,
+            });
         }
         if let Some(DiffId(declared)) = self.diff.filter(|diff| *diff != record.diff) {
-            return Err(LayerError::DiffId { found: record.diff.0, declared });
+            return Err(LayerError::DiffId {
+                found: record.diff.0,
+                declared,
+            });
         }
         Ok(())
     }
@@ -169,9 +178,8 @@ pub(super) fn take(
     let compression = compression(&head)?;
     let path = |suffix: &str| context.staging.file(&format!("{name}.{suffix}"));
     let (blob_path, map_path, index_path) = (path("blob"), path("map"), path("idx"));
-    let create = |path: &Path| {
-        File::create(path).map_err(|error| LayerError::Write(path.to_owned(), error))
-    };
+    let create =
+        |path: &Path| File::create(path).map_err(|error| LayerError::Write(path.to_owned(), error));
     let (blob_file, map_file) = (create(&blob_path)?, BufWriter::new(create(&map_path)?));
     let index_file = BufWriter::with_capacity(BUFFER, create(&index_path)?);
 
@@ -187,7 +195,11 @@ pub(super) fn take(
         let hash = compression != Compression::Plain;
         let keep = scope.spawn(move || keep(&keep_in, &keep_out, blob_file, map_file, hash));
 
-        let mut sink = Threads { to_tree, recycled, to_keep };
+        let mut sink = Threads {
+            to_tree,
+            recycled,
+            to_keep,
+        };
         let decoded = decode(from, head, compression, &mut sink, &raw_recycled, context);
         drop(sink);
         // A thread that failed has stopped the decoding; its reason is the real one.
@@ -216,7 +228,11 @@ pub(super) fn take(
             .flush()
             .map_err(|error| LayerError::Write(index_path.clone(), error))?;
         let summary = summary(index_path)?;
-        Ok(StagedLayer { record, summary, name: name.to_owned() })
+        Ok(StagedLayer {
+            record,
+            summary,
+            name: name.to_owned(),
+        })
     })
 }
 
@@ -270,7 +286,9 @@ struct Threads {
 
 impl Sink for Threads {
     fn buffer(&mut self) -> Vec<u8> {
-        self.recycled.try_recv().unwrap_or_else(|_| Vec::with_capacity(BUFFER))
+        self.recycled
+            .try_recv()
+            .unwrap_or_else(|_| Vec::with_capacity(BUFFER))
     }
 
     fn bytes(&mut self, bytes: Vec<u8>) -> Result<(), Stopped> {
@@ -322,7 +340,11 @@ fn keep<W: Write>(
             Keep::Window(job) => map.window(job.pack())?,
         }
     }
-    Ok(Kept { digest: hash.then(|| hasher.finish()), len, map })
+    Ok(Kept {
+        digest: hash.then(|| hasher.finish()),
+        len,
+        map,
+    })
 }
 
 struct Tree {
@@ -332,7 +354,11 @@ struct Tree {
 }
 
 /// The thread that hashes and parses the tar.
-fn tree(work: &Receiver<Vec<u8>>, done: &Sender<Vec<u8>>, limits: Limits) -> Result<Tree, LayerError> {
+fn tree(
+    work: &Receiver<Vec<u8>>,
+    done: &Sender<Vec<u8>>,
+    limits: Limits,
+) -> Result<Tree, LayerError> {
     let mut reader = TarReader::new(limits);
     let mut members = Members {
         builder: IndexBuilder::new(Dialect::Docker, limits),
@@ -343,15 +369,21 @@ fn tree(work: &Receiver<Vec<u8>>, done: &Sender<Vec<u8>>, limits: Limits) -> Res
     for mut bytes in work {
         hasher.update(&bytes);
         len += bytes.len() as u64;
-        reader.push(&bytes, &mut members).map_err(|stop| match stop {
-            Stop::Tar(error) => LayerError::Tar(error),
-            Stop::Visitor(error) => LayerError::Build(error),
-        })?;
+        reader
+            .push(&bytes, &mut members)
+            .map_err(|stop| match stop {
+                Stop::Tar(error) => LayerError::Tar(error),
+                Stop::Visitor(error) => LayerError::Build(error),
+            })?;
         bytes.clear();
         let _ = done.try_send(bytes);
     }
     reader.finish()?;
-    Ok(Tree { builder: members.builder, diff: hasher.finish(), len })
+    Ok(Tree {
+        builder: members.builder,
+        diff: hasher.finish(),
+        len,
+    })
 }
 
 /// Takes members from the tar reader into the index, and hashes files.

@@ -57,20 +57,25 @@ pub(super) fn publish(
         }
     }
     staging.publish(&files)?;
-    images.into_iter().map(|ready| publish_image(store, staging, ready)).collect()
+    images
+        .into_iter()
+        .map(|ready| publish_image(store, staging, ready))
+        .collect()
 }
 
-fn publish_image(
-    store: &Store,
-    staging: &Staging,
-    ready: Ready,
-) -> Result<Imported, ImportError> {
+fn publish_image(store: &Store, staging: &Staging, ready: Ready) -> Result<Imported, ImportError> {
     let id = ready.record.id;
     let mut files = Vec::new();
-    let blobs = [Some((BlobId(id.0), &ready.config)), ready.record.manifest.zip(ready.manifest.as_ref())];
+    let blobs = [
+        Some((BlobId(id.0), &ready.config)),
+        ready.record.manifest.zip(ready.manifest.as_ref()),
+    ];
     for (number, (blob, bytes)) in blobs.into_iter().flatten().enumerate() {
         let from = staging.write(&format!("blob-{number}"), bytes)?;
-        files.push(Staged { from, to: store.blob_path(blob) });
+        files.push(Staged {
+            from,
+            to: store.blob_path(blob),
+        });
     }
     let lock = store.lock()?;
     staging.publish(&files)?;
@@ -90,7 +95,10 @@ fn of_image<'a>(
     layers: &'a Layers,
 ) -> impl Iterator<Item = Result<&'a Got, ImportError>> {
     let missing = |file: &String| ImportError::MissingLayer(file.clone());
-    image.layers.iter().map(move |layer| layers.get(&layer.file).ok_or_else(|| missing(&layer.file)))
+    image
+        .layers
+        .iter()
+        .map(move |layer| layers.get(&layer.file).ok_or_else(|| missing(&layer.file)))
 }
 
 fn ready(
@@ -109,13 +117,26 @@ fn ready(
     let record = ImageRecord {
         id: ImageId(Digest::sha256(&config)),
         source: image.source,
-        manifest: image.manifest.as_ref().map(|bytes| BlobId(Digest::sha256(bytes))),
+        manifest: image
+            .manifest
+            .as_ref()
+            .map(|bytes| BlobId(Digest::sha256(bytes))),
         platform: image.platform.clone(),
-        layers: diffs.iter().zip(declared).map(|(&diff, declared)| ImageLayer { diff, declared }).collect(),
+        layers: diffs
+            .iter()
+            .zip(declared)
+            .map(|(&diff, declared)| ImageLayer { diff, declared })
+            .collect(),
         imported: options.now,
     };
     let kept = got.iter().filter(|got| matches!(got, Got::Kept(_))).count();
-    Ok(Ready { record, names, config, manifest: image.manifest.clone(), kept })
+    Ok(Ready {
+        record,
+        names,
+        config,
+        manifest: image.manifest.clone(),
+        kept,
+    })
 }
 
 /// Refuses an image with hard links into lower layers that lead nowhere.
@@ -142,7 +163,9 @@ fn no_dangling_links(
     if links == 0 {
         return Ok(());
     }
-    let dangling = Union::new(stack).dangling_links().map_err(ImportError::Tree)?;
+    let dangling = Union::new(stack)
+        .dangling_links()
+        .map_err(ImportError::Tree)?;
     match dangling.into_iter().next() {
         Some((link, target)) => Err(ImportError::Dangling { link, target }),
         None => Ok(()),

@@ -11,8 +11,8 @@ use super::publish::publish;
 use super::{Context, Got, ImportError, Imported, Layers, Options};
 use crate::archive::StoredFiles;
 use crate::image::{self, Files as _, FoundImage, LayerRef};
-use crate::store::leases::Lease;
 use crate::store::Store;
+use crate::store::leases::Lease;
 
 /// Layers that are taken at once. Each keeps about a core and a half busy; a
 /// third would only wait for memory.
@@ -40,7 +40,9 @@ pub(super) fn import(
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let Some((number, (layer, size))) = queue.lock().pop() else { return };
+                    let Some((number, (layer, size))) = queue.lock().pop() else {
+                        return;
+                    };
                     let outcome = take(files, &layer, size, number, &context);
                     let mut taken = taken.lock();
                     match (outcome, &mut *taken) {
@@ -62,7 +64,11 @@ pub(super) fn import(
 }
 
 fn expected(layer: &LayerRef) -> Expected {
-    Expected { blob: layer.blob, size: layer.size, diff: layer.diff }
+    Expected {
+        blob: layer.blob,
+        size: layer.size,
+        diff: layer.diff,
+    }
 }
 
 /// Divides the layers into those that the store has and those to be read.
@@ -93,7 +99,9 @@ fn plan(
             kept.insert(layer.file.clone(), Got::Kept(record.diff));
             continue;
         }
-        let size = files.size(&layer.file).map_err(|error| unreadable(layer, error))?;
+        let size = files
+            .size(&layer.file)
+            .map_err(|error| unreadable(layer, error))?;
         let size = size.ok_or_else(|| ImportError::MissingLayer(layer.file.clone()))?;
         wanted.push((layer.clone(), size));
     }
@@ -112,11 +120,12 @@ fn take(
     context: &Context<'_>,
 ) -> Result<Got, ImportError> {
     context.progress.layer(&layer.file, Some(size));
-    let reader = files.reader(&layer.file).map_err(|error| unreadable(layer, error))?;
+    let reader = files
+        .reader(&layer.file)
+        .map_err(|error| unreadable(layer, error))?;
     let mut reader = reader.ok_or_else(|| ImportError::MissingLayer(layer.file.clone()))?;
     let staged = layer::take(&mut *reader, expected(layer), &number.to_string(), context)
         .map_err(|error| ImportError::layer(&layer.file, error))?;
     context.progress.layer_done(&layer.file, false);
     Ok(Got::Staged(staged))
 }
-

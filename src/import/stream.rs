@@ -47,7 +47,11 @@ fn pass(
     let mut members = archive.members()?;
     while let Some(mut member) = members.next_member()? {
         let name = member.name().unwrap_or_default().to_owned();
-        let broken = |source| ArchiveError::Read { archive: name.clone(), at: 0, source };
+        let broken = |source| ArchiveError::Read {
+            archive: name.clone(),
+            at: 0,
+            source,
+        };
         if files.take(&mut member).map_err(broken)? != Taken::Layer {
             continue;
         }
@@ -89,17 +93,29 @@ fn layers(
         }
         let missing = || ImportError::MissingLayer(layer.file.clone());
         let unreadable = |error| ImportError::layer(&layer.file, LayerError::Read(error));
-        let member = files.member_of(&layer.file).map_err(unreadable)?.ok_or_else(missing)?;
+        let member = files
+            .member_of(&layer.file)
+            .map_err(unreadable)?
+            .ok_or_else(missing)?;
         let staged = match tried.get(member) {
             Some(Ok(staged)) => staged.clone(),
             Some(Err(_)) => {
-                let error = tried.remove(member).and_then(Result::err).ok_or_else(missing)?;
+                let error = tried
+                    .remove(member)
+                    .and_then(Result::err)
+                    .ok_or_else(missing)?;
                 return Err(ImportError::layer(&layer.file, error));
             }
             None => return Err(missing()),
         };
-        let expected = Expected { blob: layer.blob, size: layer.size, diff: layer.diff };
-        expected.check(&staged.record).map_err(|error| ImportError::layer(&layer.file, error))?;
+        let expected = Expected {
+            blob: layer.blob,
+            size: layer.size,
+            diff: layer.diff,
+        };
+        expected
+            .check(&staged.record)
+            .map_err(|error| ImportError::layer(&layer.file, error))?;
         layers.insert(layer.file.clone(), Got::Staged(staged));
     }
     Ok(layers)

@@ -48,8 +48,15 @@ impl SpanCache {
     /// A cache of at most `capacity` bytes (one span at least).
     #[must_use]
     pub fn new(capacity: u64) -> Arc<Self> {
-        let state = Mutex::new(State { slots: LruCache::unbounded(), bytes: 0 });
-        Arc::new(Self { state, capacity, layers: AtomicU32::new(0) })
+        let state = Mutex::new(State {
+            slots: LruCache::unbounded(),
+            bytes: 0,
+        });
+        Arc::new(Self {
+            state,
+            capacity,
+            layers: AtomicU32::new(0),
+        })
     }
 
     /// Forgets every span.
@@ -82,14 +89,22 @@ impl SpanCache {
     fn count(&self, key: Key, slot: &Slot, len: u64) {
         let mut state = self.state.lock();
         // While it was decoded it may have been dropped, or made anew.
-        if state.slots.peek(&key).is_none_or(|now| !Arc::ptr_eq(now, slot)) {
+        if state
+            .slots
+            .peek(&key)
+            .is_none_or(|now| !Arc::ptr_eq(now, slot))
+        {
             return;
         }
         state.bytes += len;
         while state.bytes > self.capacity && state.slots.len() > 1 {
-            let Some((_, old)) = state.slots.pop_lru() else { break };
+            let Some((_, old)) = state.slots.pop_lru() else {
+                break;
+            };
             // A slot that is locked is being decoded and not counted yet.
-            let freed = old.try_lock().and_then(|old| old.as_ref().map(|b| b.len() as u64));
+            let freed = old
+                .try_lock()
+                .and_then(|old| old.as_ref().map(|b| b.len() as u64));
             state.bytes = state.bytes.saturating_sub(freed.unwrap_or(0));
         }
     }
@@ -119,7 +134,15 @@ impl Contents {
     ) -> Self {
         let number = spans.layers.fetch_add(1, Ordering::Relaxed);
         let (map, blob, expanded) = (Arc::new(map), Arc::new(blob), Mutex::new(None));
-        Self { map, blob, spans, number, expanded, expanded_path, quota }
+        Self {
+            map,
+            blob,
+            spans,
+            number,
+            expanded,
+            expanded_path,
+            quota,
+        }
     }
 
     fn span(&self, span: u32, range: Range<u64>) -> Result<Arc<Vec<u8>>, ReadError> {
@@ -138,7 +161,9 @@ impl Contents {
         expanded.begin(&self.map, &self.blob);
         if let Err(error) = expanded.wait(range.end) {
             // The next reader tries anew: what failed may have been mended.
-            self.expanded.lock().take_if(|now| Arc::ptr_eq(now, &expanded));
+            self.expanded
+                .lock()
+                .take_if(|now| Arc::ptr_eq(now, &expanded));
             return Err(error);
         }
         let size = usize::try_from(range.end - range.start);
@@ -149,7 +174,9 @@ impl Contents {
             return Ok(bytes);
         }
         // The copy is only a cache: drop it, so that the next reader makes it anew.
-        self.expanded.lock().take_if(|now| Arc::ptr_eq(now, &expanded));
+        self.expanded
+            .lock()
+            .take_if(|now| Arc::ptr_eq(now, &expanded));
         let _ = fs::remove_file(&self.expanded_path);
         Err(ReadError::Corrupt {
             file: self.expanded_path.display().to_string(),
@@ -242,7 +269,12 @@ impl Expanded {
                 // Its time is when it was last of use; the quota drops the oldest.
                 let _ = file.set_modified(std::time::SystemTime::now());
                 let progress = Mutex::new(Progress::Whole);
-                return Ok(Self { file, progress, moved: Condvar::new(), making: None });
+                return Ok(Self {
+                    file,
+                    progress,
+                    moved: Condvar::new(),
+                    making: None,
+                });
             }
             Ok(_) => fs::remove_file(path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -251,10 +283,17 @@ impl Expanded {
         let directory = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(directory)?;
         make_room(directory, len, quota)?;
-        let made = tempfile::Builder::new().prefix(".making-").tempfile_in(directory)?;
+        let made = tempfile::Builder::new()
+            .prefix(".making-")
+            .tempfile_in(directory)?;
         let (file, temporary) = made.keep().map_err(|error| error.error)?;
         let making = Some((temporary, path.to_owned()));
-        Ok(Self { file, progress: Mutex::new(Progress::Idle), moved: Condvar::new(), making })
+        Ok(Self {
+            file,
+            progress: Mutex::new(Progress::Idle),
+            moved: Condvar::new(),
+            making,
+        })
     }
 
     /// Starts the thread that decodes the layer, unless that was done.
@@ -269,7 +308,11 @@ impl Expanded {
         thread::spawn(move || {
             let outcome = this.fill(&map, &blob);
             let mut progress = this.progress.lock();
-            let there = if let Progress::Until(there) = *progress { there } else { 0 };
+            let there = if let Progress::Until(there) = *progress {
+                there
+            } else {
+                0
+            };
             *progress = match outcome {
                 Ok(()) => Progress::Whole,
                 Err(error) => Progress::Failed(there, error),
@@ -294,7 +337,9 @@ impl Expanded {
     }
 
     fn fill(&self, map: &SeekMap, blob: &FileSource) -> Result<(), ReadError> {
-        let Some((from, to)) = &self.making else { return Ok(()) };
+        let Some((from, to)) = &self.making else {
+            return Ok(());
+        };
         let mut at = 0;
         let mut written = Ok(());
         map.decode_all(blob, &mut |_, bytes| {
@@ -313,9 +358,10 @@ impl Expanded {
 
 impl Drop for Expanded {
     fn drop(&mut self) {
-        if let (Some((from, _)), false) =
-            (&self.making, matches!(self.progress.get_mut(), Progress::Whole))
-        {
+        if let (Some((from, _)), false) = (
+            &self.making,
+            matches!(self.progress.get_mut(), Progress::Whole),
+        ) {
             // What stays is the first that `make_room` drops.
             let _ = fs::remove_file(from);
         }

@@ -45,7 +45,11 @@ impl Store {
         let id = self.find(text)?;
         let mut all = self.names()?;
         let of_image = |names: &super::images::Names| -> Vec<Reference> {
-            names.iter().filter(|(_, to)| **to == id).map(|(name, _)| name.clone()).collect()
+            names
+                .iter()
+                .filter(|(_, to)| **to == id)
+                .map(|(name, _)| name.clone())
+                .collect()
         };
         let gone = match text.parse::<Reference>() {
             Ok(name) if all.contains_key(&name) => vec![name],
@@ -67,7 +71,10 @@ impl Store {
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
         drop(lock);
-        Ok(Removed { names: gone, image: last.then_some(id) })
+        Ok(Removed {
+            names: gone,
+            image: last.then_some(id),
+        })
     }
 
     /// Removes every layer and blob that no image and no running process needs.
@@ -85,7 +92,11 @@ impl Store {
             keep.extend(image.manifest.map(|manifest| self.blob_path(manifest)));
         }
         for diff in layers {
-            keep.extend([self.layer_path(diff), self.index_path(diff), self.expanded_path(diff)]);
+            keep.extend([
+                self.layer_path(diff),
+                self.index_path(diff),
+                self.expanded_path(diff),
+            ]);
             // A layer that a running import has pinned but not published has no record.
             if let Some(record) = self.layer(diff)? {
                 keep.extend([self.blob_path(record.blob), self.map_path(record.blob)]);
@@ -116,7 +127,9 @@ fn list(directory: &Path) -> Result<Vec<OsString>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(failed("read", directory))?,
     };
-    entries.map(|entry| Ok(entry.map_err(failed("read", directory))?.file_name())).collect()
+    entries
+        .map(|entry| Ok(entry.map_err(failed("read", directory))?.file_name()))
+        .collect()
 }
 
 /// Deletes what is in the trash; others may be doing the same.

@@ -62,8 +62,10 @@ impl Store {
         if !present(&path)? {
             return Ok(Names::new());
         }
-        serde_json::from_slice(&read_small(&path)?)
-            .map_err(|error| StoreError::Damaged { path, what: error.to_string() })
+        serde_json::from_slice(&read_small(&path)?).map_err(|error| StoreError::Damaged {
+            path,
+            what: error.to_string(),
+        })
     }
 
     /// IDs of all images, sorted.
@@ -97,7 +99,10 @@ impl Store {
             }
             other => other?,
         };
-        let damaged = |what: String| StoreError::Damaged { path: path.clone(), what };
+        let damaged = |what: String| StoreError::Damaged {
+            path: path.clone(),
+            what,
+        };
         let record: ImageRecord =
             serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         let config = self.small_blob(BlobId(id.0))?;
@@ -105,7 +110,9 @@ impl Store {
             .map_err(|error| damaged(format!("its config cannot be read: {error}")))?;
         let ours = record.layers.iter().map(|layer| layer.diff);
         if record.id != id || !ours.eq(said.rootfs.diff_ids.iter().copied()) {
-            return Err(damaged("it does not agree with the image's config".to_owned()));
+            return Err(damaged(
+                "it does not agree with the image's config".to_owned(),
+            ));
         }
         Ok(record)
     }
@@ -119,7 +126,9 @@ impl Store {
         let time = fs::symlink_metadata(&path)
             .and_then(|meta| meta.modified())
             .map_err(failed("read", &path))?;
-        Ok(time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+        Ok(time
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()))
     }
 
     /// Notes that an image is used now. A store that this user may only read
@@ -143,7 +152,11 @@ impl Store {
     pub fn find(&self, text: &str) -> Result<ImageId, StoreError> {
         let missing = || StoreError::NoImage(text.to_owned());
         if let Ok(id) = text.parse::<ImageId>() {
-            return if present(&self.image_path(id))? { Ok(id) } else { Err(missing()) };
+            return if present(&self.image_path(id))? {
+                Ok(id)
+            } else {
+                Err(missing())
+            };
         }
         if let Ok(reference) = text.parse::<Reference>() {
             let names = self.names()?;
@@ -156,7 +169,9 @@ impl Store {
             }
         }
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
-        let hex = digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let hex = digits
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if !hex || digits.len() < SHORT_ID {
             return Err(missing());
         }
@@ -216,12 +231,13 @@ impl Store {
         let text = serde_json::to_vec_pretty(names)
             .map_err(|error| failed("write", &path)(error.into()))?;
         let staging = self.root().join("staging");
-        let mut new = tempfile::NamedTempFile::new_in(&staging)
-            .map_err(failed("create", &staging))?;
+        let mut new =
+            tempfile::NamedTempFile::new_in(&staging).map_err(failed("create", &staging))?;
         io::Write::write_all(&mut new, &text)
             .and_then(|()| new.as_file().sync_data())
             .map_err(failed("write", &path))?;
-        new.persist(&path).map_err(|error| failed("rename", &path)(error.error))?;
+        new.persist(&path)
+            .map_err(|error| failed("rename", &path)(error.error))?;
         super::sync_directory(&directory)
     }
 }

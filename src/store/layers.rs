@@ -46,11 +46,16 @@ impl Store {
         if !present(&path)? {
             return Ok(None);
         }
-        let record: LayerRecord = serde_json::from_slice(&read_small(&path)?).map_err(|error| {
-            StoreError::Damaged { path: path.clone(), what: error.to_string() }
-        })?;
+        let record: LayerRecord =
+            serde_json::from_slice(&read_small(&path)?).map_err(|error| StoreError::Damaged {
+                path: path.clone(),
+                what: error.to_string(),
+            })?;
         if record.diff != diff {
-            return Err(StoreError::Damaged { path, what: format!("it is about {}", record.diff) });
+            return Err(StoreError::Damaged {
+                path,
+                what: format!("it is about {}", record.diff),
+            });
         }
         Ok(Some(record))
     }
@@ -65,7 +70,11 @@ impl Store {
             Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        for path in [self.index_path(diff), self.map_path(record.blob), self.blob_path(record.blob)] {
+        for path in [
+            self.index_path(diff),
+            self.map_path(record.blob),
+            self.blob_path(record.blob),
+        ] {
             if !present(&path)? {
                 return Ok(None);
             }
@@ -109,7 +118,10 @@ impl Store {
             self.expanded_path(diff),
             self.cache_quota,
         );
-        Ok(Arc::new(Layer { index, contents: Box::new(contents) }))
+        Ok(Arc::new(Layer {
+            index,
+            contents: Box::new(contents),
+        }))
     }
 
     /// The files of a staged layer in the order in which they must be published.
@@ -128,10 +140,22 @@ impl Store {
         let json = staging.write(&format!("{}.json", layer.name), &text)?;
         let file = |suffix: &str| staging.file(&format!("{}.{suffix}", layer.name));
         Ok(vec![
-            Staged { from: file("blob"), to: self.blob_path(record.blob) },
-            Staged { from: file("map"), to: self.map_path(record.blob) },
-            Staged { from: file("idx"), to: self.index_path(record.diff) },
-            Staged { from: json, to: path },
+            Staged {
+                from: file("blob"),
+                to: self.blob_path(record.blob),
+            },
+            Staged {
+                from: file("map"),
+                to: self.map_path(record.blob),
+            },
+            Staged {
+                from: file("idx"),
+                to: self.index_path(record.diff),
+            },
+            Staged {
+                from: json,
+                to: path,
+            },
         ])
     }
 }

@@ -42,7 +42,9 @@ impl Store {
             Err(error) => return Err(error),
         };
         let directory = self.root().join("leases");
-        let made = tempfile::Builder::new().prefix("lease-").tempfile_in(&directory);
+        let made = tempfile::Builder::new()
+            .prefix("lease-")
+            .tempfile_in(&directory);
         let (file, path) = made
             .map_err(failed("create", &directory))?
             .keep()
@@ -109,4 +111,3 @@ pub(crate) fn is_dead(path: &Path) -> Result<bool, StoreError> {
         Err(error) => Err(failed("lock", path)(error.into())),
     }
 }
-

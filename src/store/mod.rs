@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 
-use crate::digest::{BlobId, Digest, DiffId, ImageId};
+use crate::digest::{BlobId, DiffId, Digest, ImageId};
 use crate::layer::blocks::BlockCache;
 use crate::layer::{ReadError, Source};
 use contents::SpanCache;
@@ -99,15 +99,22 @@ impl StoreError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Missing(_) => "lazyroot import IMAGE.tar, or name another store with --store".into(),
+            Self::Missing(_) => {
+                "lazyroot import IMAGE.tar, or name another store with --store".into()
+            }
             Self::ReadOnly(..) => "another store with --store DIR, or run as its owner".into(),
             Self::Full(..) => "lazyroot gc, or a store on a larger disk with --store DIR".into(),
-            Self::NoImage(_) => "lazyroot images shows what there is; lazyroot import FILE adds one".into(),
+            Self::NoImage(_) => {
+                "lazyroot images shows what there is; lazyroot import FILE adds one".into()
+            }
             Self::Ambiguous(..) => "more digits of the ID".into(),
             Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
-                "lazyroot verify names all that is damaged; import the image again to mend it".into()
+                "lazyroot verify names all that is damaged; import the image again to mend it"
+                    .into()
             }
-            Self::InUse(_) => "unmount it first; lazyroot remove --force drops the name only".into(),
+            Self::InUse(_) => {
+                "unmount it first; lazyroot remove --force drops the name only".into()
+            }
             Self::Io { .. } => return None,
         })
     }
@@ -121,7 +128,11 @@ pub(crate) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) 
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied if what != "read" => {
             StoreError::ReadOnly(path, error)
         }
-        _ => StoreError::Io { what, path, source: error },
+        _ => StoreError::Io {
+            what,
+            path,
+            source: error,
+        },
     }
 }
 
@@ -142,7 +153,10 @@ impl FileSource {
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
             Ok((len, file)) => Ok(Self { file, path, len }),
-            Err(source) => Err(ReadError::Io { file: path.display().to_string(), source }),
+            Err(source) => Err(ReadError::Io {
+                file: path.display().to_string(),
+                source,
+            }),
         }
     }
 }
@@ -157,14 +171,19 @@ impl Source for FileSource {
     }
 
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<(), ReadError> {
-        self.file.read_exact_at(to, offset).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => ReadError::Corrupt {
-                file: self.name(),
-                offset,
-                what: "the file has become shorter".to_owned(),
-            },
-            _ => ReadError::Io { file: self.name(), source },
-        })
+        self.file
+            .read_exact_at(to, offset)
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::UnexpectedEof => ReadError::Corrupt {
+                    file: self.name(),
+                    offset,
+                    what: "the file has become shorter".to_owned(),
+                },
+                _ => ReadError::Io {
+                    file: self.name(),
+                    source,
+                },
+            })
     }
 }
 
@@ -181,7 +200,10 @@ impl Caches {
     /// Caches of about these sizes in bytes.
     #[must_use]
     pub fn new(blocks: u64, spans: u64) -> Self {
-        Self { blocks: BlockCache::new(blocks), spans: SpanCache::new(spans) }
+        Self {
+            blocks: BlockCache::new(blocks),
+            spans: SpanCache::new(spans),
+        }
     }
 
     /// Forgets all, so that an idle process is small.
@@ -240,7 +262,11 @@ impl Store {
         }
         let writable = rustix::fs::access(root, rustix::fs::Access::WRITE_OK).is_ok();
         let cache = if writable { root } else { own_cache };
-        Ok(Self { root: root.to_owned(), cache: cache.to_owned(), cache_quota })
+        Ok(Self {
+            root: root.to_owned(),
+            cache: cache.to_owned(),
+            cache_quota,
+        })
     }
 
     /// Opens a store to write to it; makes it where there is none.
@@ -255,7 +281,11 @@ impl Store {
         rustix::fs::access(root, rustix::fs::Access::WRITE_OK)
             .map_err(|error| failed("write", root)(error.into()))?;
         let path = root.to_owned();
-        Ok(Self { cache: path.clone(), root: path, cache_quota })
+        Ok(Self {
+            cache: path.clone(),
+            root: path,
+            cache_quota,
+        })
     }
 
     /// The directory.
@@ -267,37 +297,50 @@ impl Store {
     /// Where a blob lies.
     #[must_use]
     pub fn blob_path(&self, blob: BlobId) -> PathBuf {
-        self.root.join("blobs").join(blob.0.algorithm()).join(blob.0.hex())
+        self.root
+            .join("blobs")
+            .join(blob.0.algorithm())
+            .join(blob.0.hex())
     }
 
     /// Where a layer's index lies.
     #[must_use]
     pub fn index_path(&self, diff: DiffId) -> PathBuf {
-        self.root.join("layers-v1").join(format!("{}.idx", diff.file_name()))
+        self.root
+            .join("layers-v1")
+            .join(format!("{}.idx", diff.file_name()))
     }
 
     /// Where a layer's record lies.
     #[must_use]
     pub fn layer_path(&self, diff: DiffId) -> PathBuf {
-        self.root.join("layers-v1").join(format!("{}.json", diff.file_name()))
+        self.root
+            .join("layers-v1")
+            .join(format!("{}.json", diff.file_name()))
     }
 
     /// Where a blob's seek map lies.
     #[must_use]
     pub fn map_path(&self, blob: BlobId) -> PathBuf {
-        self.root.join("seek-v1").join(format!("{}.map", blob.file_name()))
+        self.root
+            .join("seek-v1")
+            .join(format!("{}.map", blob.file_name()))
     }
 
     /// Where an image's record lies.
     #[must_use]
     pub fn image_path(&self, image: ImageId) -> PathBuf {
-        self.root.join("images-v1").join(format!("{}.json", image.file_name()))
+        self.root
+            .join("images-v1")
+            .join(format!("{}.json", image.file_name()))
     }
 
     /// Where a layer lies uncompressed, if it was ever needed so.
     #[must_use]
     pub fn expanded_path(&self, diff: DiffId) -> PathBuf {
-        self.cache.join("expanded-v1").join(format!("{}.tar", diff.file_name()))
+        self.cache
+            .join("expanded-v1")
+            .join(format!("{}.tar", diff.file_name()))
     }
 
     /// A small blob, digest checked.
@@ -310,7 +353,10 @@ impl Store {
         if Digest::sha256(&bytes) == blob.0 {
             return Ok(bytes);
         }
-        Err(StoreError::Damaged { path, what: "its digest is another".to_owned() })
+        Err(StoreError::Damaged {
+            path,
+            what: "its digest is another".to_owned(),
+        })
     }
 
     /// The short writer lock. Nothing slow may happen while it is held.
@@ -340,7 +386,9 @@ pub struct StoreLock {
 pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(failed("read", path))?;
-    file.take(JSON_MAX + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    file.take(JSON_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed("read", path))?;
     if bytes.len() as u64 > JSON_MAX {
         return Err(StoreError::Damaged {
             path: path.to_owned(),
@@ -352,7 +400,9 @@ pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, StoreError> {
 
 /// Flushes a directory, so that renames into it survive a crash.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("sync", path))
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(failed("sync", path))
 }
 
 /// Whether there is a file of this name.

@@ -104,7 +104,10 @@ impl Store {
             Ok(file)
         });
         drop(lock);
-        Ok(Staging { _lock: held.map_err(failed("lock", &name))?, path })
+        Ok(Staging {
+            _lock: held.map_err(failed("lock", &name))?,
+            path,
+        })
     }
 }
 

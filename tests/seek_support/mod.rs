@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use lazyroot::digest::{BlobId, DiffId, Digest};
-use lazyroot::layer::blocks::BlockCache;
 use lazyroot::layer::Limits;
+use lazyroot::layer::blocks::BlockCache;
 use lazyroot::layer::seek::{
     Compression, DecodeError, MapWriter, Recorder, SeekMap, Sink, Stopped, WindowJob,
 };
@@ -53,7 +53,10 @@ pub fn record(
     for job in sink.jobs {
         map.window(job.pack()).unwrap();
     }
-    let ids = (BlobId(Digest::sha256(blob)), DiffId(Digest::sha256(&sink.plain)));
+    let ids = (
+        BlobId(Digest::sha256(blob)),
+        DiffId(Digest::sha256(&sink.plain)),
+    );
     Ok((sink.plain, map.finish(recorded, ids.0, ids.1).unwrap()))
 }
 
@@ -62,14 +65,22 @@ pub fn open(map: Vec<u8>) -> SeekMap {
 }
 
 /// Records `blob` in pieces of `piece`, and compares every way out of it with `plain`.
-pub fn every_way_agrees(compression: Compression, blob: &[u8], plain: &[u8], piece: usize) -> SeekMap {
+pub fn every_way_agrees(
+    compression: Compression,
+    blob: &[u8],
+    plain: &[u8],
+    piece: usize,
+) -> SeekMap {
     let (recorded, map) = record(compression, blob, piece).unwrap();
     assert!(recorded == plain, "the recording pass makes other bytes");
     let map = open(map);
     assert_eq!(map.compression(), compression);
     assert_eq!(map.blob(), BlobId(Digest::sha256(blob)));
     assert_eq!(map.diff_id(), DiffId(Digest::sha256(plain)));
-    assert_eq!((map.blob_len(), map.tar_len()), (blob.len() as u64, plain.len() as u64));
+    assert_eq!(
+        (map.blob_len(), map.tar_len()),
+        (blob.len() as u64, plain.len() as u64)
+    );
     let blob = blob.to_vec();
     let mut end = 0;
     // Backwards, so that nothing is left over from the span before by luck.

@@ -17,7 +17,10 @@ use crate::layer::blocks::{BlockCache, BlockFile, BlockWriter, Seal};
 use crate::layer::inflate::WINDOW;
 use crate::layer::{ReadError, Source};
 
-const SEAL: Seal = Seal { magic: *b"lzrtseek", version: 1 };
+const SEAL: Seal = Seal {
+    magic: *b"lzrtseek",
+    version: 1,
+};
 const SPAN_SIZE: u64 = 48;
 const HEADER: usize = 168;
 /// A packed window is at most this long: Zstandard's worst case for 32 KiB.
@@ -79,7 +82,10 @@ pub struct MapWriter<W: Write> {
 impl<W: Write> MapWriter<W> {
     /// An empty map.
     pub fn new(to: W) -> Self {
-        Self { to: BlockWriter::new(to, SEAL), windows: Vec::new() }
+        Self {
+            to: BlockWriter::new(to, SEAL),
+            windows: Vec::new(),
+        }
     }
 
     /// The next window, in the order of the jobs.
@@ -89,9 +95,15 @@ impl<W: Write> MapWriter<W> {
     pub fn window(&mut self, window: PackedWindow) -> io::Result<()> {
         let at = self.to.position();
         let allowed = window.at / WINDOWS_SHARE + WINDOWS_FREE;
-        let packed = u32::try_from(window.bytes.len()).ok().filter(|&len| len <= PACKED_MAX);
+        let packed = u32::try_from(window.bytes.len())
+            .ok()
+            .filter(|&len| len <= PACKED_MAX);
         let packed = packed.filter(|&len| at + u64::from(len) <= allowed);
-        self.windows.push(packed.map(|packed| Placed { at, packed, len: window.len }));
+        self.windows.push(packed.map(|packed| Placed {
+            at,
+            packed,
+            len: window.len,
+        }));
         if packed.is_some() {
             self.to.write(&window.bytes)?;
         }
@@ -167,22 +179,34 @@ fn span_bytes(span: &Span, window: Placed) -> Vec<u8> {
 
 /// Little-endian numbers at fixed places; 0 behind the end, where no caller asks.
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
+    bytes
+        .get(at..)
+        .and_then(|b| b.first_chunk())
+        .map_or(0, |b| u64::from_le_bytes(*b))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
+    bytes
+        .get(at..)
+        .and_then(|b| b.first_chunk())
+        .map_or(0, |b| u32::from_le_bytes(*b))
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u16::from_le_bytes(*b))
+    bytes
+        .get(at..)
+        .and_then(|b| b.first_chunk())
+        .map_or(0, |b| u16::from_le_bytes(*b))
 }
 
 fn span_of(bytes: &[u8]) -> Option<(Span, Placed)> {
     let kind = match bytes.get(42..48)? {
         [0, 0, 0, 0, 0, 0] => Kind::Continued,
         [1, 0, 0, 0, 0, 0] => Kind::Unit,
-        [2, bits @ 0..=7, byte, 0, 0, 0] => Kind::Block { bits: *bits, byte: *byte },
+        [2, bits @ 0..=7, byte, 0, 0, 0] => Kind::Block {
+            bits: *bits,
+            byte: *byte,
+        },
         _ => return None,
     };
     let span = Span {
@@ -192,8 +216,11 @@ fn span_of(bytes: &[u8]) -> Option<(Span, Placed)> {
         restart: u32_at(bytes, 36),
         kind,
     };
-    let window =
-        Placed { at: u64_at(bytes, 24), packed: u32_at(bytes, 32), len: u16_at(bytes, 40) };
+    let window = Placed {
+        at: u64_at(bytes, 24),
+        packed: u32_at(bytes, 32),
+        len: u16_at(bytes, 40),
+    };
     Some((span, window))
 }
 
@@ -364,7 +391,9 @@ impl SeekMap {
     /// Damage; a byte behind the end.
     pub fn span_at(&self, offset: u64) -> Result<(u32, Range<u64>), ReadError> {
         if offset >= self.tar_len() {
-            return Err(self.file.corrupt(0, format!("the layer has no byte {offset}")));
+            return Err(self
+                .file
+                .corrupt(0, format!("the layer has no byte {offset}")));
         }
         // Invariant: spans before `low` begin at or before `offset`, those from
         // `high` on behind it. It ends for any table, sorted or not.
@@ -401,7 +430,11 @@ impl SeekMap {
     /// Damage of the map.
     pub fn start(&self, span: u32) -> Result<SpanDecoder, ReadError> {
         let place = self.place(span)?;
-        let from = if place.span.restart == span { place } else { self.place(place.span.restart)? };
+        let from = if place.span.restart == span {
+            place
+        } else {
+            self.place(place.span.restart)?
+        };
         let reach = place.out_end.checked_sub(from.span.out);
         let far = reach.is_none_or(|reach| self.random_access() && reach > REACH_MAX);
         if far || from.span.kind == Kind::Continued {
@@ -417,7 +450,13 @@ impl SeekMap {
         };
         let stream = Stream::new(engine, from.span.at, place.at_end);
         let skip = place.span.out - from.span.out;
-        Ok(SpanDecoder::new(stream, span, skip, place.len(), place.span.check))
+        Ok(SpanDecoder::new(
+            stream,
+            span,
+            skip,
+            place.len(),
+            place.span.check,
+        ))
     }
 
     /// Checks bytes that are said to be span `span` (from a cache on disk, say).
@@ -468,7 +507,11 @@ impl SeekMap {
     fn place(&self, number: u32) -> Result<Place, ReadError> {
         let last = match self.spans().checked_sub(1) {
             Some(last) if number <= last => number == last,
-            _ => return Err(self.file.corrupt(0, format!("the layer has no span {number}"))),
+            _ => {
+                return Err(self
+                    .file
+                    .corrupt(0, format!("the layer has no span {number}")));
+            }
         };
         let size = if last { SPAN_SIZE } else { 2 * SPAN_SIZE } as usize;
         let (this, next) = self.file.with(self.table(number), size, |bytes| {
@@ -476,7 +519,11 @@ impl SeekMap {
             (span_of(bytes), (u64_at(next, 0), u64_at(next, 8)))
         })?;
         let (span, window) = this.ok_or_else(|| self.bad(number, "a point is not understood"))?;
-        let (out_end, at_end) = if last { (self.tar_len(), self.blob_len()) } else { next };
+        let (out_end, at_end) = if last {
+            (self.tar_len(), self.blob_len())
+        } else {
+            next
+        };
         let len = out_end.checked_sub(span.out).unwrap_or(0);
         let continued = span.kind == Kind::Continued;
         let fits = (1..=SPAN_MAX).contains(&len)
@@ -488,7 +535,12 @@ impl SeekMap {
         if !fits {
             return Err(self.bad(number, "a point contradicts its neighbour"));
         }
-        Ok(Place { span, window, out_end, at_end })
+        Ok(Place {
+            span,
+            window,
+            out_end,
+            at_end,
+        })
     }
 
     fn window(&self, number: u32, placed: Placed) -> Result<Vec<u8>, ReadError> {
@@ -497,7 +549,9 @@ impl SeekMap {
             return Err(self.bad(number, "a window is too long"));
         }
         let packed = placed.packed as usize;
-        let window = self.file.with(placed.at, packed, |packed| window::unpack(packed, len))?;
+        let window = self
+            .file
+            .with(placed.at, packed, |packed| window::unpack(packed, len))?;
         window.map_err(|what| self.file.corrupt(placed.at, what))
     }
 }

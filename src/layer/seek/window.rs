@@ -60,7 +60,11 @@ impl WindowJob {
         }
         bytes.shrink_to_fit();
         // At most WINDOW, which fits.
-        PackedWindow { at: self.at, len: kept.len() as u16, bytes }
+        PackedWindow {
+            at: self.at,
+            len: kept.len() as u16,
+            bytes,
+        }
     }
 
     /// The window with zeros for what is not referred to, if that could be found out.
@@ -94,7 +98,9 @@ impl WindowJob {
         let input = self.input.as_deref()?;
         inflater.resume(window, self.bits, self.byte);
         let mut out = Vec::with_capacity(self.output.len());
-        inflater.run(input, &mut out, self.output.len(), Stop::Never).ok()?;
+        inflater
+            .run(input, &mut out, self.output.len(), Stop::Never)
+            .ok()?;
         (out.len() == self.output.len()).then_some(out)
     }
 }
@@ -106,7 +112,11 @@ pub(super) fn unpack(packed: &[u8], len: usize) -> Result<Vec<u8>, &'static str>
         let unpacked = DECODERS.lend().decompress(&mut window, packed);
         unpacked.map_err(|_| "a window does not unpack")?;
     }
-    if window.len() == len { Ok(window) } else { Err("a window has another length than its point says") }
+    if window.len() == len {
+        Ok(window)
+    } else {
+        Err("a window has another length than its point says")
+    }
 }
 
 #[cfg(test)]
@@ -117,19 +127,32 @@ mod tests {
 
     /// A job at the first block border behind `from` bytes of `data`.
     fn job(data: &[u8], from: usize) -> WindowJob {
-        let mut to =
-            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(6));
+        let mut to = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(6));
         to.write_all(data).unwrap();
         let packed = to.finish().unwrap();
         let mut inflater = Inflater::new();
         let mut out = Vec::with_capacity(data.len());
-        let first = inflater.run(&packed, &mut out, from, Stop::Never).unwrap().consumed;
-        let ran = inflater.run(&packed[first..], &mut out, data.len(), Stop::AtBlock).unwrap();
-        let crate::layer::inflate::At::Block { bits } = ran.at else { panic!("no border") };
+        let first = inflater
+            .run(&packed, &mut out, from, Stop::Never)
+            .unwrap()
+            .consumed;
+        let ran = inflater
+            .run(&packed[first..], &mut out, data.len(), Stop::AtBlock)
+            .unwrap();
+        let crate::layer::inflate::At::Block { bits } = ran.at else {
+            panic!("no border")
+        };
         let at = first + ran.consumed;
         let output = data[out.len()..][..WINDOW].to_vec();
         let input = Some(packed[at..].to_vec());
-        WindowJob { at: at as u64, window: inflater.window(), bits, byte: packed[at - 1], input, output }
+        WindowJob {
+            at: at as u64,
+            window: inflater.window(),
+            bits,
+            byte: packed[at - 1],
+            input,
+            output,
+        }
     }
 
     fn words(len: usize) -> Vec<u8> {
@@ -152,11 +175,18 @@ mod tests {
         let packed = job.pack();
         let window = unpack(&packed.bytes, packed.len.into()).unwrap();
         let tail = &whole[whole.len() - window.len()..];
-        assert!(window.iter().zip(tail).all(|(sparse, real)| sparse == real || *sparse == 0));
+        assert!(
+            window
+                .iter()
+                .zip(tail)
+                .all(|(sparse, real)| sparse == real || *sparse == 0)
+        );
         let mut inflater = Inflater::new();
         inflater.resume(&window, bits, byte);
         let mut out = Vec::with_capacity(output.len());
-        inflater.run(&input, &mut out, output.len(), Stop::Never).unwrap();
+        inflater
+            .run(&input, &mut out, output.len(), Stop::Never)
+            .unwrap();
         assert_eq!(out, output);
     }
 
