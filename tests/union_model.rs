@@ -468,16 +468,9 @@ fn a_hard_link_finds_its_target_through_a_symlinked_directory() {
 #[test]
 fn depth_and_height_have_room() {
     let deep = |name: &str| format!("{}{name}", "d/".repeat(4000));
-    let union = Union::new(
-        both(&[
-            vec![file(&deep("low"))],
-            vec![file(&deep("high"))],
-            vec![file("x")],
-        ])
-        .0
-        .layers()
-        .to_vec(),
-    );
+    let mut maker = Maker::new();
+    let layers = [deep("low"), deep("high"), "x".to_owned()];
+    let union = Union::new(layers.map(|path| maker.layer(&[file(&path)])).into());
     let ino = found(&union, &deep("high")).unwrap().ino;
     assert_eq!(
         union.path_of(ino).unwrap().as_bytes(),
