@@ -2,6 +2,8 @@
 //! applied one after the other to the naive tree of `support/model.rs`, must be
 //! the same tree. `PROPTEST_CASES` says how many stacks are tried.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
 mod support;
 
 use std::collections::BTreeMap;
