@@ -329,7 +329,10 @@ proptest! {
         let again = Union::new(union.layers().to_vec());
         // The first is walked from the top, the second asked by number at once.
         let mut numbers = BTreeMap::new();
-        for path in tree.nodes.iter().filter(|(_, node)| **node != Node::Nowhere).map(|(path, _)| path) {
+        for (path, node) in &tree.nodes {
+            if *node == Node::Nowhere {
+                continue;
+            }
             let found = union.resolve(&tree_path(path), false).unwrap();
             numbers.insert(found.ino, found.attr);
         }
