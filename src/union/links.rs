@@ -11,7 +11,7 @@ use super::numbers::Place;
 use super::resolve::Reached;
 use super::stack::{Dir, Object, Step};
 use super::{FsError, Union};
-use crate::layer::read::{Hit, Node};
+use crate::layer::read::{Hit, Node, Unresolved};
 use crate::layer::{ReadError, Row};
 use crate::node::Ino;
 use crate::tree_path::TreePath;
@@ -66,41 +66,50 @@ impl Union {
     fn resolve_links(&self) -> Result<Links, FsError> {
         let mut links = Links::default();
         for (layer, shared) in (0u32..).zip(&self.layers) {
-            let mut targets = Vec::new();
-            if shared.index.summary().unresolved > 0 {
-                let root = self.root_of(layer as usize)?;
-                // Neighbours often lead into the same directory.
-                let mut last = None;
-                for (n, link) in (0u32..).zip(shared.index.unresolved()?) {
-                    let Some((parent, name)) = link.target.split_last() else {
-                        targets.push(None);
-                        continue;
-                    };
-                    let known = last.take().filter(|(path, _)| *path == parent);
-                    let (parent, dir) = match known {
-                        Some(known) => known,
-                        None => {
-                            let dir = self.dir_below(&root, &parent, &links)?;
-                            (parent, dir)
-                        }
-                    };
-                    let target = match &dir {
-                        Some(dir) => self.object_in(dir, name, &links)?,
-                        None => None,
-                    };
-                    last = Some((parent, dir));
-                    if let Some(target) = target {
-                        links
-                            .backward
-                            .push((self.numbers.of(target.place), layer, n));
-                    }
-                    targets.push(target);
+            let targets = match shared.index.summary().unresolved {
+                0 => Vec::new(),
+                _ => self.targets_of(layer, shared.index.unresolved()?, &links)?,
+            };
+            for (n, target) in (0u32..).zip(&targets) {
+                if let Some(target) = target {
+                    let ino = self.numbers.of(target.place);
+                    links.backward.push((ino, layer, n));
                 }
             }
             links.forward.push(targets);
         }
         links.backward.sort_unstable();
         Ok(links)
+    }
+
+    /// What the links of one layer lead to; those of lower layers are known.
+    fn targets_of(
+        &self,
+        layer: u32,
+        unresolved: &[Unresolved],
+        known: &Links,
+    ) -> Result<Vec<Option<Object>>, FsError> {
+        let root = self.root_of(layer as usize)?;
+        let mut targets = Vec::with_capacity(unresolved.len());
+        // Neighbours often lead into the same directory.
+        let mut recent: Option<(TreePath, Option<Dir>)> = None;
+        for link in unresolved {
+            let Some((parent, name)) = link.target.split_last() else {
+                // The root is a directory, and those have no hard links.
+                targets.push(None);
+                continue;
+            };
+            let dir = match recent.take() {
+                Some((path, dir)) if path == parent => dir,
+                _ => self.dir_below(&root, &parent, known)?,
+            };
+            targets.push(match &dir {
+                Some(dir) => self.object_in(dir, name, known)?,
+                None => None,
+            });
+            recent = Some((parent, dir));
+        }
+        Ok(targets)
     }
 
     fn dir_below(

@@ -138,12 +138,12 @@ impl<'a> Merge<'a> {
         self.name.extend_from_slice(name);
         let mut found = None;
         for cursor in self.cursors.iter_mut().skip(number) {
-            if let Some((name, hit)) = cursor.head() {
-                if name == self.name {
-                    found = found.or(Some((cursor.place, hit)));
-                    cursor.at += 1;
-                    cursor.moved = true;
-                }
+            if let Some((name, hit)) = cursor.head()
+                && name == self.name
+            {
+                found = found.or(Some((cursor.place, hit)));
+                cursor.at += 1;
+                cursor.moved = true;
             }
         }
         Ok(found)

@@ -7,11 +7,18 @@
 //! layer's index and contents check themselves. Must not know where they come from,
 //! nor who asks.
 //!
+//! Numbers: a number that nothing has is `Stale`. One whose object higher layers
+//! hide is never given out; asked for anyway, it is `Stale` or answers as its layer
+//! has it, whichever costs less.
+//!
 //! One file per question:
-//! * [`numbers`]: which number an object has;
-//! * [`stack`]: which layers make a directory (the rules of whiteouts);
-//! * [`list`]: names in order, cookies; * [`links`]: hard links across layers, `nlink`;
-//! * [`resolve`]: paths; [`holes`]: sparse files; [`cache`]: what is kept.
+//! * `numbers`: which number an object has;
+//! * `stack`: which layers make a directory (the rules of whiteouts);
+//! * `list`: names in order, and cookies;
+//! * `links`: hard links across layers, and how many names an object has;
+//! * `resolve`: paths;
+//! * `holes`: sparse files;
+//! * `cache`: what is kept between two questions.
 
 mod cache;
 mod holes;
@@ -92,6 +99,9 @@ pub struct Totals {
     /// Sum of the layers' objects.
     pub objects: u64,
 }
+
+/// Names and raw values of extended attributes, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The tree that a stack of layers makes.
 #[derive(Debug)]
@@ -211,7 +221,7 @@ impl Union {
     ///
     /// # Errors
     /// `Stale`, `Damaged`.
-    pub fn xattrs(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FsError> {
+    pub fn xattrs(&self, ino: Ino) -> Result<Xattrs, FsError> {
         let source = if ino == Ino::ROOT {
             self.root()?.source()
         } else {

@@ -297,10 +297,10 @@ impl Union {
         place: Place,
         implied: bool,
     ) -> Result<Option<Dir>, ReadError> {
-        if let [only] = parent.parts() {
-            if only.layer == place.layer {
-                return Ok(Some(Self::alone(place, implied)));
-            }
+        if let [only] = parent.parts()
+            && only.layer == place.layer
+        {
+            return Ok(Some(Self::alone(place, implied)));
         }
         let (_, name) = self.name_in_layer(place)?;
         Ok(match self.child(parent, &name)? {

@@ -3,6 +3,7 @@
 //! What it is for: tests say what a tar would have had in it; this file makes
 //! the member, the bytes and the index.
 
+use std::fmt;
 use std::sync::Arc;
 
 use lazyroot::digest::{DiffId, Digest};
@@ -12,6 +13,7 @@ use lazyroot::layer::tar::{Extent, Member, MemberKind};
 use lazyroot::layer::write::IndexBuilder;
 use lazyroot::layer::{Dialect, Layer, Limits, SharedLayer};
 use lazyroot::node::{Device, Time};
+use lazyroot::tree_path::printable;
 
 /// What one member of a layer's tar is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +67,7 @@ impl Data {
 }
 
 /// One member of a layer's tar.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// Names joined by `/`; of what is hidden, for a whiteout.
     pub(crate) path: Vec<u8>,
@@ -74,6 +76,30 @@ pub(crate) struct Entry {
     pub(crate) owner: u32,
     pub(crate) seconds: i64,
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (
+            path,
+            Self {
+                mode,
+                owner,
+                seconds,
+                ..
+            },
+        ) = (printable(&self.path), self);
+        match &self.what {
+            What::Symlink(target) => write!(f, "`{path}` -> `{}`", printable(target))?,
+            What::Link(target) => write!(f, "`{path}` = `{}`", printable(target))?,
+            what => write!(f, "`{path}` {what:?}")?,
+        }
+        write!(
+            f,
+            " {mode:o} {owner} {seconds} {} xattrs",
+            self.xattrs.len()
+        )
+    }
 }
 
 impl Entry {
