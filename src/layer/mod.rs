@@ -10,7 +10,7 @@
 //! * [`seek`]: compressed bytes into plain ones, forwards while points are
 //!   recorded, or from any recorded point.
 //! * [`blocks`]: the sealed file that index and seek map are kept in.
-//! * [`format`]: every byte of both, written down once.
+//! * [`mod@format`]: every byte of both, written down once.
 
 pub mod blocks;
 pub mod format;
