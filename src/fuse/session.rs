@@ -167,17 +167,18 @@ pub fn serve(
         source,
     })?;
     ready();
-    let result = wait(&events, &mount, &activity, &idle);
+    let result = wait(&events, &mount, &activity, &idle, IDLE);
     handle.close();
     result.map_err(|source| ServeError::Serve { name, source })
 }
 
-/// Waits for the end.
+/// Waits for the end. `idle` is called when no request came for `after`.
 fn wait(
     events: &Receiver<Event>,
     mount: &Mount,
     activity: &Activity,
     idle: &dyn Fn(),
+    after: Duration,
 ) -> io::Result<()> {
     let mut leaving: Option<Instant> = None;
     let mut before = 0;
@@ -187,7 +188,7 @@ fn wait(
             None if activity.asleep.load(Ordering::Relaxed) => {
                 events.recv().map_err(|_| RecvTimeoutError::Disconnected)
             }
-            None => events.recv_timeout(IDLE),
+            None => events.recv_timeout(after),
         };
         match event {
             Ok(Event::Ended(result)) => return result,
