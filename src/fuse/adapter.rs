@@ -26,6 +26,7 @@ use super::Tree;
 use super::attr;
 use super::browse::{Browse, Place};
 use super::image::Image;
+use super::listing::Line;
 use super::pool::Pool;
 use super::reports::Reports;
 use super::session::Activity;
@@ -33,11 +34,11 @@ use crate::node::Ino;
 use crate::tree_path::NAME_MAX;
 
 /// For ever: 136 years. The kernel caps what its clock cannot count.
-const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+pub(super) const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// The kernel must ask again each time.
-const AT_ONCE: Duration = Duration::ZERO;
+pub(super) const AT_ONCE: Duration = Duration::ZERO;
 /// Numbers are never given to something else, so there is one generation.
-const GENERATION: Generation = Generation(0);
+pub(super) const GENERATION: Generation = Generation(0);
 /// Largest read the kernel may ask for: 256 pages, its own limit
 /// (`fs.fuse.max_pages_limit`).
 const READ_MAX: u32 = 1 << 20;
@@ -90,7 +91,7 @@ impl Read {
 
 /// What a mount shows, resolved.
 #[derive(Debug)]
-enum Shown {
+pub(super) enum Shown {
     One(Arc<Image>),
     Many(Arc<Browse>),
 }
@@ -98,12 +99,15 @@ enum Shown {
 /// A read-only file system over a tree.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    shown: Shown,
-    reports: Arc<Reports>,
+    pub(super) shown: Shown,
+    pub(super) reports: Arc<Reports>,
     activity: Arc<Activity>,
     reads: Pool<Read>,
     /// No object has extended attributes, and none ever will.
     no_xattrs: bool,
+    /// Others may map the mount's owners to theirs (mount_setattr(2)). Requests
+    /// then come without a user, so it excludes mounts that are for one user.
+    pub(super) allow_idmap: bool,
     /// The kernel can do without OPEN and OPENDIR.
     no_open: bool,
     no_opendir: bool,
@@ -128,13 +132,14 @@ impl Adapter {
             }
             Tree::Images(catalogue) => (Shown::Many(Arc::new(Browse::new(catalogue))), false),
         };
-        let (no_open, no_opendir) = (false, false);
+        let (allow_idmap, no_open, no_opendir) = (false, false, false);
         Ok(Self {
             shown,
             reports,
             activity,
             reads,
             no_xattrs,
+            allow_idmap,
             no_open,
             no_opendir,
         })
@@ -149,7 +154,7 @@ impl Adapter {
     }
 
     /// What a number stands for. Every request begins here.
-    fn place(&self, number: INodeNo) -> Result<Place, Errno> {
+    pub(super) fn place(&self, number: INodeNo) -> Result<Place, Errno> {
         self.activity.request();
         match &self.shown {
             Shown::One(image) => Ok(Place::Image(Arc::clone(image), Ino(number.0))),
@@ -167,14 +172,14 @@ impl Adapter {
     }
 
     /// Counts a number that the kernel is about to be told.
-    fn told(&self, number: u64) {
+    pub(super) fn told(&self, number: u64) {
         if let Shown::Many(browse) = &self.shown {
             browse.told(number);
         }
     }
 
     /// The errno of a failure; damage is told.
-    fn failed(&self, image: &Image, ino: Ino, error: &crate::union::FsError) -> Errno {
+    pub(super) fn failed(&self, image: &Image, ino: Ino, error: &crate::union::FsError) -> Errno {
         image.failed(&self.reports, ino, None, error)
     }
 
@@ -212,96 +217,6 @@ impl Adapter {
         }
     }
 
-    /// Lists from behind `cookie` into `add` (number, cookie, kind, name), which
-    /// says whether there is no more room.
-    fn list(
-        &self,
-        number: INodeNo,
-        cookie: u64,
-        add: &mut dyn FnMut(Line<'_>) -> bool,
-    ) -> Result<(), Errno> {
-        let (image, dir) = match (self.place(number)?, &self.shown) {
-            (Place::Image(image, dir), _) => (image, dir),
-            (Place::Names(dir), Shown::Many(browse)) => {
-                for entry in browse.list(dir, cookie, &self.reports)? {
-                    if add(Line::Name(browse, &entry)) {
-                        break;
-                    }
-                }
-                return Ok(());
-            }
-            (Place::Names(_), Shown::One(_)) => return Err(Errno::ESTALE),
-        };
-        let mut some = false;
-        let listed = image.union.list(dir, cookie, &mut |listed| {
-            some = true;
-            !add(Line::Object(&image, dir, listed))
-        });
-        match listed {
-            // What was listed before the damage is handed out first; the next
-            // request begins at the damage.
-            Err(error) if !some => Err(self.failed(&image, dir, &error)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Adds one line with attributes; says whether there is no more room.
-    fn add_plus(&self, line: &Line<'_>, reply: &mut ReplyDirectoryPlus) -> bool {
-        let mut add = |number: u64, cookie: u64, name: &[u8], ttl: &Duration, attr: &FileAttr| {
-            let name = OsStr::from_bytes(name);
-            reply.add(INodeNo(number), cookie, name, ttl, attr, GENERATION)
-        };
-        match line {
-            Line::Object(image, dir, listed) => {
-                let number = image.listed(*dir, listed.name, listed.ino);
-                // The kernel takes neither of these two into its caches.
-                if matches!(listed.name, b"." | b"..") {
-                    let attr = attr::directory(number, SystemTime::UNIX_EPOCH, 0);
-                    return add(number, listed.cookie, listed.name, &FOR_EVER, &attr);
-                }
-                match image.union.attr(listed.ino) {
-                    Ok(of) => {
-                        self.told(number);
-                        let attr = attr::attr(number, &of);
-                        let full = add(number, listed.cookie, listed.name, &FOR_EVER, &attr);
-                        if full && let Shown::Many(browse) = &self.shown {
-                            browse.forget(number, 1);
-                        }
-                        full
-                    }
-                    Err(error) => {
-                        let name = Some(listed.name);
-                        let _ = image.failed(&self.reports, *dir, name, &error);
-                        // Number 0: the name is listed, a lookup gets the error.
-                        let mut attr = attr::directory(0, SystemTime::UNIX_EPOCH, 0);
-                        attr.kind = attr::kind(listed.kind);
-                        add(0, listed.cookie, listed.name, &AT_ONCE, &attr)
-                    }
-                }
-            }
-            Line::Name(browse, entry) => {
-                let known = browse.listed(entry);
-                let shown = known.as_ref().and_then(|image| {
-                    let of = image.union.attr(Ino::ROOT).ok()?;
-                    Some(attr::attr(image.number(Ino::ROOT), &of))
-                });
-                let stand_in = || attr::directory(entry.number, SystemTime::UNIX_EPOCH, 0);
-                let attr = shown.unwrap_or_else(stand_in);
-                let full = add(
-                    attr.ino.0,
-                    entry.cookie,
-                    entry.name.as_bytes(),
-                    &AT_ONCE,
-                    &attr,
-                );
-                if let Some(image) = known.filter(|_| full || shown.is_none()) {
-                    browse.forget(image.number(Ino::ROOT), 1);
-                }
-                full
-            }
-        }
-    }
-
     fn xattr(&self, number: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let (image, ino) = self.object(number, Errno::NO_XATTR)?;
         let all = image
@@ -312,7 +227,7 @@ impl Adapter {
         found.map(|(_, value)| value).ok_or(Errno::NO_XATTR)
     }
 
-    fn xattr_names(&self, number: INodeNo, root: bool) -> Result<Vec<u8>, Errno> {
+    fn xattr_names(&self, number: INodeNo, pid: u32) -> Result<Vec<u8>, Errno> {
         let Place::Image(image, ino) = self.place(number)? else {
             return Ok(Vec::new());
         };
@@ -320,14 +235,14 @@ impl Adapter {
             .union
             .xattrs(ino)
             .map_err(|error| self.failed(&image, ino, &error))?;
+        // Only a privileged process sees `trusted.` (xattr(7)); fuse in the
+        // kernel leaves that to us.
+        let hidden = |name: &[u8]| name.starts_with(b"trusted.");
+        let hide = all.iter().any(|(name, _)| hidden(name)) && !is_privileged(pid);
         let mut names = Vec::new();
-        for (name, _) in all {
-            // Only a privileged process sees `trusted.` (xattr(7)); fuse in the
-            // kernel leaves that to us.
-            if root || !name.starts_with(b"trusted.") {
-                names.extend_from_slice(&name);
-                names.push(0);
-            }
+        for (name, _) in all.iter().filter(|(name, _)| !hide || !hidden(name)) {
+            names.extend_from_slice(name);
+            names.push(0);
         }
         Ok(names)
     }
@@ -347,10 +262,14 @@ impl Adapter {
     }
 }
 
-/// One line of a listing.
-enum Line<'a> {
-    Object(&'a Image, Ino, crate::union::Listed<'a>),
-    Name(&'a Browse, &'a super::browse::Entry),
+/// Whether a process has CAP_SYS_ADMIN. Its user says nothing: the kernel tells
+/// none to a file system that allows idmapped mounts.
+fn is_privileged(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    // capability.h: CAP_SYS_ADMIN is 21.
+    bits.is_some_and(|bits| bits & 1 << 21 != 0)
 }
 
 /// Answers with a value of an extended attribute, or its size when `size` is 0.
@@ -378,8 +297,7 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_ALLOW_IDMAP;
+            | InitFlags::FUSE_CACHE_SYMLINKS;
         match self.shown {
             // File handles (NFS, overlayfs) are good for as long as the layers
             // are: numbers are the same in every mount of them.
@@ -392,6 +310,9 @@ impl Filesystem for Adapter {
             // The kernel then checks access control lists. Not for nothing: it
             // asks for one at the first access of a stranger to each object.
             want |= InitFlags::FUSE_POSIX_ACL;
+        }
+        if self.allow_idmap {
+            want |= InitFlags::FUSE_ALLOW_IDMAP;
         }
         // Those that the kernel lacks cost speed alone.
         let _ = config.add_capabilities(want & can);
@@ -597,7 +518,7 @@ impl Filesystem for Adapter {
             self.activity.request();
             return reply.error(Errno::ENOSYS);
         }
-        answer_xattr(reply, size, self.xattr_names(ino, req.uid() == 0));
+        answer_xattr(reply, size, self.xattr_names(ino, req.pid()));
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

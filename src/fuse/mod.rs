@@ -12,6 +12,7 @@
 //! * `image`: one tree at its place in the mount's numbers.
 //! * `browse`: many trees by name in one mount.
 //! * `adapter`: request, answer.
+//! * `listing`: directories into replies.
 //! * `pool`: threads for what may be slow (reading decodes).
 //! * `reports`: each damaged thing is told once.
 //! * `options`: what a user may ask of a mount.
@@ -22,6 +23,7 @@ mod attr;
 mod browse;
 mod errno;
 mod image;
+mod listing;
 mod options;
 mod pool;
 mod reports;

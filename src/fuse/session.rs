@@ -256,7 +256,7 @@ fn mount_point(at: &Path) -> Result<PathBuf, ServeError> {
 
 /// Mounts and says the first words with the kernel (INIT).
 fn open_session(
-    adapter: Adapter,
+    mut adapter: Adapter,
     name: &str,
     at: &Path,
     options: &MountOptions,
@@ -272,6 +272,7 @@ fn open_session(
     let Some(device) = mount_directly(name, at, options)? else {
         return through_helper(adapter, name, at, options, config);
     };
+    adapter.allow_idmap = true;
     let session = Session::from_fd(adapter, device, SessionACL::All, config);
     session.map_err(|error| {
         // The mount is there already, and nobody will ever answer for it.
