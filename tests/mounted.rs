@@ -121,6 +121,26 @@ impl Drop for Mounted {
     }
 }
 
+/// An access control list that lets one more user read
+/// (include/uapi/linux/posix_acl_xattr.h: version, then tag, permissions, id).
+fn acl(user: u32) -> Vec<u8> {
+    let none = u32::MAX;
+    let entries = [
+        (1u16, 6u16, none),
+        (2, 4, user),
+        (4, 0, none),
+        (0x10, 4, none),
+        (0x20, 0, none),
+    ];
+    let mut bytes = 2u32.to_le_bytes().to_vec();
+    for (tag, may, id) in entries {
+        bytes.extend_from_slice(&tag.to_le_bytes());
+        bytes.extend_from_slice(&may.to_le_bytes());
+        bytes.extend_from_slice(&id.to_le_bytes());
+    }
+    bytes
+}
+
 fn objects() -> Vec<Object> {
     let time = Time {
         seconds: -1_000_000_000,
@@ -146,6 +166,9 @@ fn objects() -> Vec<Object> {
             .xattr("user.one", b"1")
             .xattr("user.empty", b"")
             .xattr("trusted.raw", &[0, 255]),
+        Object::file("shared", b"s")
+            .mode(0o640)
+            .xattr("system.posix_acl_access", &acl(4321)),
         Object::dir("many"),
     ];
     objects.extend((0..3000).map(|i| Object::file(&format!("many/file-{i:05}"), b"")));
@@ -385,6 +408,8 @@ fn the_kernel_checks_permissions() {
     assert!(cat(1234, "etc/hosts"));
     assert!(!cat(1234, "secret"));
     assert!(cat(1000, "secret"));
+    assert!(!cat(1234, "shared"));
+    assert!(cat(4321, "shared"));
     mounted.end().unwrap();
 }
 

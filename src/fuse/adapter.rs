@@ -28,8 +28,10 @@ use super::browse::{Browse, Place};
 use super::image::Image;
 use super::listing::Line;
 use super::pool::Pool;
+use super::reads::{READ_MAX, Read};
 use super::reports::Reports;
 use super::session::Activity;
+use super::xattrs::answer_xattr;
 use crate::node::Ino;
 use crate::tree_path::NAME_MAX;
 
@@ -39,9 +41,6 @@ pub(super) const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 pub(super) const AT_ONCE: Duration = Duration::ZERO;
 /// Numbers are never given to something else, so there is one generation.
 pub(super) const GENERATION: Generation = Generation(0);
-/// Largest read the kernel may ask for: 256 pages, its own limit
-/// (`fs.fuse.max_pages_limit`).
-const READ_MAX: u32 = 1 << 20;
 /// Reads ahead that may be under way; the kernel's own default of 12 starves two
 /// sequential readers.
 const BACKGROUND: u16 = 64;
@@ -50,44 +49,6 @@ const BACKGROUND: u16 = 64;
 const WAITING: usize = 1024;
 /// Threads of the pool beyond one per processor: a read may wait for the disk.
 const MORE_THREADS: usize = 2;
-
-/// A read to be answered by the pool.
-#[derive(Debug)]
-struct Read {
-    image: Arc<Image>,
-    ino: Ino,
-    offset: u64,
-    size: u32,
-    reply: ReplyData,
-}
-
-impl Read {
-    fn answer(self, buffer: &mut Vec<u8>, reports: &Reports) {
-        let size = self.size.min(READ_MAX) as usize;
-        if buffer.len() < size {
-            buffer.resize(size, 0);
-        }
-        let mut done = 0;
-        // A short answer means the end of the file to the kernel, so a short
-        // read is gone on with.
-        while done < size {
-            match self.image.union.read(
-                self.ino,
-                self.offset + done as u64,
-                &mut buffer[done..size],
-            ) {
-                Ok(0) => break,
-                Ok(more) => done += more,
-                Err(error) => {
-                    self.reply
-                        .error(self.image.failed(reports, self.ino, None, &error));
-                    return;
-                }
-            }
-        }
-        self.reply.data(buffer.get(..done).unwrap_or_default());
-    }
-}
 
 /// What a mount shows, resolved.
 #[derive(Debug)]
@@ -164,7 +125,7 @@ impl Adapter {
 
     /// The object of an image that a number stands for; `other` for a name
     /// directory.
-    fn object(&self, number: INodeNo, other: Errno) -> Result<(Arc<Image>, Ino), Errno> {
+    pub(super) fn object(&self, number: INodeNo, other: Errno) -> Result<(Arc<Image>, Ino), Errno> {
         match self.place(number)? {
             Place::Image(image, ino) => Ok((image, ino)),
             Place::Names(_) => Err(other),
@@ -217,36 +178,6 @@ impl Adapter {
         }
     }
 
-    fn xattr(&self, number: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        let (image, ino) = self.object(number, Errno::NO_XATTR)?;
-        let all = image
-            .union
-            .xattrs(ino)
-            .map_err(|error| self.failed(&image, ino, &error))?;
-        let found = all.into_iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value).ok_or(Errno::NO_XATTR)
-    }
-
-    fn xattr_names(&self, number: INodeNo, pid: u32) -> Result<Vec<u8>, Errno> {
-        let Place::Image(image, ino) = self.place(number)? else {
-            return Ok(Vec::new());
-        };
-        let all = image
-            .union
-            .xattrs(ino)
-            .map_err(|error| self.failed(&image, ino, &error))?;
-        // Only a privileged process sees `trusted.` (xattr(7)); fuse in the
-        // kernel leaves that to us.
-        let hidden = |name: &[u8]| name.starts_with(b"trusted.");
-        let hide = all.iter().any(|(name, _)| hidden(name)) && !is_privileged(pid);
-        let mut names = Vec::new();
-        for (name, _) in all.iter().filter(|(name, _)| !hide || !hidden(name)) {
-            names.extend_from_slice(name);
-            names.push(0);
-        }
-        Ok(names)
-    }
-
     fn seek(&self, number: INodeNo, offset: i64, whence: i32) -> Result<i64, Errno> {
         let data = match whence {
             libc::SEEK_DATA => true,
@@ -259,30 +190,6 @@ impl Adapter {
         let found = image.union.seek(ino, from, data);
         let found = found.map_err(|error| self.failed(&image, ino, &error))?;
         i64::try_from(found.ok_or(Errno::ENXIO)?).map_err(|_| Errno::EOVERFLOW)
-    }
-}
-
-/// Whether a process has CAP_SYS_ADMIN. Its user says nothing: the kernel tells
-/// none to a file system that allows idmapped mounts.
-fn is_privileged(pid: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    // capability.h: CAP_SYS_ADMIN is 21.
-    bits.is_some_and(|bits| bits & 1 << 21 != 0)
-}
-
-/// Answers with a value of an extended attribute, or its size when `size` is 0.
-fn answer_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>) {
-    match value {
-        Err(errno) => reply.error(errno),
-        // XATTR_SIZE_MAX is 64 KiB; what cannot be counted cannot be had.
-        Ok(value) => match u32::try_from(value.len()) {
-            Err(_) => reply.error(Errno::E2BIG),
-            Ok(len) if size == 0 => reply.size(len),
-            Ok(len) if size < len => reply.error(Errno::ERANGE),
-            Ok(_) => reply.data(&value),
-        },
     }
 }
 

@@ -14,6 +14,7 @@
 //! * `adapter`: request, answer.
 //! * `listing`: directories into replies.
 //! * `pool`: threads for what may be slow (reading decodes).
+//! * `reads`: one read, answered. `xattrs`: extended attributes.
 //! * `reports`: each damaged thing is told once.
 //! * `options`: what a user may ask of a mount.
 //! * `session`: mount, run, unmount.
@@ -26,8 +27,10 @@ mod image;
 mod listing;
 mod options;
 mod pool;
+mod reads;
 mod reports;
 mod session;
+mod xattrs;
 
 use std::fmt;
 use std::sync::Arc;

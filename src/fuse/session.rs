@@ -352,10 +352,11 @@ fn through_helper(
     Session::new(adapter, at, &config).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => ServeError::NoHelper,
         io::ErrorKind::PermissionDenied => ServeError::Device(source),
-        _ => ServeError::Mount {
+        // What the helper says ends with a newline.
+        kind => ServeError::Mount {
             name: name.to_owned(),
             at: at.to_owned(),
-            source,
+            source: io::Error::new(kind, source.to_string().trim().to_owned()),
         },
     })
 }
@@ -407,5 +408,36 @@ mod tests {
         assert!(matches!(events.try_recv(), Ok(Event::Awake)));
         assert!(events.try_recv().is_err());
         assert_eq!(activity.requests.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn an_idle_server_lets_its_caches_go_once_until_it_is_asked_again() {
+        let (wake, events) = unbounded();
+        let (requests, asleep) = (AtomicU64::new(0), AtomicBool::new(false));
+        let activity = Activity {
+            requests,
+            asleep,
+            wake: wake.clone(),
+        };
+        let mount = mounts::all().unwrap().remove(0);
+        let times = AtomicU64::new(0);
+        let idle = || {
+            times.fetch_add(1, Ordering::Relaxed);
+        };
+        let after = Duration::from_millis(10);
+        thread::scope(|scope| {
+            scope.spawn(|| wait(&events, &mount, &activity, &idle, after).unwrap());
+            let until = |wanted: u64| {
+                while times.load(Ordering::Relaxed) < wanted {
+                    thread::sleep(after);
+                }
+                thread::sleep(3 * after);
+                assert_eq!(times.load(Ordering::Relaxed), wanted);
+            };
+            until(1);
+            activity.request();
+            until(2);
+            wake.send(Event::Ended(Ok(()))).unwrap();
+        });
     }
 }
