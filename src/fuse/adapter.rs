@@ -26,21 +26,21 @@ use super::Tree;
 use super::attr;
 use super::browse::{Browse, Place};
 use super::image::Image;
+use super::listing::Line;
 use super::pool::Pool;
+use super::reads::{READ_MAX, Read};
 use super::reports::Reports;
 use super::session::Activity;
+use super::xattrs::answer_xattr;
 use crate::node::Ino;
 use crate::tree_path::NAME_MAX;
 
 /// For ever: 136 years. The kernel caps what its clock cannot count.
-const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+pub(super) const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// The kernel must ask again each time.
-const AT_ONCE: Duration = Duration::ZERO;
+pub(super) const AT_ONCE: Duration = Duration::ZERO;
 /// Numbers are never given to something else, so there is one generation.
-const GENERATION: Generation = Generation(0);
-/// Largest read the kernel may ask for: 256 pages, its own limit
-/// (`fs.fuse.max_pages_limit`).
-const READ_MAX: u32 = 1 << 20;
+pub(super) const GENERATION: Generation = Generation(0);
 /// Reads ahead that may be under way; the kernel's own default of 12 starves two
 /// sequential readers.
 const BACKGROUND: u16 = 64;
@@ -50,47 +50,9 @@ const WAITING: usize = 1024;
 /// Threads of the pool beyond one per processor: a read may wait for the disk.
 const MORE_THREADS: usize = 2;
 
-/// A read to be answered by the pool.
-#[derive(Debug)]
-struct Read {
-    image: Arc<Image>,
-    ino: Ino,
-    offset: u64,
-    size: u32,
-    reply: ReplyData,
-}
-
-impl Read {
-    fn answer(self, buffer: &mut Vec<u8>, reports: &Reports) {
-        let size = self.size.min(READ_MAX) as usize;
-        if buffer.len() < size {
-            buffer.resize(size, 0);
-        }
-        let mut done = 0;
-        // A short answer means the end of the file to the kernel, so a short
-        // read is gone on with.
-        while done < size {
-            match self.image.union.read(
-                self.ino,
-                self.offset + done as u64,
-                &mut buffer[done..size],
-            ) {
-                Ok(0) => break,
-                Ok(more) => done += more,
-                Err(error) => {
-                    self.reply
-                        .error(self.image.failed(reports, self.ino, None, &error));
-                    return;
-                }
-            }
-        }
-        self.reply.data(buffer.get(..done).unwrap_or_default());
-    }
-}
-
 /// What a mount shows, resolved.
 #[derive(Debug)]
-enum Shown {
+pub(super) enum Shown {
     One(Arc<Image>),
     Many(Arc<Browse>),
 }
@@ -98,12 +60,15 @@ enum Shown {
 /// A read-only file system over a tree.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    shown: Shown,
-    reports: Arc<Reports>,
+    pub(super) shown: Shown,
+    pub(super) reports: Arc<Reports>,
     activity: Arc<Activity>,
     reads: Pool<Read>,
     /// No object has extended attributes, and none ever will.
     no_xattrs: bool,
+    /// Others may map the mount's owners to theirs (mount_setattr(2)). Requests
+    /// then come without a user, so it excludes mounts that are for one user.
+    pub(super) allow_idmap: bool,
     /// The kernel can do without OPEN and OPENDIR.
     no_open: bool,
     no_opendir: bool,
@@ -128,13 +93,14 @@ impl Adapter {
             }
             Tree::Images(catalogue) => (Shown::Many(Arc::new(Browse::new(catalogue))), false),
         };
-        let (no_open, no_opendir) = (false, false);
+        let (allow_idmap, no_open, no_opendir) = (false, false, false);
         Ok(Self {
             shown,
             reports,
             activity,
             reads,
             no_xattrs,
+            allow_idmap,
             no_open,
             no_opendir,
         })
@@ -149,7 +115,7 @@ impl Adapter {
     }
 
     /// What a number stands for. Every request begins here.
-    fn place(&self, number: INodeNo) -> Result<Place, Errno> {
+    pub(super) fn place(&self, number: INodeNo) -> Result<Place, Errno> {
         self.activity.request();
         match &self.shown {
             Shown::One(image) => Ok(Place::Image(Arc::clone(image), Ino(number.0))),
@@ -159,7 +125,7 @@ impl Adapter {
 
     /// The object of an image that a number stands for; `other` for a name
     /// directory.
-    fn object(&self, number: INodeNo, other: Errno) -> Result<(Arc<Image>, Ino), Errno> {
+    pub(super) fn object(&self, number: INodeNo, other: Errno) -> Result<(Arc<Image>, Ino), Errno> {
         match self.place(number)? {
             Place::Image(image, ino) => Ok((image, ino)),
             Place::Names(_) => Err(other),
@@ -167,14 +133,14 @@ impl Adapter {
     }
 
     /// Counts a number that the kernel is about to be told.
-    fn told(&self, number: u64) {
+    pub(super) fn told(&self, number: u64) {
         if let Shown::Many(browse) = &self.shown {
             browse.told(number);
         }
     }
 
     /// The errno of a failure; damage is told.
-    fn failed(&self, image: &Image, ino: Ino, error: &crate::union::FsError) -> Errno {
+    pub(super) fn failed(&self, image: &Image, ino: Ino, error: &crate::union::FsError) -> Errno {
         image.failed(&self.reports, ino, None, error)
     }
 
@@ -212,126 +178,6 @@ impl Adapter {
         }
     }
 
-    /// Lists from behind `cookie` into `add` (number, cookie, kind, name), which
-    /// says whether there is no more room.
-    fn list(
-        &self,
-        number: INodeNo,
-        cookie: u64,
-        add: &mut dyn FnMut(Line<'_>) -> bool,
-    ) -> Result<(), Errno> {
-        let (image, dir) = match (self.place(number)?, &self.shown) {
-            (Place::Image(image, dir), _) => (image, dir),
-            (Place::Names(dir), Shown::Many(browse)) => {
-                for entry in browse.list(dir, cookie, &self.reports)? {
-                    if add(Line::Name(browse, &entry)) {
-                        break;
-                    }
-                }
-                return Ok(());
-            }
-            (Place::Names(_), Shown::One(_)) => return Err(Errno::ESTALE),
-        };
-        let mut some = false;
-        let listed = image.union.list(dir, cookie, &mut |listed| {
-            some = true;
-            !add(Line::Object(&image, dir, listed))
-        });
-        match listed {
-            // What was listed before the damage is handed out first; the next
-            // request begins at the damage.
-            Err(error) if !some => Err(self.failed(&image, dir, &error)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Adds one line with attributes; says whether there is no more room.
-    fn add_plus(&self, line: &Line<'_>, reply: &mut ReplyDirectoryPlus) -> bool {
-        let mut add = |number: u64, cookie: u64, name: &[u8], ttl: &Duration, attr: &FileAttr| {
-            let name = OsStr::from_bytes(name);
-            reply.add(INodeNo(number), cookie, name, ttl, attr, GENERATION)
-        };
-        match line {
-            Line::Object(image, dir, listed) => {
-                let number = image.listed(*dir, listed.name, listed.ino);
-                // The kernel takes neither of these two into its caches.
-                if matches!(listed.name, b"." | b"..") {
-                    let attr = attr::directory(number, SystemTime::UNIX_EPOCH, 0);
-                    return add(number, listed.cookie, listed.name, &FOR_EVER, &attr);
-                }
-                match image.union.attr(listed.ino) {
-                    Ok(of) => {
-                        self.told(number);
-                        let attr = attr::attr(number, &of);
-                        let full = add(number, listed.cookie, listed.name, &FOR_EVER, &attr);
-                        if full && let Shown::Many(browse) = &self.shown {
-                            browse.forget(number, 1);
-                        }
-                        full
-                    }
-                    Err(error) => {
-                        let name = Some(listed.name);
-                        let _ = image.failed(&self.reports, *dir, name, &error);
-                        // Number 0: the name is listed, a lookup gets the error.
-                        let mut attr = attr::directory(0, SystemTime::UNIX_EPOCH, 0);
-                        attr.kind = attr::kind(listed.kind);
-                        add(0, listed.cookie, listed.name, &AT_ONCE, &attr)
-                    }
-                }
-            }
-            Line::Name(browse, entry) => {
-                let known = browse.listed(entry);
-                let shown = known.as_ref().and_then(|image| {
-                    let of = image.union.attr(Ino::ROOT).ok()?;
-                    Some(attr::attr(image.number(Ino::ROOT), &of))
-                });
-                let stand_in = || attr::directory(entry.number, SystemTime::UNIX_EPOCH, 0);
-                let attr = shown.unwrap_or_else(stand_in);
-                let full = add(
-                    attr.ino.0,
-                    entry.cookie,
-                    entry.name.as_bytes(),
-                    &AT_ONCE,
-                    &attr,
-                );
-                if let Some(image) = known.filter(|_| full || shown.is_none()) {
-                    browse.forget(image.number(Ino::ROOT), 1);
-                }
-                full
-            }
-        }
-    }
-
-    fn xattr(&self, number: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        let (image, ino) = self.object(number, Errno::NO_XATTR)?;
-        let all = image
-            .union
-            .xattrs(ino)
-            .map_err(|error| self.failed(&image, ino, &error))?;
-        let found = all.into_iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value).ok_or(Errno::NO_XATTR)
-    }
-
-    fn xattr_names(&self, number: INodeNo, root: bool) -> Result<Vec<u8>, Errno> {
-        let Place::Image(image, ino) = self.place(number)? else {
-            return Ok(Vec::new());
-        };
-        let all = image
-            .union
-            .xattrs(ino)
-            .map_err(|error| self.failed(&image, ino, &error))?;
-        let mut names = Vec::new();
-        for (name, _) in all {
-            // Only a privileged process sees `trusted.` (xattr(7)); fuse in the
-            // kernel leaves that to us.
-            if root || !name.starts_with(b"trusted.") {
-                names.extend_from_slice(&name);
-                names.push(0);
-            }
-        }
-        Ok(names)
-    }
-
     fn seek(&self, number: INodeNo, offset: i64, whence: i32) -> Result<i64, Errno> {
         let data = match whence {
             libc::SEEK_DATA => true,
@@ -347,26 +193,6 @@ impl Adapter {
     }
 }
 
-/// One line of a listing.
-enum Line<'a> {
-    Object(&'a Image, Ino, crate::union::Listed<'a>),
-    Name(&'a Browse, &'a super::browse::Entry),
-}
-
-/// Answers with a value of an extended attribute, or its size when `size` is 0.
-fn answer_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>) {
-    match value {
-        Err(errno) => reply.error(errno),
-        // XATTR_SIZE_MAX is 64 KiB; what cannot be counted cannot be had.
-        Ok(value) => match u32::try_from(value.len()) {
-            Err(_) => reply.error(Errno::E2BIG),
-            Ok(len) if size == 0 => reply.size(len),
-            Ok(len) if size < len => reply.error(Errno::ERANGE),
-            Ok(_) => reply.data(&value),
-        },
-    }
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let can = config.capabilities();
@@ -378,8 +204,7 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_ALLOW_IDMAP;
+            | InitFlags::FUSE_CACHE_SYMLINKS;
         match self.shown {
             // File handles (NFS, overlayfs) are good for as long as the layers
             // are: numbers are the same in every mount of them.
@@ -392,6 +217,9 @@ impl Filesystem for Adapter {
             // The kernel then checks access control lists. Not for nothing: it
             // asks for one at the first access of a stranger to each object.
             want |= InitFlags::FUSE_POSIX_ACL;
+        }
+        if self.allow_idmap {
+            want |= InitFlags::FUSE_ALLOW_IDMAP;
         }
         // Those that the kernel lacks cost speed alone.
         let _ = config.add_capabilities(want & can);
@@ -597,7 +425,7 @@ impl Filesystem for Adapter {
             self.activity.request();
             return reply.error(Errno::ENOSYS);
         }
-        answer_xattr(reply, size, self.xattr_names(ino, req.uid() == 0));
+        answer_xattr(reply, size, self.xattr_names(ino, req.pid()));
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

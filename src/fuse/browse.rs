@@ -444,3 +444,140 @@ impl Browse {
         told.ok().map(|_| Arc::clone(&slot.image))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    /// Names that are all one image; counts how often it is opened.
+    #[derive(Default)]
+    struct Shelf {
+        names: Mutex<Vec<(String, String)>>,
+        opened: AtomicU32,
+    }
+
+    impl Catalogue for Shelf {
+        fn names(&self) -> Result<Vec<String>, String> {
+            Ok(self
+                .names
+                .lock()
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect())
+        }
+
+        fn open(&self, name: &str) -> Result<Option<(String, Arc<Union>)>, String> {
+            let Some(id) = self.id(name)? else {
+                return Ok(None);
+            };
+            self.opened.fetch_add(1, Ordering::Relaxed);
+            Ok(Some((id, Arc::new(Union::new(Vec::new())))))
+        }
+
+        fn id(&self, name: &str) -> Result<Option<String>, String> {
+            let names = self.names.lock();
+            Ok(names
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, id)| id.clone()))
+        }
+    }
+
+    fn shelf(names: &[(&str, &str)]) -> (Arc<Shelf>, Browse) {
+        let shelf = Arc::new(Shelf::default());
+        let owned = |(name, id): &(&str, &str)| ((*name).to_owned(), (*id).to_owned());
+        *shelf.names.lock() = names.iter().map(owned).collect();
+        let browse = Browse::new(shelf.clone());
+        (shelf, browse)
+    }
+
+    fn look(browse: &Browse, dir: u64, name: &str) -> Result<u64, i32> {
+        match browse.lookup(dir, name.as_bytes(), &Reports::default()) {
+            Ok(Place::Names(number)) => Ok(number),
+            Ok(Place::Image(image, ino)) => Ok(image.number(ino)),
+            Err(errno) => Err(errno.code()),
+        }
+    }
+
+    fn names(browse: &Browse, dir: u64, cookie: u64) -> Vec<String> {
+        let entries = browse.list(dir, cookie, &Reports::default()).unwrap();
+        entries.into_iter().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn an_image_stays_open_until_the_kernel_forgot_all_of_it() {
+        let (shelf, browse) = shelf(&[("a", "id")]);
+        let number = look(&browse, 1, "a").unwrap();
+        assert_eq!(look(&browse, 1, "a"), Ok(number));
+        browse.told(number + 1);
+        browse.forget(number, 2);
+        browse.sweep(Duration::ZERO);
+        assert!(browse.place(number).is_ok());
+        browse.forget(number + 1, 1);
+        browse.sweep(LINGER);
+        assert!(browse.place(number).is_ok());
+        browse.sweep(Duration::ZERO);
+        assert_eq!(browse.place(number).unwrap_err().code(), libc::ESTALE);
+        // Opened again, it has the number that it had.
+        assert_eq!(look(&browse, 1, "a"), Ok(number));
+        assert_eq!(shelf.opened.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_name_that_moves_has_the_new_image_and_the_old_one_lives_on() {
+        let (shelf, browse) = shelf(&[("a", "old")]);
+        let old = look(&browse, 1, "a").unwrap();
+        shelf.names.lock()[0].1 = "new".to_owned();
+        let new = look(&browse, 1, "a").unwrap();
+        assert_ne!(old, new);
+        assert!(browse.place(old).is_ok() && browse.place(new).is_ok());
+        shelf.names.lock()[0].1 = "old".to_owned();
+        assert_eq!(look(&browse, 1, "a"), Ok(old));
+    }
+
+    #[test]
+    fn names_come_and_go_between_two_calls_without_hiding_others() {
+        let (shelf, browse) = shelf(&[("b/1", "x"), ("c", "x"), ("d", "x")]);
+        assert_eq!(names(&browse, 1, 0), [".", "..", "b", "c", "d"]);
+        let cookie = browse.list(1, 0, &Reports::default()).unwrap()[3].cookie;
+        shelf.names.lock().remove(1);
+        shelf
+            .names
+            .lock()
+            .insert(0, ("a".to_owned(), "x".to_owned()));
+        assert_eq!(names(&browse, 1, cookie), ["d", "a"]);
+        assert_eq!(shelf.opened.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_change_of_names_moves_the_directorys_mtime() {
+        let (shelf, browse) = shelf(&[("a", "x")]);
+        let mtime = || browse.look(1, &Reports::default()).unwrap().mtime;
+        let before = mtime();
+        assert_eq!(mtime(), before);
+        shelf.names.lock().push(("b/c".to_owned(), "x".to_owned()));
+        assert!(mtime() > before);
+    }
+
+    #[test]
+    fn names_that_are_no_paths_are_neither_listed_nor_found() {
+        let (_, browse) = shelf(&[("/a", "x"), ("a/", "x"), ("../b", "x"), ("c//d", "x")]);
+        assert_eq!(names(&browse, 1, 0), [".", ".."]);
+        for name in ["a", "..", ".", "b", "c", ""] {
+            assert_eq!(look(&browse, 1, name), Err(libc::ENOENT), "{name}");
+        }
+        assert_eq!(look(&browse, 99, "a"), Err(libc::ESTALE));
+    }
+
+    #[test]
+    fn the_parent_of_a_name_directory_is_listed_in_it() {
+        let (_, browse) = shelf(&[("a/b/c", "x")]);
+        let a = look(&browse, 1, "a").unwrap();
+        let b = look(&browse, a, "b").unwrap();
+        let entries = browse.list(b, 0, &Reports::default()).unwrap();
+        assert_eq!((entries[0].number, entries[1].number), (b, a));
+        assert_eq!(browse.list(a, 0, &Reports::default()).unwrap()[1].number, 1);
+    }
+}

@@ -12,7 +12,9 @@
 //! * `image`: one tree at its place in the mount's numbers.
 //! * `browse`: many trees by name in one mount.
 //! * `adapter`: request, answer.
+//! * `listing`: directories into replies.
 //! * `pool`: threads for what may be slow (reading decodes).
+//! * `reads`: one read, answered. `xattrs`: extended attributes.
 //! * `reports`: each damaged thing is told once.
 //! * `options`: what a user may ask of a mount.
 //! * `session`: mount, run, unmount.
@@ -22,10 +24,13 @@ mod attr;
 mod browse;
 mod errno;
 mod image;
+mod listing;
 mod options;
 mod pool;
+mod reads;
 mod reports;
 mod session;
+mod xattrs;
 
 use std::fmt;
 use std::sync::Arc;

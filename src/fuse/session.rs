@@ -167,17 +167,18 @@ pub fn serve(
         source,
     })?;
     ready();
-    let result = wait(&events, &mount, &activity, &idle);
+    let result = wait(&events, &mount, &activity, &idle, IDLE);
     handle.close();
     result.map_err(|source| ServeError::Serve { name, source })
 }
 
-/// Waits for the end.
+/// Waits for the end. `idle` is called when no request came for `after`.
 fn wait(
     events: &Receiver<Event>,
     mount: &Mount,
     activity: &Activity,
     idle: &dyn Fn(),
+    after: Duration,
 ) -> io::Result<()> {
     let mut leaving: Option<Instant> = None;
     let mut before = 0;
@@ -187,7 +188,7 @@ fn wait(
             None if activity.asleep.load(Ordering::Relaxed) => {
                 events.recv().map_err(|_| RecvTimeoutError::Disconnected)
             }
-            None => events.recv_timeout(IDLE),
+            None => events.recv_timeout(after),
         };
         match event {
             Ok(Event::Ended(result)) => return result,
@@ -255,7 +256,7 @@ fn mount_point(at: &Path) -> Result<PathBuf, ServeError> {
 
 /// Mounts and says the first words with the kernel (INIT).
 fn open_session(
-    adapter: Adapter,
+    mut adapter: Adapter,
     name: &str,
     at: &Path,
     options: &MountOptions,
@@ -271,6 +272,7 @@ fn open_session(
     let Some(device) = mount_directly(name, at, options)? else {
         return through_helper(adapter, name, at, options, config);
     };
+    adapter.allow_idmap = true;
     let session = Session::from_fd(adapter, device, SessionACL::All, config);
     session.map_err(|error| {
         // The mount is there already, and nobody will ever answer for it.
@@ -350,10 +352,11 @@ fn through_helper(
     Session::new(adapter, at, &config).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => ServeError::NoHelper,
         io::ErrorKind::PermissionDenied => ServeError::Device(source),
-        _ => ServeError::Mount {
+        // What the helper says ends with a newline.
+        kind => ServeError::Mount {
             name: name.to_owned(),
             at: at.to_owned(),
-            source,
+            source: io::Error::new(kind, source.to_string().trim().to_owned()),
         },
     })
 }
@@ -405,5 +408,36 @@ mod tests {
         assert!(matches!(events.try_recv(), Ok(Event::Awake)));
         assert!(events.try_recv().is_err());
         assert_eq!(activity.requests.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn an_idle_server_lets_its_caches_go_once_until_it_is_asked_again() {
+        let (wake, events) = unbounded();
+        let (requests, asleep) = (AtomicU64::new(0), AtomicBool::new(false));
+        let activity = Activity {
+            requests,
+            asleep,
+            wake: wake.clone(),
+        };
+        let mount = mounts::all().unwrap().remove(0);
+        let times = AtomicU64::new(0);
+        let idle = || {
+            times.fetch_add(1, Ordering::Relaxed);
+        };
+        let after = Duration::from_millis(10);
+        thread::scope(|scope| {
+            scope.spawn(|| wait(&events, &mount, &activity, &idle, after).unwrap());
+            let until = |wanted: u64| {
+                while times.load(Ordering::Relaxed) < wanted {
+                    thread::sleep(after);
+                }
+                thread::sleep(3 * after);
+                assert_eq!(times.load(Ordering::Relaxed), wanted);
+            };
+            until(1);
+            activity.request();
+            until(2);
+            wake.send(Event::Ended(Ok(()))).unwrap();
+        });
     }
 }
