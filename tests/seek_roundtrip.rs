@@ -20,7 +20,11 @@ fn gzip_of_every_level_is_cut_into_spans() {
         // within reach of the one point.
         assert!(map.random_access());
         let expected = if level == 1 { 1..=2 } else { 8..=12 };
-        assert!(expected.contains(&map.spans()), "level {level}: {} spans", map.spans());
+        assert!(
+            expected.contains(&map.spans()),
+            "level {level}: {} spans",
+            map.spans()
+        );
     }
 }
 
@@ -39,10 +43,19 @@ fn programs_that_compress_are_understood() {
         if let Some(blob) = through(program, args, &data) {
             let map = every_way_agrees(Compression::Gzip, &blob, &data, 100_000);
             assert!(map.random_access(), "{program} {args:?}");
-            assert!(map.spans() >= 6, "{program} {args:?}: {} spans", map.spans());
+            assert!(
+                map.spans() >= 6,
+                "{program} {args:?}: {} spans",
+                map.spans()
+            );
         }
     }
-    for args in [&["-19"][..], &["-1"], &["-3", "--long=27"], &["-T2", "-B1MiB"]] {
+    for args in [
+        &["-19"][..],
+        &["-1"],
+        &["-3", "--long=27"],
+        &["-T2", "-B1MiB"],
+    ] {
         if let Some(blob) = through("zstd", args, &data) {
             every_way_agrees(Compression::Zstd, &blob, &data, 100_000);
         }
@@ -52,7 +65,10 @@ fn programs_that_compress_are_understood() {
 #[test]
 fn pushes_may_be_cut_anywhere() {
     let data = texture(700_000, 3);
-    for blob in [gzip(6, &data), [gzip(1, &data[..300_000]), gzip(9, &data[300_000..])].concat()] {
+    for blob in [
+        gzip(6, &data),
+        [gzip(1, &data[..300_000]), gzip(9, &data[300_000..])].concat(),
+    ] {
         for piece in [1, 7, 4093] {
             every_way_agrees(Compression::Gzip, &blob, &data, piece);
         }
@@ -145,8 +161,10 @@ fn a_zstd_blob_in_one_frame_is_not_for_random_access_but_checked_in_spans() {
     let blob = zstd::stream::encode_all(&data[..], 1).unwrap();
     let map = every_way_agrees(Compression::Zstd, &blob, &data, 200_000);
     assert!(!map.random_access());
-    let frames: Vec<u8> =
-        data.chunks(MIB).flat_map(|c| zstd::bulk::compress(c, 1).unwrap()).collect();
+    let frames: Vec<u8> = data
+        .chunks(MIB)
+        .flat_map(|c| zstd::bulk::compress(c, 1).unwrap())
+        .collect();
     let map = every_way_agrees(Compression::Zstd, &frames, &data, 200_000);
     assert!(map.random_access());
     assert_eq!(map.spans(), 12);
@@ -179,7 +197,11 @@ fn one_giant_block_is_not_for_random_access() {
     bits.extend([false; 7]);
     let mut blob = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
     for byte in bits.chunks(8) {
-        blob.push(byte.iter().rev().fold(0, |all, &bit| all << 1 | u8::from(bit)));
+        blob.push(
+            byte.iter()
+                .rev()
+                .fold(0, |all, &bit| all << 1 | u8::from(bit)),
+        );
     }
     let data = vec![0; count];
     let mut crc = flate2::Crc::new();
@@ -239,12 +261,28 @@ fn bombs_are_refused_by_name_of_the_limit() {
         }
     }
     let zeros = vec![0; MIB];
-    let small = Limits { unpacked: 1 << 19, ..Limits::default() };
-    assert_eq!(limit(Compression::Gzip, &gzip(6, &zeros), small), "unpacked");
+    let small = Limits {
+        unpacked: 1 << 19,
+        ..Limits::default()
+    };
+    assert_eq!(
+        limit(Compression::Gzip, &gzip(6, &zeros), small),
+        "unpacked"
+    );
     let frame = zstd::bulk::compress(&zeros, 3).unwrap();
     assert_eq!(limit(Compression::Zstd, &frame, small), "unpacked");
-    assert_eq!(limit(Compression::Zstd, &frame.repeat(1100), Limits::default()), "ratio");
-    assert_eq!(limit(Compression::Gzip, &gzip(9, &zeros).repeat(1100), Limits::default()), "ratio");
+    assert_eq!(
+        limit(Compression::Zstd, &frame.repeat(1100), Limits::default()),
+        "ratio"
+    );
+    assert_eq!(
+        limit(
+            Compression::Gzip,
+            &gzip(9, &zeros).repeat(1100),
+            Limits::default()
+        ),
+        "ratio"
+    );
 }
 
 #[test]

@@ -4,7 +4,10 @@
 //! What it is for: the thin layer over zlib's own interface (in its Rust
 //! implementation), so that all unsafe calls of the formats are in one small
 //! file. May assume nothing about the bytes. Must not know gzip, points, maps.
-#![expect(unsafe_code, reason = "zlib's streaming interface takes pointers and lengths")]
+#![expect(
+    unsafe_code,
+    reason = "zlib's streaming interface takes pointers and lengths"
+)]
 
 use std::ffi::{CStr, c_int};
 use std::fmt;
@@ -65,7 +68,11 @@ unsafe impl Send for Inflater {}
 
 impl fmt::Debug for Inflater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Inflater({} in, {} out)", self.stream.total_in, self.stream.total_out)
+        write!(
+            f,
+            "Inflater({} in, {} out)",
+            self.stream.total_in, self.stream.total_out
+        )
     }
 }
 
@@ -85,7 +92,11 @@ impl Inflater {
         // SAFETY: the stream is a valid default one (with its allocator), version
         // and size are those of the library in use.
         let code = unsafe { z::inflateInit2_(&raw mut stream, RAW, z::zlibVersion(), size) };
-        assert_eq!(code, z::Z_OK, "because only a failed allocation can refuse a valid set-up");
+        assert_eq!(
+            code,
+            z::Z_OK,
+            "because only a failed allocation can refuse a valid set-up"
+        );
         Self { stream }
     }
 
@@ -152,7 +163,11 @@ impl Inflater {
         self.stream.avail_in = have;
         self.stream.next_out = spare.as_mut_ptr().cast();
         self.stream.avail_out = room;
-        let flush = if stop == Stop::AtBlock { z::Z_BLOCK } else { z::Z_NO_FLUSH };
+        let flush = if stop == Stop::AtBlock {
+            z::Z_BLOCK
+        } else {
+            z::Z_NO_FLUSH
+        };
         // SAFETY: the stream is initialised; input is readable for `avail_in` and the
         // spare room is writable for `avail_out` bytes; it is never read before it
         // is written.
@@ -188,12 +203,17 @@ impl Inflater {
     }
 
     fn message(&self) -> &'static str {
+        const UNKNOWN: &str = "it is not a deflate stream";
         if self.stream.msg.is_null() {
-            return "it is not a deflate stream";
+            return UNKNOWN;
         }
         // SAFETY: zlib's messages are NUL-terminated constants.
         let text: &'static CStr = unsafe { CStr::from_ptr(self.stream.msg) };
-        text.to_str().unwrap_or("it is not a deflate stream")
+        match text.to_str() {
+            // The library's fast path loses its message to this one.
+            Ok("repeated call with bad state") | Err(_) => UNKNOWN,
+            Ok(text) => text,
+        }
     }
 }
 
@@ -254,7 +274,9 @@ mod tests {
                         other.resume(&inflater.window(), bits, byte);
                         let left = data.len() - out.len();
                         let mut rest = Vec::with_capacity(left);
-                        other.run(&packed[used..], &mut rest, left, Stop::Never).unwrap();
+                        other
+                            .run(&packed[used..], &mut rest, left, Stop::Never)
+                            .unwrap();
                         assert_eq!(rest, &data[out.len()..]);
                     }
                 }
@@ -268,11 +290,15 @@ mod tests {
     fn damage_is_named_and_no_room_is_no_error() {
         let packed = deflated(6, &text(1000));
         let mut inflater = Inflater::new();
-        let ran = inflater.run(&packed, &mut Vec::new(), 10, Stop::Never).unwrap();
+        let ran = inflater
+            .run(&packed, &mut Vec::new(), 10, Stop::Never)
+            .unwrap();
         assert_eq!(ran.at, At::Somewhere);
         let mut inflater = Inflater::new();
         let mut out = Vec::with_capacity(10);
-        let error = inflater.run(&[0xff; 20], &mut out, 10, Stop::Never).unwrap_err();
+        let error = inflater
+            .run(&[0xff; 20], &mut out, 10, Stop::Never)
+            .unwrap_err();
         assert_eq!(error, "invalid block type");
     }
 

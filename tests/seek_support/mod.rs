@@ -1,21 +1,24 @@
 //! What the tests of seek maps share: a recording pass into memory, plain data
 //! of every texture, compressors.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "skips are counted aloud")]
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use lazyroot::digest::{BlobId, DiffId, Digest};
-use lazyroot::layer::blocks::BlockCache;
 use lazyroot::layer::Limits;
+use lazyroot::layer::blocks::BlockCache;
 use lazyroot::layer::seek::{
     Compression, DecodeError, MapWriter, Recorder, SeekMap, Sink, Stopped, WindowJob,
 };
 
 /// Takes everything.
 #[derive(Default)]
-pub struct Collect {
-    pub plain: Vec<u8>,
-    pub jobs: Vec<WindowJob>,
+struct Collect {
+    plain: Vec<u8>,
+    jobs: Vec<WindowJob>,
 }
 
 impl Sink for Collect {
@@ -36,7 +39,7 @@ impl Sink for Collect {
 }
 
 /// A blob recorded: what it unpacked to, and the bytes of its map.
-pub fn record(
+pub(crate) fn record(
     compression: Compression,
     blob: &[u8],
     piece: usize,
@@ -53,23 +56,34 @@ pub fn record(
     for job in sink.jobs {
         map.window(job.pack()).unwrap();
     }
-    let ids = (BlobId(Digest::sha256(blob)), DiffId(Digest::sha256(&sink.plain)));
+    let ids = (
+        BlobId(Digest::sha256(blob)),
+        DiffId(Digest::sha256(&sink.plain)),
+    );
     Ok((sink.plain, map.finish(recorded, ids.0, ids.1).unwrap()))
 }
 
-pub fn open(map: Vec<u8>) -> SeekMap {
+pub(crate) fn open(map: Vec<u8>) -> SeekMap {
     SeekMap::open(Box::new(map), BlockCache::new(1 << 20)).unwrap()
 }
 
 /// Records `blob` in pieces of `piece`, and compares every way out of it with `plain`.
-pub fn every_way_agrees(compression: Compression, blob: &[u8], plain: &[u8], piece: usize) -> SeekMap {
+pub(crate) fn every_way_agrees(
+    compression: Compression,
+    blob: &[u8],
+    plain: &[u8],
+    piece: usize,
+) -> SeekMap {
     let (recorded, map) = record(compression, blob, piece).unwrap();
     assert!(recorded == plain, "the recording pass makes other bytes");
     let map = open(map);
     assert_eq!(map.compression(), compression);
     assert_eq!(map.blob(), BlobId(Digest::sha256(blob)));
     assert_eq!(map.diff_id(), DiffId(Digest::sha256(plain)));
-    assert_eq!((map.blob_len(), map.tar_len()), (blob.len() as u64, plain.len() as u64));
+    assert_eq!(
+        (map.blob_len(), map.tar_len()),
+        (blob.len() as u64, plain.len() as u64)
+    );
     let blob = blob.to_vec();
     let mut end = 0;
     // Backwards, so that nothing is left over from the span before by luck.
@@ -121,7 +135,7 @@ fn span_range(map: &SeekMap, span: u32, bytes: &[u8]) -> std::ops::Range<usize> 
 }
 
 /// `len` bytes as layers have them: text, noise, runs, repetitions from far back.
-pub fn texture(len: usize, mut seed: u64) -> Vec<u8> {
+pub(crate) fn texture(len: usize, mut seed: u64) -> Vec<u8> {
     let mut data = Vec::with_capacity(len + 4096);
     let mut random = move || {
         // splitmix64
@@ -150,14 +164,14 @@ pub fn texture(len: usize, mut seed: u64) -> Vec<u8> {
     data
 }
 
-pub fn gzip(level: u32, data: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(level: u32, data: &[u8]) -> Vec<u8> {
     let mut to = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
     to.write_all(data).unwrap();
     to.finish().unwrap()
 }
 
 /// `data` through a compressor's program, if it is there.
-pub fn through(program: &str, args: &[&str], data: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn through(program: &str, args: &[&str], data: &[u8]) -> Option<Vec<u8>> {
     let child = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())

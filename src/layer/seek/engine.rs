@@ -85,7 +85,10 @@ impl Engine {
             Self::Plain => {
                 let take = input.len().min(room);
                 out.extend_from_slice(&input[..take]);
-                Ok(Step { consumed: take, event: Event::None })
+                Ok(Step {
+                    consumed: take,
+                    event: Event::None,
+                })
             }
             Self::Gzip(gunzip) => gunzip.step(input, out, room, stop),
             Self::Zstd(frames) => frames.step(input, out, room),
@@ -120,7 +123,15 @@ impl Stream {
     /// The bytes `at..end` of a blob through `engine`.
     pub(super) fn new(engine: Engine, at: u64, end: u64) -> Self {
         let input = Vec::new();
-        Self { engine, at, end, input, used: 0, more: false, next_read: FIRST }
+        Self {
+            engine,
+            at,
+            end,
+            input,
+            used: 0,
+            more: false,
+            next_read: FIRST,
+        }
     }
 
     /// Appends to `out` until it has `until` bytes.
@@ -148,7 +159,11 @@ impl Stream {
             let step = step.map_err(|what| self.corrupt(blob, what))?;
             self.used += step.consumed;
             self.more = out.len() - len == room;
-            idle = if step.consumed == 0 && out.len() == len { idle + 1 } else { 0 };
+            idle = if step.consumed == 0 && out.len() == len {
+                idle + 1
+            } else {
+                0
+            };
             if idle > IDLE_MAX {
                 return Err(self.corrupt(blob, "the stream does not go on"));
             }
@@ -196,6 +211,10 @@ impl Stream {
     pub(super) fn corrupt(&self, blob: &dyn Source, what: impl Into<String>) -> ReadError {
         let ahead = (self.input.len() - self.used) as u64;
         let offset = self.at.saturating_sub(ahead);
-        ReadError::Corrupt { file: blob.name(), offset, what: what.into() }
+        ReadError::Corrupt {
+            file: blob.name(),
+            offset,
+            what: what.into(),
+        }
     }
 }

@@ -37,7 +37,10 @@ impl std::fmt::Debug for Frames {
 
 #[derive(Debug)]
 enum Part {
-    Head { got: [u8; HEAD_MAX], n: usize },
+    Head {
+        got: [u8; HEAD_MAX],
+        n: usize,
+    },
     Body,
     /// So many bytes of a skippable frame are left.
     Skip(u32),
@@ -46,7 +49,10 @@ enum Part {
 }
 
 impl Part {
-    const NEW: Self = Self::Head { got: [0; HEAD_MAX], n: 0 };
+    const NEW: Self = Self::Head {
+        got: [0; HEAD_MAX],
+        n: 0,
+    };
 }
 
 impl Frames {
@@ -56,7 +62,10 @@ impl Frames {
         // Both can only fail in the middle of a frame, or for a value out of range.
         let _ = decoder.reset(ResetDirective::SessionOnly);
         let _ = decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX));
-        Self { decoder, part: Part::NEW }
+        Self {
+            decoder,
+            part: Part::NEW,
+        }
     }
 
     /// Whether the stream may end here.
@@ -81,11 +90,17 @@ impl Frames {
                     *n += 1;
                     let head = &got[..*n];
                     if let Some(part) = begun(head)? {
-                        let step = Step { consumed: consumed + 1, ..self.begin(&part)? };
+                        let step = Step {
+                            consumed: consumed + 1,
+                            ..self.begin(&part)?
+                        };
                         return Ok(step);
                     }
                 }
-                Ok(Step { consumed: input.len(), event: Event::None })
+                Ok(Step {
+                    consumed: input.len(),
+                    event: Event::None,
+                })
             }
             Part::Body => self.body(input, out, room),
             Part::Skip(left) => {
@@ -97,9 +112,15 @@ impl Frames {
                     self.part = Part::Between;
                 }
                 let event = if ends { Event::UnitEnds } else { Event::None };
-                Ok(Step { consumed: take, event })
+                Ok(Step {
+                    consumed: take,
+                    event,
+                })
             }
-            Part::Between => Ok(Step { consumed: 0, event: Event::None }),
+            Part::Between => Ok(Step {
+                consumed: 0,
+                event: Event::None,
+            }),
         }
     }
 
@@ -117,23 +138,22 @@ impl Frames {
                 // The header alone makes no output; the library takes all of it.
                 let mut from = InBuffer::around(head);
                 let mut nothing = OutBuffer::around(&mut [] as &mut [u8]);
-                self.decoder.decompress_stream(&mut nothing, &mut from).map_err(name)?;
+                self.decoder
+                    .decompress_stream(&mut nothing, &mut from)
+                    .map_err(name)?;
                 if from.pos() != head.len() {
                     return Err("a frame's header is not understood");
                 }
                 self.part = Part::Body;
-                Event::Frame { declared: *declared }
+                Event::Frame {
+                    declared: *declared,
+                }
             }
         };
         Ok(Step { consumed: 0, event })
     }
 
-    fn body(
-        &mut self,
-        input: &[u8],
-        out: &mut Vec<u8>,
-        room: usize,
-    ) -> Result<Step, &'static str> {
+    fn body(&mut self, input: &[u8], out: &mut Vec<u8>, room: usize) -> Result<Step, &'static str> {
         let mut from = InBuffer::around(input);
         let len = out.len();
         let hint = if room >= out.capacity() - len {
@@ -152,7 +172,10 @@ impl Frames {
             self.part = Part::Between;
         }
         let event = if ends { Event::UnitEnds } else { Event::None };
-        Ok(Step { consumed: from.pos(), event })
+        Ok(Step {
+            consumed: from.pos(),
+            event,
+        })
     }
 }
 
@@ -161,7 +184,10 @@ fn name(code: usize) -> &'static str {
 }
 
 enum Begun {
-    Frame { head: Vec<u8>, declared: Option<u64> },
+    Frame {
+        head: Vec<u8>,
+        declared: Option<u64>,
+    },
     Skip(u32),
 }
 
@@ -169,7 +195,9 @@ enum Begun {
 /// and 3.1.2). The magic numbers of formats before version 0.8 are refused:
 /// their decoders see no fuzzing any more.
 fn begun(head: &[u8]) -> Result<Option<Begun>, &'static str> {
-    let Some((magic, rest)) = head.split_first_chunk::<4>() else { return Ok(None) };
+    let Some((magic, rest)) = head.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
     if matches!(magic, [0x50..=0x5f, 0x2a, 0x4d, 0x18]) {
         let len = rest.first_chunk::<4>().map(|len| u32::from_le_bytes(*len));
         return Ok(len.map(Begun::Skip));
@@ -177,7 +205,9 @@ fn begun(head: &[u8]) -> Result<Option<Begun>, &'static str> {
     if *magic != MAGIC {
         return Err("what follows is not a frame");
     }
-    let Some((&descriptor, rest)) = rest.split_first() else { return Ok(None) };
+    let Some((&descriptor, rest)) = rest.split_first() else {
+        return Ok(None);
+    };
     let single = descriptor & 0x20 != 0;
     let window = usize::from(!single);
     let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
@@ -190,7 +220,10 @@ fn begun(head: &[u8]) -> Result<Option<Begun>, &'static str> {
     if rest.len() < window + dictionary + size {
         return Ok(None);
     }
-    if rest[window..window + dictionary].iter().any(|&byte| byte != 0) {
+    if rest[window..window + dictionary]
+        .iter()
+        .any(|&byte| byte != 0)
+    {
         return Err("a frame wants a dictionary");
     }
     let mut wide = [0; 8];
@@ -201,5 +234,8 @@ fn begun(head: &[u8]) -> Result<Option<Begun>, &'static str> {
         2 => Some(u64::from_le_bytes(wide) + 256),
         _ => Some(u64::from_le_bytes(wide)),
     };
-    Ok(Some(Begun::Frame { head: head.to_vec(), declared }))
+    Ok(Some(Begun::Frame {
+        head: head.to_vec(),
+        declared,
+    }))
 }

@@ -34,7 +34,10 @@ pub(super) struct Gunzip {
 enum Part {
     Head(Head),
     Body,
-    Tail { got: [u8; 8], n: usize },
+    Tail {
+        got: [u8; 8],
+        n: usize,
+    },
     /// A member has ended.
     Between,
     /// Only zeros from here on: padding as tapes and some registries leave it.
@@ -45,14 +48,26 @@ impl Gunzip {
     /// At the beginning of a member.
     pub(super) fn new(verify: bool) -> Self {
         let part = Part::Head(Head::default());
-        Self { inflater: INFLATERS.lend(), part, verify, crc: 0, len: 0 }
+        Self {
+            inflater: INFLATERS.lend(),
+            part,
+            verify,
+            crc: 0,
+            len: 0,
+        }
     }
 
     /// At the beginning of a block, see [`Inflater::resume`].
     pub(super) fn resume(window: &[u8], bits: u8, byte: u8) -> Self {
         let mut inflater = INFLATERS.lend();
         inflater.resume(window, bits, byte);
-        Self { inflater, part: Part::Body, verify: false, crc: 0, len: 0 }
+        Self {
+            inflater,
+            part: Part::Body,
+            verify: false,
+            crc: 0,
+            len: 0,
+        }
     }
 
     /// Whether the stream may end here.
@@ -74,7 +89,11 @@ impl Gunzip {
         stop: Stop,
     ) -> Result<Step, &'static str> {
         if let (Part::Between, Some(&byte)) = (&self.part, input.first()) {
-            self.part = if byte == 0 { Part::Padding } else { Part::Head(Head::default()) };
+            self.part = if byte == 0 {
+                Part::Padding
+            } else {
+                Part::Head(Head::default())
+            };
         }
         match &mut self.part {
             Part::Head(head) => {
@@ -88,7 +107,10 @@ impl Gunzip {
                         break;
                     }
                 }
-                Ok(Step { consumed, event: Event::None })
+                Ok(Step {
+                    consumed,
+                    event: Event::None,
+                })
             }
             Part::Body => self.body(input, out, room, stop),
             Part::Tail { got, n } => {
@@ -96,9 +118,13 @@ impl Gunzip {
                 got[*n..*n + take].copy_from_slice(&input[..take]);
                 *n += take;
                 if *n < 8 {
-                    return Ok(Step { consumed: take, event: Event::None });
+                    return Ok(Step {
+                        consumed: take,
+                        event: Event::None,
+                    });
                 }
-                let word = |at| u32::from_le_bytes([got[at], got[at + 1], got[at + 2], got[at + 3]]);
+                let word =
+                    |at| u32::from_le_bytes([got[at], got[at + 1], got[at + 2], got[at + 3]]);
                 if self.verify && word(0) != self.crc {
                     return Err("a member fails its CRC-32");
                 }
@@ -106,13 +132,22 @@ impl Gunzip {
                     return Err("a member has another length than its trailer says");
                 }
                 self.part = Part::Between;
-                Ok(Step { consumed: take, event: Event::UnitEnds })
+                Ok(Step {
+                    consumed: take,
+                    event: Event::UnitEnds,
+                })
             }
-            Part::Between => Ok(Step { consumed: 0, event: Event::None }),
+            Part::Between => Ok(Step {
+                consumed: 0,
+                event: Event::None,
+            }),
             Part::Padding if input.iter().any(|&byte| byte != 0) => {
                 Err("there is something behind the last member")
             }
-            Part::Padding => Ok(Step { consumed: input.len(), event: Event::None }),
+            Part::Padding => Ok(Step {
+                consumed: input.len(),
+                event: Event::None,
+            }),
         }
     }
 
@@ -138,7 +173,10 @@ impl Gunzip {
                 Event::None
             }
         };
-        Ok(Step { consumed: ran.consumed, event })
+        Ok(Step {
+            consumed: ran.consumed,
+            event,
+        })
     }
 }
 
@@ -227,7 +265,9 @@ impl Head {
             (Field::Comment, has(FCOMMENT)),
             (Field::Crc, has(FHCRC)),
         ];
-        let next = all.iter().find(|(field, there)| *there && *field > self.field);
+        let next = all
+            .iter()
+            .find(|(field, there)| *there && *field > self.field);
         next.map_or(Field::Done, |(field, _)| *field)
     }
 }

@@ -19,13 +19,20 @@ pub(super) struct Pool<T> {
 impl<T> Pool<T> {
     /// An empty pool. What is not `worth_keeping` is dropped after its use.
     pub(super) const fn new(make: fn() -> T, worth_keeping: fn(&T) -> bool) -> Self {
-        Self { free: Mutex::new(Vec::new()), make, worth_keeping }
+        Self {
+            free: Mutex::new(Vec::new()),
+            make,
+            worth_keeping,
+        }
     }
 
     /// A state as its last user left it, or a new one.
     pub(super) fn lend(&'static self) -> Lent<T> {
         let free = self.free.lock().pop();
-        Lent { state: Some(free.unwrap_or_else(self.make)), pool: self }
+        Lent {
+            state: Some(free.unwrap_or_else(self.make)),
+            pool: self,
+        }
     }
 }
 

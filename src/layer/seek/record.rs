@@ -7,8 +7,8 @@ use std::fmt;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::bytes::{Kind, Span};
 use super::engine::{Engine, Event, IDLE_MAX};
-use super::map::{Kind, Span};
 use super::window::WindowJob;
 use super::{Compression, DecodeError, REACH_MAX, SPAN, SPAN_MAX, Sink, Stopped};
 use crate::layer::Limits;
@@ -53,6 +53,17 @@ struct Open {
     hash: Box<Xxh3>,
     /// It is closed when it has so many bytes.
     limit: u64,
+}
+
+impl Open {
+    /// Its length when `made` bytes are made; as good as endless if it is continued:
+    /// the next place to begin at is welcome at once.
+    fn len_at(&self, made: u64) -> u64 {
+        match self.span.kind {
+            Kind::Continued => u64::MAX,
+            _ => made - self.span.out,
+        }
+    }
 }
 
 impl fmt::Debug for Open {
@@ -138,7 +149,11 @@ impl Recorder {
             input = rest;
             let made = self.out.len() - from;
             more = made == room;
-            idle = if used.is_empty() && made == 0 { idle + 1 } else { 0 };
+            idle = if used.is_empty() && made == 0 {
+                idle + 1
+            } else {
+                0
+            };
             if idle > IDLE_MAX {
                 return Err(self.damaged("the stream does not go on"));
             }
@@ -151,7 +166,11 @@ impl Recorder {
                 self.used_until = self.taken;
                 self.add(from);
             }
-            if self.following.as_ref().is_some_and(|job| job.output.len() == WINDOW) {
+            if self
+                .following
+                .as_ref()
+                .is_some_and(|job| job.output.len() == WINDOW)
+            {
                 self.end_following(to)?;
             }
             self.event(step.event, to)?;
@@ -189,7 +208,8 @@ impl Recorder {
         let mut stop = Stop::Never;
         let at_most = |room: usize, most: u64| usize::try_from(most).map_or(room, |n| n.min(room));
         if self.compression == Compression::Gzip {
-            let len = self.open.as_ref().map_or(0, |open| self.made - open.span.out);
+            let open = self.open.as_ref();
+            let len = open.map_or(0, |open| open.len_at(self.made));
             if len < SPAN {
                 room = at_most(room, SPAN - len);
             } else if self.candidate.is_some() {
@@ -206,9 +226,14 @@ impl Recorder {
 
     /// Keeps what a [`WindowJob`] needs of what follows its point.
     fn follow(&mut self, used: &[u8], from: usize) {
-        let Some(job) = &mut self.following else { return };
+        let Some(job) = &mut self.following else {
+            return;
+        };
         job.output.extend_from_slice(&self.out[from..]);
-        job.input = job.input.take().filter(|kept| kept.len() + used.len() <= FOLLOWING_MAX);
+        job.input = job
+            .input
+            .take()
+            .filter(|kept| kept.len() + used.len() <= FOLLOWING_MAX);
         if let Some(kept) = &mut job.input {
             kept.extend_from_slice(used);
         }
@@ -236,7 +261,9 @@ impl Recorder {
                 self.candidate = Some(Candidate::Unit(self.taken));
             }
             Event::Block { bits } => {
-                let Engine::Gzip(gunzip) = &mut self.engine else { return Ok(()) };
+                let Engine::Gzip(gunzip) = &mut self.engine else {
+                    return Ok(());
+                };
                 self.following = Some(WindowJob {
                     at: self.taken,
                     window: gunzip.window(),
@@ -260,7 +287,11 @@ impl Recorder {
         }
         let (mut at, mut from) = (start, from);
         while from < self.out.len() {
-            if self.open.as_ref().is_none_or(|open| at - open.span.out == open.limit) {
+            if self
+                .open
+                .as_ref()
+                .is_none_or(|open| at - open.span.out == open.limit)
+            {
                 self.open(at, self.taken, Kind::Continued);
             }
             let Some(open) = &mut self.open else { return };
@@ -275,7 +306,7 @@ impl Recorder {
 
     /// Begins a span at the candidate if that is worth it.
     fn consider(&mut self, candidate: Candidate, start: u64) {
-        let len = self.open.as_ref().map(|open| start - open.span.out);
+        let len = self.open.as_ref().map(|open| open.len_at(start));
         match candidate {
             Candidate::Unit(at) if len.is_none_or(|len| len >= UNIT_MIN) => {
                 self.open(start, at, Kind::Unit);
@@ -283,7 +314,14 @@ impl Recorder {
             Candidate::Unit(_) => {}
             Candidate::Block => {
                 if let Some(job) = &self.following {
-                    self.open(start, job.at, Kind::Block { bits: job.bits, byte: job.byte });
+                    self.open(
+                        start,
+                        job.at,
+                        Kind::Block {
+                            bits: job.bits,
+                            byte: job.byte,
+                        },
+                    );
                 }
             }
         }
@@ -301,16 +339,30 @@ impl Recorder {
             (Kind::Continued, Some(before)) => before.restart,
             _ => number,
         };
-        let begins = self.spans.get(restart as usize).map_or(out, |span| span.out);
+        let begins = self
+            .spans
+            .get(restart as usize)
+            .map_or(out, |span| span.out);
         let long = plain || self.long || out - begins >= REACH_MAX;
         let limit = if long { SPAN } else { SPAN_MAX };
-        let span = Span { out, at, check: 0, restart, kind };
+        let span = Span {
+            out,
+            at,
+            check: 0,
+            restart,
+            kind,
+        };
         self.open = Some(Open { span, hash, limit });
     }
 
     /// Closes the open span; gives its hash state for the next.
     fn close(&mut self) -> Box<Xxh3> {
-        let Some(Open { mut span, mut hash, .. }) = self.open.take() else { return Box::default() };
+        let Some(Open {
+            mut span, mut hash, ..
+        }) = self.open.take()
+        else {
+            return Box::default();
+        };
         span.check = hash.digest();
         hash.reset();
         self.spans.push(span);
@@ -318,21 +370,28 @@ impl Recorder {
     }
 
     fn hand_on(&mut self, to: &mut dyn Sink) -> Result<(), DecodeError> {
-        to.bytes(std::mem::take(&mut self.out)).map_err(|Stopped| DecodeError::Stopped)
+        to.bytes(std::mem::take(&mut self.out))
+            .map_err(|Stopped| DecodeError::Stopped)
     }
 
     fn within_limits(&self) -> Result<(), DecodeError> {
-        let Limits { unpacked, ratio, .. } = self.limits;
+        let Limits {
+            unpacked, ratio, ..
+        } = self.limits;
         if self.made > unpacked {
             let what = format!("it unpacks to more than {unpacked} bytes");
-            return Err(DecodeError::Limit { limit: "unpacked", what });
+            return Err(DecodeError::Limit {
+                limit: "unpacked",
+                what,
+            });
         }
         if self.made > RATIO_FREE && self.made > self.taken.saturating_mul(ratio) {
             let (made, taken) = (self.made, self.taken);
-            let what = format!(
-                "{made} bytes out of {taken} are more than {ratio} for one"
-            );
-            return Err(DecodeError::Limit { limit: "ratio", what });
+            let what = format!("{made} bytes out of {taken} are more than {ratio} for one");
+            return Err(DecodeError::Limit {
+                limit: "ratio",
+                what,
+            });
         }
         Ok(())
     }
@@ -343,6 +402,10 @@ impl Recorder {
             Compression::Gzip => "gzip",
             Compression::Zstd => "zstd",
         };
-        DecodeError::Damaged { kind, at: self.taken, what: what.to_owned() }
+        DecodeError::Damaged {
+            kind,
+            at: self.taken,
+            what: what.to_owned(),
+        }
     }
 }

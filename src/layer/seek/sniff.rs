@@ -46,7 +46,9 @@ pub fn sniff(head: &[u8]) -> Sniffed {
 /// A header block by its magic, or, for archives older than that, by its checksum
 /// (POSIX pax, "ustar Interchange Format"; the checksum field counts as spaces).
 fn is_tar(head: &[u8]) -> bool {
-    let Some(block) = head.get(..512) else { return false };
+    let Some(block) = head.get(..512) else {
+        return false;
+    };
     if block.iter().all(|&b| b == 0) || block[257..262] == *b"ustar" {
         return true;
     }

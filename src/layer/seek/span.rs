@@ -23,7 +23,14 @@ pub struct SpanDecoder {
 
 impl SpanDecoder {
     pub(super) fn new(stream: Stream, number: u32, skip: u64, len: usize, check: u64) -> Self {
-        Self { stream, number, skip, len, check, out: Vec::new() }
+        Self {
+            stream,
+            number,
+            skip,
+            len,
+            check,
+            out: Vec::new(),
+        }
     }
 
     /// Bytes that the span has.
