@@ -203,12 +203,17 @@ impl Inflater {
     }
 
     fn message(&self) -> &'static str {
+        const UNKNOWN: &str = "it is not a deflate stream";
         if self.stream.msg.is_null() {
-            return "it is not a deflate stream";
+            return UNKNOWN;
         }
         // SAFETY: zlib's messages are NUL-terminated constants.
         let text: &'static CStr = unsafe { CStr::from_ptr(self.stream.msg) };
-        text.to_str().unwrap_or("it is not a deflate stream")
+        match text.to_str() {
+            // The library's fast path loses its message to this one.
+            Ok("repeated call with bad state") | Err(_) => UNKNOWN,
+            Ok(text) => text,
+        }
     }
 }
 

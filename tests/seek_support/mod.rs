@@ -1,6 +1,9 @@
 //! What the tests of seek maps share: a recording pass into memory, plain data
 //! of every texture, compressors.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "skips are counted aloud")]
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -13,9 +16,9 @@ use lazyroot::layer::seek::{
 
 /// Takes everything.
 #[derive(Default)]
-pub struct Collect {
-    pub plain: Vec<u8>,
-    pub jobs: Vec<WindowJob>,
+struct Collect {
+    plain: Vec<u8>,
+    jobs: Vec<WindowJob>,
 }
 
 impl Sink for Collect {
@@ -36,7 +39,7 @@ impl Sink for Collect {
 }
 
 /// A blob recorded: what it unpacked to, and the bytes of its map.
-pub fn record(
+pub(crate) fn record(
     compression: Compression,
     blob: &[u8],
     piece: usize,
@@ -60,12 +63,12 @@ pub fn record(
     Ok((sink.plain, map.finish(recorded, ids.0, ids.1).unwrap()))
 }
 
-pub fn open(map: Vec<u8>) -> SeekMap {
+pub(crate) fn open(map: Vec<u8>) -> SeekMap {
     SeekMap::open(Box::new(map), BlockCache::new(1 << 20)).unwrap()
 }
 
 /// Records `blob` in pieces of `piece`, and compares every way out of it with `plain`.
-pub fn every_way_agrees(
+pub(crate) fn every_way_agrees(
     compression: Compression,
     blob: &[u8],
     plain: &[u8],
@@ -132,7 +135,7 @@ fn span_range(map: &SeekMap, span: u32, bytes: &[u8]) -> std::ops::Range<usize> 
 }
 
 /// `len` bytes as layers have them: text, noise, runs, repetitions from far back.
-pub fn texture(len: usize, mut seed: u64) -> Vec<u8> {
+pub(crate) fn texture(len: usize, mut seed: u64) -> Vec<u8> {
     let mut data = Vec::with_capacity(len + 4096);
     let mut random = move || {
         // splitmix64
@@ -161,14 +164,14 @@ pub fn texture(len: usize, mut seed: u64) -> Vec<u8> {
     data
 }
 
-pub fn gzip(level: u32, data: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(level: u32, data: &[u8]) -> Vec<u8> {
     let mut to = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
     to.write_all(data).unwrap();
     to.finish().unwrap()
 }
 
 /// `data` through a compressor's program, if it is there.
-pub fn through(program: &str, args: &[&str], data: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn through(program: &str, args: &[&str], data: &[u8]) -> Option<Vec<u8>> {
     let child = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())

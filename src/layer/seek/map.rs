@@ -1,4 +1,7 @@
-//! The seek map's bytes, written and read. The specification is in [`super`].
+//! The seek map, written and asked.
+//!
+//! What it is for: from a byte of the tar to the bytes of the blob that make it.
+//! Trusts nothing that it reads. Must not know offsets inside records.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -6,23 +9,20 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::bytes::{
+    HEADER, Header, Kind, Placed, SEAL, SPAN_SIZE, Span, span_bytes, span_of, u64_at,
+};
 use super::engine::{Engine, Stream};
 use super::gzip::Gunzip;
 use super::record::Recorded;
 use super::span::SpanDecoder;
 use super::window::{self, PackedWindow};
 use super::{Compression, REACH_MAX, SPAN_MAX};
-use crate::digest::{BlobId, DiffId, Digest};
-use crate::layer::blocks::{BlockCache, BlockFile, BlockWriter, Seal};
+use crate::digest::{BlobId, DiffId};
+use crate::layer::blocks::{BlockCache, BlockFile, BlockWriter};
 use crate::layer::inflate::WINDOW;
 use crate::layer::{ReadError, Source};
 
-const SEAL: Seal = Seal {
-    magic: *b"lzrtseek",
-    version: 1,
-};
-const SPAN_SIZE: u64 = 48;
-const HEADER: usize = 168;
 /// A packed window is at most this long: Zstandard's worst case for 32 KiB.
 const PACKED_MAX: u32 = 33 << 10;
 /// Windows may take a quarter of the blob before them and 1 MiB; what would take
@@ -30,46 +30,6 @@ const PACKED_MAX: u32 = 33 << 10;
 /// without a limit a hostile one could make the map many times its own size.
 const WINDOWS_SHARE: u64 = 4;
 const WINDOWS_FREE: u64 = 1 << 20;
-
-/// How a span begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Where the one before ends: it can only be reached through that.
-    Continued,
-    /// With a gzip member, a Zstandard frame, or a byte of a plain tar.
-    Unit,
-    /// With a deflate block, `bits` high bits of `byte` first.
-    Block {
-        /// 0 to 7.
-        bits: u8,
-        /// The byte before.
-        byte: u8,
-    },
-}
-
-/// A span as recorded; it ends where the next begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    /// First byte of the tar.
-    pub out: u64,
-    /// First byte of the blob that it is made of; if it is continued: all before
-    /// is made of the bytes before this one.
-    pub at: u64,
-    /// XXH3-64 of its bytes.
-    pub check: u64,
-    /// The span at which a decode of this one begins.
-    pub restart: u32,
-    /// How it begins.
-    pub kind: Kind,
-}
-
-/// Where a packed window lies in the payload.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Placed {
-    at: u64,
-    packed: u32,
-    len: u16,
-}
 
 /// Writes a seek map while its windows are being packed.
 #[derive(Debug)]
@@ -156,142 +116,6 @@ impl<W: Write> MapWriter<W> {
         };
         self.to.write(&header.bytes())?;
         self.to.finish()
-    }
-}
-
-fn span_bytes(span: &Span, window: Placed) -> Vec<u8> {
-    let (kind, bits, byte) = match span.kind {
-        Kind::Continued => (0, 0, 0),
-        Kind::Unit => (1, 0, 0),
-        Kind::Block { bits, byte } => (2, bits, byte),
-    };
-    let mut to = Vec::with_capacity(SPAN_SIZE as usize);
-    to.extend_from_slice(&span.out.to_le_bytes());
-    to.extend_from_slice(&span.at.to_le_bytes());
-    to.extend_from_slice(&span.check.to_le_bytes());
-    to.extend_from_slice(&window.at.to_le_bytes());
-    to.extend_from_slice(&window.packed.to_le_bytes());
-    to.extend_from_slice(&span.restart.to_le_bytes());
-    to.extend_from_slice(&window.len.to_le_bytes());
-    to.extend_from_slice(&[kind, bits, byte, 0, 0, 0]);
-    to
-}
-
-/// Little-endian numbers at fixed places; 0 behind the end, where no caller asks.
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes
-        .get(at..)
-        .and_then(|b| b.first_chunk())
-        .map_or(0, |b| u64::from_le_bytes(*b))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes
-        .get(at..)
-        .and_then(|b| b.first_chunk())
-        .map_or(0, |b| u32::from_le_bytes(*b))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes
-        .get(at..)
-        .and_then(|b| b.first_chunk())
-        .map_or(0, |b| u16::from_le_bytes(*b))
-}
-
-fn span_of(bytes: &[u8]) -> Option<(Span, Placed)> {
-    let kind = match bytes.get(42..48)? {
-        [0, 0, 0, 0, 0, 0] => Kind::Continued,
-        [1, 0, 0, 0, 0, 0] => Kind::Unit,
-        [2, bits @ 0..=7, byte, 0, 0, 0] => Kind::Block {
-            bits: *bits,
-            byte: *byte,
-        },
-        _ => return None,
-    };
-    let span = Span {
-        out: u64_at(bytes, 0),
-        at: u64_at(bytes, 8),
-        check: u64_at(bytes, 16),
-        restart: u32_at(bytes, 36),
-        kind,
-    };
-    let window = Placed {
-        at: u64_at(bytes, 24),
-        packed: u32_at(bytes, 32),
-        len: u16_at(bytes, 40),
-    };
-    Some((span, window))
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Header {
-    blob: BlobId,
-    diff: DiffId,
-    compression: Compression,
-    random_access: bool,
-    blob_len: u64,
-    tar_len: u64,
-    used_until: u64,
-    spans: u32,
-    table: u64,
-}
-
-impl Header {
-    fn bytes(&self) -> Vec<u8> {
-        let mut to = Vec::with_capacity(HEADER);
-        to.extend_from_slice(&self.blob_len.to_le_bytes());
-        to.extend_from_slice(&self.tar_len.to_le_bytes());
-        to.extend_from_slice(&self.used_until.to_le_bytes());
-        to.extend_from_slice(&self.table.to_le_bytes());
-        to.extend_from_slice(&self.spans.to_le_bytes());
-        let compression = match self.compression {
-            Compression::Plain => 0,
-            Compression::Gzip => 1,
-            Compression::Zstd => 2,
-        };
-        to.extend_from_slice(&[compression, self.random_access.into()]);
-        for digest in [&self.blob.0, &self.diff.0] {
-            to.push(match digest {
-                Digest::Sha256(_) => 1,
-                Digest::Sha512(_) => 2,
-            });
-        }
-        for digest in [&self.blob.0, &self.diff.0] {
-            to.extend_from_slice(digest.as_bytes());
-            to.resize(to.len() + 64 - digest.as_bytes().len(), 0);
-        }
-        to
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        let wrong = "the header is not understood";
-        let (&[compression, random, blob, diff], digests) = bytes
-            .get(36..HEADER)
-            .and_then(|rest| rest.split_first_chunk::<4>())
-            .ok_or(wrong)?;
-        let digest = |algorithm: u8, bytes: &[u8]| match algorithm {
-            1 => bytes.first_chunk().map(|b| Digest::Sha256(*b)),
-            2 => bytes.first_chunk().map(|b| Digest::Sha512(*b)),
-            _ => None,
-        };
-        let compression = match compression {
-            0 => Compression::Plain,
-            1 => Compression::Gzip,
-            2 => Compression::Zstd,
-            _ => return Err(wrong),
-        };
-        Ok(Self {
-            blob: digest(blob, digests).map(BlobId).ok_or(wrong)?,
-            diff: digest(diff, &digests[64..]).map(DiffId).ok_or(wrong)?,
-            compression,
-            random_access: random == 1,
-            blob_len: u64_at(bytes, 0),
-            tar_len: u64_at(bytes, 8),
-            used_until: u64_at(bytes, 16),
-            table: u64_at(bytes, 24),
-            spans: u32_at(bytes, 32),
-        })
     }
 }
 
@@ -524,7 +348,7 @@ impl SeekMap {
         } else {
             next
         };
-        let len = out_end.checked_sub(span.out).unwrap_or(0);
+        let len = out_end.saturating_sub(span.out);
         let continued = span.kind == Kind::Continued;
         let fits = (1..=SPAN_MAX).contains(&len)
             && span.at <= at_end

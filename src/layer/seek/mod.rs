@@ -67,6 +67,7 @@
 //! right before the block; bytes that nothing refers to are zero, and those before
 //! the first that something refers to are left out.
 
+mod bytes;
 mod engine;
 mod frames;
 mod gzip;

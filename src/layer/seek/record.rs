@@ -7,8 +7,8 @@ use std::fmt;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::bytes::{Kind, Span};
 use super::engine::{Engine, Event, IDLE_MAX};
-use super::map::{Kind, Span};
 use super::window::WindowJob;
 use super::{Compression, DecodeError, REACH_MAX, SPAN, SPAN_MAX, Sink, Stopped};
 use crate::layer::Limits;
@@ -53,6 +53,17 @@ struct Open {
     hash: Box<Xxh3>,
     /// It is closed when it has so many bytes.
     limit: u64,
+}
+
+impl Open {
+    /// Its length when `made` bytes are made; as good as endless if it is continued:
+    /// the next place to begin at is welcome at once.
+    fn len_at(&self, made: u64) -> u64 {
+        match self.span.kind {
+            Kind::Continued => u64::MAX,
+            _ => made - self.span.out,
+        }
+    }
 }
 
 impl fmt::Debug for Open {
@@ -197,10 +208,8 @@ impl Recorder {
         let mut stop = Stop::Never;
         let at_most = |room: usize, most: u64| usize::try_from(most).map_or(room, |n| n.min(room));
         if self.compression == Compression::Gzip {
-            let len = self
-                .open
-                .as_ref()
-                .map_or(0, |open| self.made - open.span.out);
+            let open = self.open.as_ref();
+            let len = open.map_or(0, |open| open.len_at(self.made));
             if len < SPAN {
                 room = at_most(room, SPAN - len);
             } else if self.candidate.is_some() {
@@ -297,7 +306,7 @@ impl Recorder {
 
     /// Begins a span at the candidate if that is worth it.
     fn consider(&mut self, candidate: Candidate, start: u64) {
-        let len = self.open.as_ref().map(|open| start - open.span.out);
+        let len = self.open.as_ref().map(|open| open.len_at(start));
         match candidate {
             Candidate::Unit(at) if len.is_none_or(|len| len >= UNIT_MIN) => {
                 self.open(start, at, Kind::Unit);

@@ -3,14 +3,15 @@
 //! What it is for: a seek point into deflate needs the 32 KiB before it, but what
 //! follows refers to a tenth of them only. Must not know where windows are kept.
 
+use zstd::zstd_safe::{CCtx, compress_bound};
+
 use super::frames::DECODERS;
 use super::gzip::INFLATERS;
 use super::pool::Pool;
 use crate::layer::inflate::{Inflater, Stop, WINDOW};
-use zstd::zstd_safe::CCtx;
 
-/// Level of the packing: higher ones gain a few percent and take twice the time.
-const LEVEL: i32 = 1;
+/// Level of the packing: 1 makes maps 1 % larger, higher ones take longer for less.
+const LEVEL: i32 = 3;
 
 static PACKERS: Pool<CCtx<'static>> = Pool::new(CCtx::create, |_| true);
 
@@ -50,11 +51,10 @@ impl WindowJob {
         if let Some(sparse) = self.sparse() {
             self.window = sparse;
         }
-        let unused = self.window.iter().take_while(|&&byte| byte == 0).count();
-        let kept = &self.window[unused..];
+        let kept = &self.window;
         let mut bytes = Vec::new();
         if !kept.is_empty() {
-            bytes.reserve_exact(zstd::zstd_safe::compress_bound(kept.len()));
+            bytes.reserve_exact(compress_bound(kept.len()));
             let packed = PACKERS.lend().compress(&mut bytes, kept, LEVEL);
             packed.expect("because the buffer has room for the worst case");
         }
@@ -67,7 +67,8 @@ impl WindowJob {
         }
     }
 
-    /// The window with zeros for what is not referred to, if that could be found out.
+    /// The window from the first byte on that is referred to, with zeros for those
+    /// that are not; if that could be found out.
     ///
     /// What follows is decoded twice, with windows whose bytes say where they are:
     /// one the low, one the high halves of their positions. Where the two outputs
@@ -84,12 +85,16 @@ impl WindowJob {
         let low = self.decode(&mut inflater, &low)?;
         let high = self.decode(&mut inflater, &high)?;
         let mut sparse = vec![0; len];
+        // Not the first that is not zero: a reference to a zero reaches back too.
+        let mut first = len;
         for ((&low, &high), &real) in low.iter().zip(&high).zip(&self.output) {
             let at = usize::from(high) << 8 | usize::from(low);
             if self.window.get(at) == Some(&real) {
                 sparse[at] = real;
+                first = first.min(at);
             }
         }
+        sparse.drain(..first);
         (self.decode(&mut inflater, &sparse)? == self.output).then_some(sparse)
     }
 
@@ -187,6 +192,41 @@ mod tests {
         inflater
             .run(&input, &mut out, output.len(), Stop::Never)
             .unwrap();
+        assert_eq!(out, output);
+    }
+
+    #[test]
+    fn a_reference_to_a_zero_before_every_other_byte_referred_to_keeps_it() {
+        // The bug: a window was cut at its first byte that is not zero, though what
+        // followed referred to zeros before it, and so went too far back.
+        let noise: Vec<u8> = words(60_000).iter().map(|byte| byte | 1).collect();
+        let mut to = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(9));
+        to.write_all(&[0; 200]).unwrap();
+        to.write_all(&noise[..20_000]).unwrap();
+        to.flush().unwrap();
+        let at = to.get_ref().len();
+        // All zeros: nothing else of the window is referred to.
+        to.write_all(&[0; 200]).unwrap();
+        let packed = to.finish().unwrap();
+        let mut window = vec![0; 200];
+        window.extend_from_slice(&noise[..20_000]);
+        let (byte, input) = (packed[at - 1], packed[at..].to_vec());
+        let output = vec![0; 200];
+        let job = WindowJob {
+            at: 9,
+            window,
+            bits: 0,
+            byte,
+            input: Some(input.clone()),
+            output: output.clone(),
+        };
+        let packed = job.pack();
+        assert!(packed.len > 19_000, "the reference is missing");
+        let window = unpack(&packed.bytes, packed.len.into()).unwrap();
+        let mut inflater = Inflater::new();
+        inflater.resume(&window, 0, byte);
+        let mut out = Vec::with_capacity(200);
+        inflater.run(&input, &mut out, 200, Stop::Never).unwrap();
         assert_eq!(out, output);
     }
 
