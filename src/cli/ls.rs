@@ -139,7 +139,12 @@ impl Lister<'_> {
     fn entries(&self, opened: &Opened, dir: Ino) -> Result<Vec<Entry>, FsError> {
         let mut names = Vec::new();
         opened.union.list(dir, 0, &mut |listed| {
-            if self.args.all || !listed.name.starts_with(b".") {
+            let wanted = match listed.name {
+                // Programs know where they are.
+                b"." | b".." => self.args.all && !self.args.json,
+                name => self.args.all || !name.starts_with(b"."),
+            };
+            if wanted {
                 names.push((listed.name.to_vec(), listed.ino));
             }
             true

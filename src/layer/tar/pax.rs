@@ -9,7 +9,8 @@
 //! a later record of the same keyword wins, an empty value leaves the header's,
 //! and keywords are taken as they are (GNU tar writes `=` in the name of an
 //! extended attribute as `%3D`; nobody else undoes that).
-//! Unlike Go, an extended attribute may have an empty value.
+//! Extended attributes with an empty value are left out with the rest: a record
+//! without a value deletes (POSIX pax), and Docker and umoci read it so.
 
 use std::collections::HashMap;
 
@@ -148,6 +149,7 @@ impl Records {
                 last.get(name) == Some(&(at - 1))
             });
         }
+        all.retain(|(_, value)| !value.is_empty());
         let bytes: usize = all
             .iter()
             .map(|(name, value)| name.len() + value.len())
