@@ -20,13 +20,15 @@ use crate::view;
 /// Which table of names was read: it is replaced, never changed.
 type Version = (u64, i64, i64, u64);
 
+type Table = Arc<BTreeMap<String, ImageId>>;
+
 /// The catalogue of a store.
 #[derive(Debug)]
 pub struct StoreCatalogue {
     store: Store,
     caches: Caches,
     lease: Option<Lease>,
-    names: Mutex<Option<(Version, Arc<BTreeMap<String, ImageId>>)>>,
+    names: Mutex<Option<(Version, Table)>>,
 }
 
 impl StoreCatalogue {
@@ -41,7 +43,7 @@ impl StoreCatalogue {
         }
     }
 
-    fn table(&self) -> Result<Arc<BTreeMap<String, ImageId>>, String> {
+    fn table(&self) -> Result<Table, String> {
         let told = |error: StoreError| chain(&error);
         let version = fs::metadata(self.store.names_path()).map_or((0, 0, 0, 0), |meta| {
             (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())

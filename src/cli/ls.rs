@@ -105,10 +105,8 @@ impl Lister<'_> {
         let mut stack = vec![(path, opened.found.ino)];
         while let Some((path, ino)) = stack.pop() {
             let entries = self.entries(opened, ino)?;
-            if !self.args.json {
-                if let Err(failure) = self.heading(&path) {
-                    return Ok(Err(failure));
-                }
+            if let Err(failure) = self.heading(&path) {
+                return Ok(Err(failure));
             }
             if let Err(failure) = self.show(opened, &path, &entries)? {
                 return Ok(Err(failure));
@@ -124,7 +122,7 @@ impl Lister<'_> {
     }
 
     fn heading(&mut self, path: &[u8]) -> Result<(), Failure> {
-        if !self.headings {
+        if !self.headings || self.args.json {
             return Ok(());
         }
         let mut line = Vec::new();

@@ -4,9 +4,6 @@
 //! terminal. A verb's file has its `Args` (their comments are the help text) and
 //! `run`; the work itself belongs below.
 
-// Printing is what this module is for.
-#![expect(clippy::print_stdout, reason = "verbs print their results")]
-
 mod browse;
 mod cat;
 mod completions;

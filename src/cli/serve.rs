@@ -53,11 +53,13 @@ impl MountArgs {
     }
 
     fn parse_options(&self, of_image: bool) -> Result<MountOptions, Failure> {
-        let mut options = MountOptions::default();
         // As mount(8) has it for root: a rootfs whose `su` works. What many images
         // are shown in is for looking.
-        options.suid = of_image;
-        options.dev = of_image;
+        let mut options = MountOptions {
+            suid: of_image,
+            dev: of_image,
+            ..MountOptions::default()
+        };
         for list in &self.options {
             let added = options.add(list);
             added.map_err(|error| Failure::of(Exit::Usage, &error))?;

@@ -150,13 +150,13 @@ impl Contents {
             if self.map.random_access() {
                 self.map.decode(span, &*self.blob)
             } else {
-                self.from_expanded(span, range)
+                self.read_expanded(span, range)
             }
         })
     }
 
     /// A span of a layer that is only decoded as a whole.
-    fn from_expanded(&self, span: u32, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+    fn read_expanded(&self, span: u32, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
         let expanded = self.expanded()?;
         expanded.begin(&self.map, &self.blob);
         if let Err(error) = expanded.wait(range.end) {

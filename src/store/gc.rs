@@ -108,7 +108,7 @@ impl Store {
         for directory in ["layers-v1", "seek-v1", "blobs/sha256", "expanded-v1"] {
             let directory = self.root().join(directory);
             let mut names = list(&directory)?;
-            names.sort_by_key(|name| !Path::new(name).extension().is_some_and(|e| e == "json"));
+            names.sort_by_key(|name| Path::new(name).extension().is_none_or(|e| e != "json"));
             for name in names {
                 let path = directory.join(&name);
                 if !keep.contains(&path) {

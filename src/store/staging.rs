@@ -74,10 +74,10 @@ impl Staging {
         let mut directories = Vec::new();
         for staged in files {
             fs::rename(&staged.from, &staged.to).map_err(failed("rename", &staged.to))?;
-            if let Some(parent) = staged.to.parent() {
-                if !directories.contains(&parent) {
-                    directories.push(parent);
-                }
+            if let Some(parent) = staged.to.parent()
+                && !directories.contains(&parent)
+            {
+                directories.push(parent);
             }
         }
         directories.into_iter().try_for_each(sync_directory)
