@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         damaged => {
             let what = format!("{damaged} of {images} images' parts are damaged");
             Err(Failure::new(Exit::Damaged, what)
-                .hint("import those images again: what is damaged is replaced"))
+                .hint("lazyroot import --again FILE replaces what is damaged"))
         }
     }
 }

@@ -206,19 +206,21 @@ impl Store {
         staging: &Staging,
         record: &ImageRecord,
         names: &[Reference],
-        _lock: &StoreLock,
+        lock: &StoreLock,
     ) -> Result<(), StoreError> {
+        let mut all = self.names()?;
         let path = self.image_path(record.id);
         let text = serde_json::to_vec_pretty(record)
             .map_err(|error| failed("write", &path)(error.into()))?;
         let from = staging.write("image.json", &text)?;
-        staging.publish(&[Staged { from, to: path }])?;
+        let files = [Staged { from, to: path }];
+        staging.flush(&files)?;
+        staging.publish(&files, lock)?;
         if names.is_empty() {
             return Ok(());
         }
-        let mut all = self.names()?;
         all.extend(names.iter().map(|name| (name.clone(), record.id)));
-        self.write_names(&all, _lock)
+        self.write_names(&all, lock)
     }
 
     /// Replaces the table of names.

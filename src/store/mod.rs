@@ -109,7 +109,7 @@ impl StoreError {
             }
             Self::Ambiguous(..) => "more digits of the ID".into(),
             Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
-                "lazyroot verify names all that is damaged; import the image again to mend it"
+                "lazyroot verify names all that is damaged; lazyroot import --again FILE mends it"
                     .into()
             }
             Self::InUse(_) => {
