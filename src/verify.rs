@@ -13,6 +13,21 @@ use crate::layer::read::Index;
 use crate::layer::seek::SeekMap;
 use crate::store::{FileSource, Store, StoreError};
 
+/// Checks that every name stands for an image that is there.
+///
+/// # Errors
+/// The first damage.
+pub fn names(store: &Store) -> Result<(), StoreError> {
+    let ids = store.image_ids()?;
+    match store.names()?.iter().find(|(_, id)| !ids.contains(id)) {
+        None => Ok(()),
+        Some((name, id)) => Err(StoreError::Damaged {
+            path: store.names_path(),
+            what: format!("`{name}` stands for image {id}, which is not there"),
+        }),
+    }
+}
+
 /// Checks an image's record, config and manifest; returns its layers.
 ///
 /// # Errors
@@ -44,7 +59,7 @@ pub fn layer(store: &Store, diff: DiffId) -> Result<(), StoreError> {
             path: path.clone(),
             source,
         })?;
-    if (BlobId(found), len) != (record.blob, record.blob_size) {
+    if BlobId(found) != record.blob {
         return Err(StoreError::Damaged {
             path,
             what: format!("its digest is {found}"),
@@ -53,6 +68,12 @@ pub fn layer(store: &Store, diff: DiffId) -> Result<(), StoreError> {
 
     let map_path = store.map_path(record.blob);
     let map = SeekMap::open(Box::new(FileSource::open(map_path.clone())?), cache)?;
+    if (record.blob_size, record.tar_size) != (len, map.tar_len()) {
+        return Err(StoreError::Damaged {
+            path: store.layer_path(diff),
+            what: "it has other sizes than its blob and its map".to_owned(),
+        });
+    }
     let blob = FileSource::open(path)?;
     let mut hasher = Hasher::default();
     map.decode_all(&blob, &mut |_, bytes| {

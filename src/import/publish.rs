@@ -62,11 +62,16 @@ pub(super) fn publish(
     drop(lock);
     images
         .into_iter()
-        .map(|ready| publish_image(store, staging, ready))
+        .map(|ready| publish_image(store, staging, ready, options.again))
         .collect()
 }
 
-fn publish_image(store: &Store, staging: &Staging, ready: Ready) -> Result<Imported, ImportError> {
+fn publish_image(
+    store: &Store,
+    staging: &Staging,
+    ready: Ready,
+    again: bool,
+) -> Result<Imported, ImportError> {
     let id = ready.record.id;
     let mut files = Vec::new();
     let blobs = [
@@ -83,6 +88,9 @@ fn publish_image(store: &Store, staging: &Staging, ready: Ready) -> Result<Impor
     staging.flush(&files)?;
     let lock = store.lock()?;
     staging.publish(&files, &lock)?;
+    if again {
+        store.set_damaged_names_aside(&lock)?;
+    }
     store.publish_image(staging, &ready.record, &ready.names, &lock)?;
     drop(lock);
     Ok(Imported {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use super::staging::{Staged, Staging};
@@ -223,6 +224,19 @@ impl Store {
         self.write_names(&all, lock)
     }
 
+    /// Puts a damaged table of names aside, as `names.damaged` beside it, so that
+    /// a new one can begin. A sound one stays.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn set_damaged_names_aside(&self, _lock: &StoreLock) -> Result<(), StoreError> {
+        let Err(StoreError::Damaged { path, .. }) = self.names() else {
+            return Ok(());
+        };
+        let aside = path.with_extension("damaged");
+        fs::rename(&path, &aside).map_err(failed("rename", &aside))
+    }
+
     /// Replaces the table of names.
     ///
     /// # Errors
@@ -233,8 +247,11 @@ impl Store {
         let text = serde_json::to_vec_pretty(names)
             .map_err(|error| failed("write", &path)(error.into()))?;
         let staging = self.root().join("staging");
-        let mut new =
-            tempfile::NamedTempFile::new_in(&staging).map_err(failed("create", &staging))?;
+        // Whoever may read the store may read this; alone a temporary file is private.
+        let mut new = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(&staging)
+            .map_err(failed("create", &staging))?;
         io::Write::write_all(&mut new, &text)
             .and_then(|()| new.as_file().sync_data())
             .map_err(failed("write", &path))?;

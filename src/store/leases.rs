@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use super::{Store, StoreError, StoreLock, failed, read_small};
+use super::{Store, StoreError, StoreLock, failed, gone_is_fine, read_small};
 use crate::digest::DiffId;
 
 /// Pins of one process, until dropped.
@@ -97,14 +97,6 @@ impl Store {
             }
         }
         Ok(pins)
-    }
-}
-
-/// Nothing, where there is no such file any more.
-fn gone_is_fine<T>(outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-    match outcome {
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other.map(Some),
     }
 }
 

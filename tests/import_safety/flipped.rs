@@ -99,10 +99,13 @@ fn flip(part: &str, times: usize, found_always: bool) {
             let readable = finished.readable(&what);
             let verify = finished.bench.run(&["verify"]);
             match verify.code {
-                5 => assert!(
-                    [verify.text(), verify.err].concat().contains("store/"),
-                    "{what}: the file is named"
-                ),
+                5 => {
+                    let named = ["store/", "is not in the store"];
+                    let said = verify.text();
+                    assert!(named.iter().any(|text| said.contains(text)), "{what}: {said}");
+                }
+                // A store whose names were never written looks the same.
+                0 if what.ends_with("names.json removed") => {}
                 0 => assert!(readable && !found_always, "{what}: verify finds nothing"),
                 code => panic!("{what}: verify answers {code}: {}", verify.err),
             }

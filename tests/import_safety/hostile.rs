@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Instant;
 
+use flate2::write::GzEncoder;
 use tar::EntryType;
 
 use super::images::*;
@@ -34,12 +35,12 @@ fn members_that_would_leave_the_tree_are_refused_by_name() {
 fn links_that_lead_out_or_to_directories_are_refused() {
     for (target, word) in [
         ("../../etc/shadow", "shadow"),
-        ("", "without a target"),
+        ("", "no target"),
         ("etc", "directory"),
         (".", "directory"),
     ] {
         let tar = Tar::new().dir("etc/").link("etc/evil", target).end();
-        refused(&tar, &["etc/evil", "is refused", word], &[]);
+        refused(&tar, &["etc/evil", word], &[]);
     }
     // A symlink may say what it likes: it is only ever read.
     let bench = Bench::new();
@@ -78,7 +79,7 @@ fn a_hard_link_to_nowhere_is_refused_once_all_layers_are_known() {
     for files in [image("nowhere").docker(), image("nowhere").oci()] {
         let whole = archive(&files);
         let path = bench.write("image.tar", &whole);
-        let words = ["hard link `linked`", "`nowhere`", "try: "];
+        let words = ["hard link `/linked`", "`/nowhere`", "try: "];
         bench.refuses(1, &words, |bench| bench.import(&path, &[]));
         bench.refuses(1, &words, |bench| bench.pipe(&whole, &[]));
     }
@@ -149,9 +150,14 @@ fn bombs_are_refused_before_they_are_unpacked() {
     // A tar whose one file is 40 GiB of zeros, in little space.
     let zeros = vec![0; 8 << 20];
     let claim = Tar::new().claiming("zeros", EntryType::Regular, "", 40 << 30, b"");
-    for packing in [Packing::Gzip, Packing::Zstd] {
+    let mut best = GzEncoder::new(Vec::new(), flate2::Compression::best());
+    best.write_all(&zeros).unwrap();
+    for (packing, zeros) in [
+        (Packing::Gzip, best.finish().unwrap()),
+        (Packing::Zstd, Packing::Zstd.pack(&zeros)),
+    ] {
         let head = packing.pack(&claim.clone().open_end());
-        let whole = repeated(&head, &packing.pack(&zeros), 5 << 7);
+        let whole = repeated(&head, &zeros, 5 << 10);
         let bench = Bench::new();
         let path = bench.write("image.tar", &whole);
         let started = Instant::now();
@@ -183,7 +189,7 @@ fn a_stream_without_end_is_refused() {
     // `yes` and /dev/zero, through a pipe.
     let bench = Bench::new();
     for bytes in [&b"y\n"[..], &[0_u8]] {
-        bench.refuses(1, &["standard input"], |bench| {
+        bench.refuses(1, &["cannot import `-`"], |bench| {
             let mut child = bench
                 .command(&["import", "-"])
                 .stdin(Stdio::piped())

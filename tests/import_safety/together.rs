@@ -41,6 +41,9 @@ fn two_imports_of_one_image_at_once_both_succeed() {
 #[test]
 fn a_sweep_meanwhile_never_takes_a_layer_of_an_import() {
     let bench = Bench::new();
+    // There is a store before anything is swept.
+    bench.pipe(&shared("first:1", 39), &[]).ok();
+    bench.run(&["remove", "first:1"]).ok();
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
         let bench = &bench;

@@ -483,7 +483,7 @@ impl Bench {
     #[track_caller]
     pub(crate) fn refuses(&self, code: i32, words: &[&str], act: impl FnOnce(&Self) -> Ran) -> Ran {
         let before = self.files();
-        let images = self.run(&["images"]);
+        let images = self.run(&["images", "--quiet"]);
         let ran = act(self);
         assert_eq!(ran.code, code, "{}", ran.err);
         assert!(ran.err.starts_with("error: "), "{}", ran.err);
@@ -492,7 +492,7 @@ impl Bench {
         }
         assert_eq!(self.files(), before, "the store is as it was");
         let images = (images.code, images.text());
-        let now = self.run(&["images"]);
+        let now = self.run(&["images", "--quiet"]);
         assert_eq!((now.code, now.text()), images);
         ran
     }
