@@ -97,13 +97,17 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             progress: &progress,
             stop: &context.stop,
         };
-        let imported = open(path, &context.stop)
-            .and_then(|archive| import::import(&store, archive, &options));
+        let imported =
+            open(path, &context.stop).and_then(|archive| import::import(&store, archive, &options));
         progress.end();
         let imported = imported.map_err(|error| {
             // What gave up a silent pipe only knows that it could not be read.
             let stopped = context.stop.load(Ordering::Relaxed);
-            let error = if stopped { ImportError::Interrupted } else { error };
+            let error = if stopped {
+                ImportError::Interrupted
+            } else {
+                error
+            };
             let mut failure = Failure::from(error);
             if failure.exit != Exit::Interrupted {
                 failure.message =

@@ -18,12 +18,7 @@ fn accepted(tar: &[u8], name: &str, files: &[String]) {
         bench
     };
     let (gzip, zstd) = (Packing::Gzip.pack(tar), Packing::Zstd.pack(tar));
-    let benches = [
-        by_file(tar),
-        by_pipe(tar),
-        by_file(&gzip),
-        by_pipe(&zstd),
-    ];
+    let benches = [by_file(tar), by_pipe(tar), by_file(&gzip), by_pipe(&zstd)];
     for bench in benches {
         bench.run(&["verify"]).ok();
         let all: Vec<String> = files.iter().map(|file| format!("{name}:{file}")).collect();
@@ -37,7 +32,12 @@ fn archives_of_all_generations_are_accepted() {
     for packing in [Packing::Plain, Packing::Gzip, Packing::Zstd] {
         let image = Image::small("good:1", 1, packing);
         let files = [sound_files(1), sound_files(101)].concat();
-        for archived in [image.docker(), image.docker_25(), image.oci(), image.legacy()] {
+        for archived in [
+            image.docker(),
+            image.docker_25(),
+            image.oci(),
+            image.legacy(),
+        ] {
             accepted(&archive(&archived), "good:1", &files);
         }
     }
@@ -46,7 +46,12 @@ fn archives_of_all_generations_are_accepted() {
 #[test]
 fn any_order_of_members_is_accepted() {
     let image = Image::small("good:1", 1, Packing::Gzip);
-    for mut files in [image.docker(), image.docker_25(), image.oci(), image.legacy()] {
+    for mut files in [
+        image.docker(),
+        image.docker_25(),
+        image.oci(),
+        image.legacy(),
+    ] {
         files.reverse();
         accepted(&archive(&files), "good:1", &sound_files(1));
     }
@@ -81,7 +86,12 @@ fn links_in_the_place_of_layers_are_accepted() {
 fn an_image_may_have_one_layer_twice() {
     let layer = Layer::new(&sound_layer(1), Packing::Gzip);
     let image = Image::new("good:1", vec![layer.clone(), layer]);
-    for files in [image.docker(), image.oci(), image.docker_25(), image.legacy()] {
+    for files in [
+        image.docker(),
+        image.oci(),
+        image.docker_25(),
+        image.legacy(),
+    ] {
         accepted(&archive(&files), "good:1", &sound_files(1));
     }
     // Once packed this way and once that.

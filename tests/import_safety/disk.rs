@@ -43,7 +43,9 @@ impl Drop for Tmpfs {
 /// An image whose blobs take some megabytes.
 fn large(salt: u64) -> Vec<u8> {
     let layers = [0, 1].map(|n| {
-        let tar = Tar::new().file("large", &noise(10 * salt + n, 3 << 20)).end();
+        let tar = Tar::new()
+            .file("large", &noise(10 * salt + n, 3 << 20))
+            .end();
         Layer::new(&tar, Packing::Gzip)
     });
     archive(&Image::new("large:1", layers.to_vec()).docker())
@@ -128,7 +130,11 @@ fn a_store_of_another_user_can_be_read_and_not_written() {
     fs::copy(env!("CARGO_BIN_EXE_lazyroot"), &program).unwrap();
     let nobody = |args: &[&str]| {
         let mut command = Command::new(&program);
-        command.env_clear().env("HOME", &home).uid(65_534).gid(65_534);
+        command
+            .env_clear()
+            .env("HOME", &home)
+            .uid(65_534)
+            .gid(65_534);
         command.arg("--store").arg(&bench.store).args(args);
         Ran::of(command.output().unwrap())
     };

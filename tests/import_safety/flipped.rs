@@ -16,11 +16,7 @@ struct Finished {
 impl Finished {
     fn new() -> Self {
         let bench = Bench::new();
-        let layers = [
-            (1, Packing::Plain),
-            (2, Packing::Gzip),
-            (3, Packing::Zstd),
-        ];
+        let layers = [(1, Packing::Plain), (2, Packing::Gzip), (3, Packing::Zstd)];
         let layers = layers.map(|(salt, packing)| Layer::new(&sound_layer(salt), packing));
         let image = Image::new("flip:1", layers.to_vec());
         let archive = bench.write("image.tar", &archive(&image.docker_25()));
@@ -65,7 +61,13 @@ impl Finished {
         let ran = self.bench.import(&self.archive, &["--again"]);
         assert_eq!(ran.code, 0, "{what} is not mended: {}", ran.err);
         let ran = self.bench.run(&["verify"]);
-        assert_eq!(ran.code, 0, "{what} is not mended: {}{}", ran.text(), ran.err);
+        assert_eq!(
+            ran.code,
+            0,
+            "{what} is not mended: {}{}",
+            ran.text(),
+            ran.err
+        );
         assert!(self.readable(what), "{what} is not mended");
     }
 }
@@ -102,7 +104,10 @@ fn flip(part: &str, times: usize, found_always: bool) {
                 5 => {
                     let named = ["store/", "is not in the store"];
                     let said = verify.text();
-                    assert!(named.iter().any(|text| said.contains(text)), "{what}: {said}");
+                    assert!(
+                        named.iter().any(|text| said.contains(text)),
+                        "{what}: {said}"
+                    );
                 }
                 // A store whose names were never written looks the same.
                 0 if what.ends_with("names.json removed") => {}

@@ -25,8 +25,18 @@ fn refused(tar: &[u8], words: &[&str], more: &[&str]) {
 
 #[test]
 fn members_that_would_leave_the_tree_are_refused_by_name() {
-    for name in ["../evil", "a/../../evil", "a/..", "/etc/evil", ".wh..", ".wh.."] {
-        let tar = Tar::new().file("etc/good", b"good").file(name, b"evil").end();
+    for name in [
+        "../evil",
+        "a/../../evil",
+        "a/..",
+        "/etc/evil",
+        ".wh..",
+        ".wh..",
+    ] {
+        let tar = Tar::new()
+            .file("etc/good", b"good")
+            .file(name, b"evil")
+            .end();
         refused(&tar, &["is refused", name.trim_start_matches('/')], &[]);
     }
 }
@@ -54,7 +64,10 @@ fn links_that_lead_out_or_to_directories_are_refused() {
 fn members_below_a_symlink_stay_in_the_image() {
     // Unpacked without care, `out/evil` would be written to /tmp.
     let bench = Bench::new();
-    let tar = Tar::new().symlink("out", "/tmp").file("out/evil", b"evil").end();
+    let tar = Tar::new()
+        .symlink("out", "/tmp")
+        .file("out/evil", b"evil")
+        .end();
     let image = Image::new("below:1", vec![Layer::new(&tar, Packing::Gzip)]);
     let ran = bench.pipe(&archive(&image.docker()), &[]);
     match ran.code {
@@ -102,18 +115,26 @@ fn a_claimed_size_is_not_believed() {
         for (name, bytes) in Image::small("huge:1", 1, Packing::Gzip).docker() {
             tar = tar.file(&name, &bytes);
         }
-        let tar = tar.claiming("huge", EntryType::Regular, "", size, b"x").open_end();
+        let tar = tar
+            .claiming("huge", EntryType::Regular, "", size, b"x")
+            .open_end();
         let path = bench.write("image.tar", &tar);
         bench.refuses(1, &["image.tar"], |bench| bench.import(&path, &[]));
         bench.refuses(1, &["cannot"], |bench| bench.pipe(&tar, &[]));
     }
     // Long names and pax headers are members too.
-    for kind in [EntryType::GNULongName, EntryType::XHeader, EntryType::XGlobalHeader] {
+    for kind in [
+        EntryType::GNULongName,
+        EntryType::XHeader,
+        EntryType::XGlobalHeader,
+    ] {
         for size in [1 << 62, 1 << 30] {
             let tar = Tar::new().claiming("huge", kind, "", size, &[b'x'; 2 << 20]);
             refused(&tar.open_end(), &[], &[]);
             let tar = Tar::new().file("a", b"a");
-            let tar = tar.claiming("huge", kind, "", size, &[b'x'; 2 << 20]).open_end();
+            let tar = tar
+                .claiming("huge", kind, "", size, &[b'x'; 2 << 20])
+                .open_end();
             let path = bench.write("image.tar", &tar);
             bench.refuses(1, &[], |bench| bench.import(&path, &[]));
             bench.refuses(1, &[], |bench| bench.pipe(&tar, &[]));
@@ -125,7 +146,11 @@ fn a_claimed_size_is_not_believed() {
 fn too_many_members_are_refused_by_the_limits_name() {
     let many = (0..1001).fold(Tar::new(), |tar, n| tar.file(&format!("f{n}"), b""));
     let many = many.end();
-    refused(&many, &["`entries`", "1000", "--limit"], &["--limit", "entries=1000"]);
+    refused(
+        &many,
+        &["`entries`", "1000", "--limit"],
+        &["--limit", "entries=1000"],
+    );
     let bench = Bench::new();
     let image = Image::new("many:1", vec![Layer::new(&many, Packing::Gzip)]);
     let more = ["--limit", "entries=1001"];
@@ -135,7 +160,11 @@ fn too_many_members_are_refused_by_the_limits_name() {
 #[test]
 fn a_layer_that_unpacks_to_too_much_is_refused_by_the_limits_name() {
     let tar = Tar::new().file("zeros", &vec![0; 3 << 20]).end();
-    refused(&tar, &["`unpacked`", "--limit"], &["--limit", "unpacked=1M"]);
+    refused(
+        &tar,
+        &["`unpacked`", "--limit"],
+        &["--limit", "unpacked=1M"],
+    );
 }
 
 /// An archive with one layer: `head` once, then `again` so many times.
@@ -180,7 +209,9 @@ fn more_members_than_four_million_are_refused_by_default() {
     let bench = Bench::new();
     let started = Instant::now();
     let words = ["`entries`", "4194304"];
-    bench.refuses(1, &words, |bench| bench.pipe(&whole, &["--limit", "ratio=1000000"]));
+    bench.refuses(1, &words, |bench| {
+        bench.pipe(&whole, &["--limit", "ratio=1000000"])
+    });
     println!("4 194 305 members: {:?}", started.elapsed());
 }
 

@@ -46,7 +46,9 @@ impl Waiting {
 
 fn image() -> Vec<u8> {
     let layers = [1_u64, 2, 3].map(|seed| {
-        let tar = Tar::new().file(&format!("f{seed}"), &noise(seed, 300_000)).end();
+        let tar = Tar::new()
+            .file(&format!("f{seed}"), &noise(seed, 300_000))
+            .end();
         Layer::new(&tar, Packing::Gzip)
     });
     archive(&Image::new("slow:1", layers.to_vec()).docker())
@@ -62,7 +64,11 @@ fn moments(len: usize) -> Vec<usize> {
 
 fn nothing_but_names(bench: &Bench) {
     let names = bench.store.join("images-v1/names.json");
-    let left: Vec<_> = bench.files().into_keys().filter(|path| *path != names).collect();
+    let left: Vec<_> = bench
+        .files()
+        .into_keys()
+        .filter(|path| *path != names)
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -75,7 +81,11 @@ fn ctrl_c_ends_an_import_in_order_even_of_a_silent_pipe() {
             let ran = Waiting::fed(&bench, &bytes[..at]).end(signal);
             assert_eq!(ran.code, 130, "after {at} bytes: {}", ran.err);
             assert!(ran.err.contains("interrupted"), "{}", ran.err);
-            assert!(bench.files().is_empty(), "after {at} bytes: {:?}", bench.files());
+            assert!(
+                bench.files().is_empty(),
+                "after {at} bytes: {:?}",
+                bench.files()
+            );
             assert_eq!(bench.run(&["images"]).code, 0);
         }
     }
@@ -88,7 +98,11 @@ fn kill_9_leaves_nothing_that_the_next_does_not_sweep() {
         let bench = Bench::new();
         let ran = Waiting::fed(&bench, &bytes[..at]).end(Signal::KILL);
         assert_eq!(ran.code, 137);
-        assert_eq!(bench.run(&["images", "-q"]).text(), "", "no image half there");
+        assert_eq!(
+            bench.run(&["images", "-q"]).text(),
+            "",
+            "no image half there"
+        );
         if number % 2 == 0 {
             // The store may not be there at all yet.
             let swept = bench.run(&["gc"]);
@@ -97,7 +111,12 @@ fn kill_9_leaves_nothing_that_the_next_does_not_sweep() {
         }
         bench.pipe(&bytes, &[]).ok();
         bench.run(&["verify"]).ok();
-        assert!(!bench.files().keys().any(|path| path.starts_with(bench.store.join("staging"))));
+        assert!(
+            !bench
+                .files()
+                .keys()
+                .any(|path| path.starts_with(bench.store.join("staging")))
+        );
         bench.run(&["remove", "slow:1"]).ok();
         nothing_but_names(&bench);
     }

@@ -86,14 +86,24 @@ fn a_descriptor_with_another_size_is_refused() {
         refused(&image.oci_with(AS_IS, &change), &[&name, "bytes", "try: "]);
     }
     let change = |manifest: &mut serde_json::Value| manifest["config"]["size"] = json!(7);
-    refused(&image.oci_with(AS_IS, &change), &["should have 7 bytes", "try: "]);
+    refused(
+        &image.oci_with(AS_IS, &change),
+        &["should have 7 bytes", "try: "],
+    );
 }
 
 #[test]
 fn an_image_whose_layer_is_missing_is_refused() {
     let image = Image::small("bad:1", 1, Packing::Gzip);
-    for mut files in [image.docker(), image.oci(), image.docker_25(), image.legacy()] {
-        let at = files.iter().rposition(|(_, bytes)| *bytes == image.layers[0].packed);
+    for mut files in [
+        image.docker(),
+        image.oci(),
+        image.docker_25(),
+        image.legacy(),
+    ] {
+        let at = files
+            .iter()
+            .rposition(|(_, bytes)| *bytes == image.layers[0].packed);
         let (name, _) = files.remove(at.unwrap());
         refused(&files, &[&name, "try: "]);
     }
@@ -139,7 +149,9 @@ fn names_that_lead_out_of_the_archive_are_refused() {
         }
     }
     let mut files = image.legacy();
-    edit_json(&mut files, "repositories", |said| said["bad"]["1"] = json!("../../etc"));
+    edit_json(&mut files, "repositories", |said| {
+        said["bad"]["1"] = json!("../../etc")
+    });
     refused(&files, &["`repositories`", "points outside the archive"]);
 }
 
@@ -215,12 +227,16 @@ fn what_is_no_archive_is_refused_by_what_it_seems_to_be() {
         (vec![0; 100], ""),
     ] {
         let path = bench.write("thing", &bytes);
-        bench.refuses(1, &["cannot import", word], |bench| bench.import(&path, &[]));
+        bench.refuses(1, &["cannot import", word], |bench| {
+            bench.import(&path, &[])
+        });
         bench.refuses(1, &["cannot import", word], |bench| bench.pipe(&bytes, &[]));
     }
     let directory = bench.path("directory");
     std::fs::create_dir(&directory).unwrap();
-    bench.refuses(1, &["no image", "try: "], |bench| bench.import(&directory, &[]));
+    bench.refuses(1, &["no image", "try: "], |bench| {
+        bench.import(&directory, &[])
+    });
     let nothing = bench.path("nothing");
     bench.refuses(1, &["cannot open", "nothing", "No such file"], |bench| {
         bench.import(&nothing, &[])
@@ -247,26 +263,40 @@ fn compression_that_is_not_known_is_named() {
 
 #[test]
 fn a_layer_that_is_no_tar_is_refused() {
-    for bytes in [b"just text".repeat(100), noise(8, 3000), b"{\"a\":1}".to_vec()] {
+    for bytes in [
+        b"just text".repeat(100),
+        noise(8, 3000),
+        b"{\"a\":1}".to_vec(),
+    ] {
         let image = Image::new("bad:1", vec![Layer::raw(bytes)]);
         let bench = bench();
         let tar = archive(&image.docker());
         let path = bench.write("image.tar", &tar);
-        bench.refuses(1, &["layer.tar", "neither a tar"], |bench| bench.import(&path, &[]));
+        bench.refuses(1, &["layer.tar", "neither a tar"], |bench| {
+            bench.import(&path, &[])
+        });
         bench.refuses(1, &["layer.tar"], |bench| bench.pipe(&tar, &[]));
     }
     let packed = Layer::new(&b"text, packed\n".repeat(100), Packing::Gzip);
-    refused(&Image::new("bad:1", vec![packed]).oci(), &["layer `", "try: "]);
+    refused(
+        &Image::new("bad:1", vec![packed]).oci(),
+        &["layer `", "try: "],
+    );
 }
 
 #[test]
 fn a_platform_that_is_not_there_is_refused_with_those_that_are() {
     let bench = bench();
-    let path = bench.write("image.tar", &archive(&Image::small("bad:1", 1, Packing::Gzip).oci()));
+    let path = bench.write(
+        "image.tar",
+        &archive(&Image::small("bad:1", 1, Packing::Gzip).oci()),
+    );
     let mut ran = None;
-    bench.refuses(1, &["linux/s390x", "linux/amd64", "try: `--platform"], |bench| {
-        bench.import(&path, &["--platform", "linux/s390x"])
-    });
+    bench.refuses(
+        1,
+        &["linux/s390x", "linux/amd64", "try: `--platform"],
+        |bench| bench.import(&path, &["--platform", "linux/s390x"]),
+    );
     ran.get_or_insert(bench.import(&path, &["--name", "BAD NAME"]));
     assert_eq!(ran.unwrap().code, 2);
 }

@@ -33,8 +33,15 @@ fn two_imports_of_one_image_at_once_both_succeed() {
         let images = bench.run(&["images", "-q"]).ok().text();
         assert_eq!(images.lines().count(), 1, "{images}");
         let names: Vec<_> = bench.files().into_keys().collect();
-        let left = |name: &str| names.iter().any(|path| path.starts_with(bench.store.join(name)));
-        assert!(!left("staging") && !left("leases") && !left("trash"), "{names:?}");
+        let left = |name: &str| {
+            names
+                .iter()
+                .any(|path| path.starts_with(bench.store.join(name)))
+        };
+        assert!(
+            !left("staging") && !left("leases") && !left("trash"),
+            "{names:?}"
+        );
     }
 }
 

@@ -44,7 +44,11 @@ fn cuts(whole: &[u8], needed: usize) {
     for cut in at.into_iter().filter(|cut| *cut < needed) {
         let error = take(&bench, &whole[..cut]).expect_err("it is not whole");
         assert!(!error.to_string().is_empty());
-        assert!(bench.files().is_empty(), "cut at {cut}: {:?}", bench.files());
+        assert!(
+            bench.files().is_empty(),
+            "cut at {cut}: {:?}",
+            bench.files()
+        );
     }
     take(&bench, whole).expect("the whole is sound");
 }

@@ -197,10 +197,7 @@ impl Image {
     /// Two layers with a few files, told apart by `salt`.
     pub(crate) fn small(name: &str, salt: u8, packing: Packing) -> Self {
         let layers = [sound_layer(salt), sound_layer(salt + 100)];
-        Self::new(
-            name,
-            layers.map(|tar| Layer::new(&tar, packing)).to_vec(),
-        )
+        Self::new(name, layers.map(|tar| Layer::new(&tar, packing)).to_vec())
     }
 
     pub(crate) fn config(&self) -> Value {
@@ -224,9 +221,11 @@ impl Image {
             files.push((name.clone(), layer.packed.clone()));
             names.push(name);
         }
-        let manifest =
-            json!([{ "Config": config_file, "RepoTags": [self.name], "Layers": names }]);
-        files.push(("manifest.json".into(), serde_json::to_vec(&manifest).unwrap()));
+        let manifest = json!([{ "Config": config_file, "RepoTags": [self.name], "Layers": names }]);
+        files.push((
+            "manifest.json".into(),
+            serde_json::to_vec(&manifest).unwrap(),
+        ));
         files
     }
 
@@ -310,7 +309,10 @@ impl Image {
         let layers: Vec<String> = self.layers.iter().map(|l| blob(&l.packed)).collect();
         let manifest =
             json!([{ "Config": blob(&config), "RepoTags": [self.name], "Layers": layers }]);
-        files.push(("manifest.json".into(), serde_json::to_vec(&manifest).unwrap()));
+        files.push((
+            "manifest.json".into(),
+            serde_json::to_vec(&manifest).unwrap(),
+        ));
         files
     }
 }
