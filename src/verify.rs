@@ -18,8 +18,13 @@ use crate::store::{FileSource, Store, StoreError};
 /// # Errors
 /// The first damage.
 pub fn names(store: &Store) -> Result<(), StoreError> {
+    // An image comes before its names and goes after them, so a name of before
+    // and after that has no image in between is nobody's work in progress.
+    let before = store.names()?;
     let ids = store.image_ids()?;
-    match store.names()?.iter().find(|(_, id)| !ids.contains(id)) {
+    let after = store.names()?;
+    let lost = |(name, id): &(_, _)| !ids.contains(id) && after.get(*name) == Some(*id);
+    match before.iter().find(lost) {
         None => Ok(()),
         Some((name, id)) => Err(StoreError::Damaged {
             path: store.names_path(),

@@ -10,7 +10,8 @@
 //! * `stream`: a compressed tar or a pipe. `scanned`: what is kept of it, so that
 //!   [`crate::image::find`] works when it has passed.
 //! * `names`: the names of members, and where links among them lead.
-//! * `pipe`: a descriptor that may keep its reader waiting. `gate`: bounds what headers may make the tar reader read.
+//! * `pipe`: a descriptor that may keep its reader waiting.
+//! * `gate`: bounds what headers may make the tar reader read.
 
 mod dir;
 mod gate;

@@ -109,8 +109,9 @@ fn flip(part: &str, times: usize, found_always: bool) {
                         "{what}: {said}"
                     );
                 }
-                // A store whose names were never written looks the same.
-                0 if what.ends_with("names.json removed") => {}
+                // Another name is a name too, and a store may have none: then the
+                // image is not found, and its ID still leads to it.
+                0 if what.contains("names.json") => {}
                 0 => assert!(readable && !found_always, "{what}: verify finds nothing"),
                 code => panic!("{what}: verify answers {code}: {}", verify.err),
             }
