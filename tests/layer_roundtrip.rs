@@ -2,6 +2,8 @@
 //! model, and the golden index, whose bytes never change. `PROPTEST_CASES` says how
 //! many layers are tried (six times that).
 
+#![expect(clippy::unwrap_used, reason = "all of this is a test")]
+
 mod layer_support;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,6 @@
     clippy::allow_attributes,
     reason = "each test file uses its part"
 )]
-#![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
 use std::fmt::Debug;
 
