@@ -232,9 +232,19 @@ mod tests {
 
     #[test]
     fn what_is_no_digest_is_refused_by_name() {
-        for text in ["", "sha256", "sha256:", "sha256:00", &EMPTY.to_uppercase(), "sha256:../../x"] {
+        for text in [
+            "",
+            "sha256",
+            "sha256:",
+            "sha256:00",
+            &EMPTY.to_uppercase(),
+            "sha256:../../x",
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
-        assert_eq!("md5:00".parse::<Digest>(), Err(DigestError::Algorithm("md5".into())));
+        assert_eq!(
+            "md5:00".parse::<Digest>(),
+            Err(DigestError::Algorithm("md5".into()))
+        );
     }
 }

@@ -1,1 +1,213 @@
-//! STUB: an image's layers into the store.
+//! An image's layers into the store.
+//!
+//! What it is for: one streaming pass over each layer that the store does not
+//! have: blob digest, diff ID, index, digests of files, seek points; then all is
+//! published at once, the image's name last. May assume images as `image` found
+//! them and files as `archive` reads them. Must not know terminals.
+//!
+//! One layer takes three threads (see [`layer`]); several layers of one archive
+//! go in pairs, so that two cores are busy whatever the shape of the image.
+
+mod layer;
+mod publish;
+mod seekable;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use crate::archive::{Archive, ArchiveError};
+use crate::digest::{DiffId, ImageId};
+use crate::image::{FoundImage, ImageError, Want};
+use crate::layer::{Limits, ReadError};
+use crate::reference::Reference;
+use crate::store::layers::StagedLayer;
+use crate::store::staging::Staging;
+use crate::store::{Store, StoreError};
+use crate::tree_path::TreePath;
+use crate::union::FsError;
+
+pub use layer::LayerError;
+
+/// Who wants to know how far an import is. All methods may be called by several threads.
+pub trait Progress: Send + Sync {
+    /// A layer begins; its compressed length in bytes, where that is known.
+    fn layer(&self, _name: &str, _len: Option<u64>) {}
+    /// So many more compressed bytes are done.
+    fn advance(&self, _bytes: u64) {}
+    /// A layer is complete, or was in the store already (`kept`).
+    fn layer_done(&self, _name: &str, _kept: bool) {}
+}
+
+/// What whoever imports can say.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// Names instead of those in the archive.
+    pub names: &'a [Reference],
+    /// Which image of a multi-platform index.
+    pub want: &'a Want,
+    /// Read layers again that the store has.
+    pub again: bool,
+    /// What a hostile layer may cost.
+    pub limits: Limits,
+    /// Seconds since 1970.
+    pub now: u64,
+    /// Told how far it is.
+    pub progress: &'a dyn Progress,
+    /// Set from elsewhere: stop soon, leave nothing behind.
+    pub stop: &'a AtomicBool,
+}
+
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One image that is in the store now.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Imported {
+    /// Its ID.
+    pub id: ImageId,
+    /// Names it was given.
+    pub names: Vec<Reference>,
+    /// Its layers.
+    pub layers: usize,
+    /// How many of them the store had.
+    pub layers_kept: usize,
+}
+
+/// Why nothing was imported. The store is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The archive cannot be read, or is none.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// There is no sound image in it.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// One of its layers cannot be taken.
+    #[error("layer `{layer}`")]
+    Layer {
+        /// The layer's file in the archive.
+        layer: String,
+        /// Why.
+        source: LayerError,
+    },
+    /// A layer that the image names is not in the archive.
+    #[error("layer `{0}` is not in the archive")]
+    MissingLayer(String),
+    /// A hard link whose target no layer has.
+    #[error("the hard link `{link}` leads to `{target}`, which no layer has")]
+    Dangling {
+        /// The link.
+        link: TreePath,
+        /// What is missing.
+        target: TreePath,
+    },
+    /// The layers that were read make no tree.
+    #[error("the layers cannot be put together")]
+    Tree(#[source] FsError),
+    /// `--name` with several images.
+    #[error("the archive has {0} images; a name can be given to one only")]
+    OneName(usize),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Somebody asked to stop.
+    #[error("interrupted; the store is as it was")]
+    Interrupted,
+}
+
+impl ImportError {
+    /// What to try.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Archive(error) => error.hint(),
+            Self::Image(error) => error.hint(),
+            Self::Layer { source, .. } => source.hint().map(str::to_owned),
+            Self::MissingLayer(_) | Self::Dangling { .. } => {
+                Some("save or download the image again, whole".to_owned())
+            }
+            Self::OneName(_) => Some("import without --name, then lazyroot tag".to_owned()),
+            Self::Store(error) => error.hint(),
+            Self::Tree(_) | Self::Interrupted => None,
+        }
+    }
+
+    fn layer(layer: &str, source: LayerError) -> Self {
+        match source {
+            LayerError::Interrupted => Self::Interrupted,
+            source => Self::Layer {
+                layer: layer.to_owned(),
+                source,
+            },
+        }
+    }
+}
+
+impl From<ReadError> for ImportError {
+    fn from(error: ReadError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// What one import works with.
+struct Context<'a> {
+    staging: &'a Staging,
+    limits: Limits,
+    progress: &'a dyn Progress,
+    stop: &'a AtomicBool,
+}
+
+/// A layer of the images that are being imported.
+#[derive(Debug)]
+enum Got {
+    /// Made now, waiting in the staging directory.
+    Staged(StagedLayer),
+    /// In the store already.
+    Kept(DiffId),
+}
+
+impl Got {
+    fn diff(&self) -> DiffId {
+        match self {
+            Self::Staged(layer) => layer.record.diff,
+            Self::Kept(diff) => *diff,
+        }
+    }
+}
+
+/// Layers by their file in the archive.
+type Layers = BTreeMap<String, Got>;
+
+/// Imports all images of an archive or directory.
+///
+/// # Errors
+/// See [`ImportError`]; the store is then as it was.
+pub fn import(
+    store: &Store,
+    archive: Archive,
+    options: &Options<'_>,
+) -> Result<Vec<Imported>, ImportError> {
+    match archive {
+        Archive::Stored(files) => seekable::import(store, &files, options),
+        Archive::Stream(archive) => stream::import(store, archive, options),
+    }
+}
+
+/// The names that an image gets.
+fn names(
+    found: &FoundImage,
+    images: usize,
+    options: &Options<'_>,
+) -> Result<Vec<Reference>, ImportError> {
+    match options.names {
+        [] => Ok(found.names.clone()),
+        _ if images > 1 => Err(ImportError::OneName(images)),
+        names => Ok(names.to_vec()),
+    }
+}

@@ -17,6 +17,8 @@
 //! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
 //! | 3 movers | [`import`] | an image's layers into the store |
 //! | | [`fuse`] | a tree shown through FUSE; the only home of the crate `fuser` |
+//! | | [`verify`] | reading all of an image again, to find damage |
+//! | | [`view`] | a stored image as one tree |
 //! | 4 backends | [`backend`] | ways to get a rootfs: a FUSE server in the background |
 //! | 6 people | [`cli`] | one file per verb |
 //!
@@ -37,3 +39,5 @@ pub mod reference;
 pub mod store;
 pub mod tree_path;
 pub mod union;
+pub mod verify;
+pub mod view;

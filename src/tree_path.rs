@@ -167,13 +167,25 @@ mod tests {
 
     #[test]
     fn a_path_is_cleaned_but_never_leaves_the_tree() {
-        for (given, clean) in [("", ""), (".", ""), ("/", ""), ("./a//b/", "a/b"), ("/a/./b", "a/b")] {
-            assert_eq!(TreePath::parse(given.as_bytes()).unwrap().as_bytes(), clean.as_bytes());
+        for (given, clean) in [
+            ("", ""),
+            (".", ""),
+            ("/", ""),
+            ("./a//b/", "a/b"),
+            ("/a/./b", "a/b"),
+        ] {
+            assert_eq!(
+                TreePath::parse(given.as_bytes()).unwrap().as_bytes(),
+                clean.as_bytes()
+            );
         }
         assert_eq!(TreePath::parse(b"a/../b"), Err(PathError::DotDot));
         assert_eq!(TreePath::parse(b"a/\0"), Err(PathError::Nul));
         assert_eq!(TreePath::parse(&[b'n'; 256]), Err(PathError::NameTooLong));
-        assert_eq!(TreePath::parse(&b"a/".repeat(5000)), Err(PathError::TooLong));
+        assert_eq!(
+            TreePath::parse(&b"a/".repeat(5000)),
+            Err(PathError::TooLong)
+        );
         assert_eq!(TreePath::parse_relative(b"/a"), Err(PathError::Absolute));
     }
 

@@ -100,6 +100,9 @@ impl Model {
             self.entries.retain(|p, _| !below(p));
             self.whiteouts.retain(|p| !below(p));
             self.opaque.retain(|p| !p.starts_with(path));
+        } else if self.entries.contains_key(path) {
+            // It removed what lower layers have, and that does not come back.
+            self.whiteouts.insert(path.clone());
         }
         self.entries.insert(path.clone(), entry);
     }
@@ -370,11 +373,10 @@ fn node(
     }
     directory(index, model, row, path);
     let dir = node.dir.unwrap();
-    assert_eq!(dir.implied, made.is_none());
-    assert_eq!(
-        dir.opaque,
-        model.opaque.contains(path) || model.whiteouts.contains(path)
-    );
+    // A whiteout with members below its name makes the directory anew.
+    let hidden = model.whiteouts.contains(path);
+    assert_eq!(dir.implied, made.is_none() && !hidden);
+    assert_eq!(dir.opaque, model.opaque.contains(path) || hidden);
     assert_eq!(dir.entries as usize, model.listed(path).len());
     let above = if path.is_empty() {
         Row::ROOT

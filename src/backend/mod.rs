@@ -1,1 +1,10 @@
-//! STUB: ways to get a rootfs.
+//! Ways to get a rootfs.
+//!
+//! What it is for: starting what shows a tree, and knowing when it can be used.
+//! Must not know what a container is.
+//!
+//! * [`fuse`]: our own program in the background, serving one FUSE mount.
+//! * [`catalogue`]: the store's images by name, for a mount that shows them all.
+
+pub mod catalogue;
+pub mod fuse;

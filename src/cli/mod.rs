@@ -1,7 +1,283 @@
-//! STUB: talking to people.
+//! Talking to people: one file per verb.
+//!
+//! What it is for: the only place that reads arguments, environment, clock and
+//! terminal. A verb's file has its `Args` (their comments are the help text) and
+//! `run`; the work itself belongs below.
 
-/// Runs the command line.
+mod browse;
+mod cat;
+mod completions;
+mod doctor;
+mod du;
+mod gc;
+mod images;
+mod import;
+mod inspect;
+mod logging;
+mod ls;
+mod man;
+mod mount;
+mod progress;
+mod remove;
+mod report;
+mod serve;
+mod tag;
+mod target;
+mod umount;
+mod verify;
+
+use std::env;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::store::{Store, StoreError};
+use report::{Exit, Failure};
+
+/// Container root file systems from unmodified images, mounted without unpacking.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lazyroot",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    /// The store that images are kept in.
+    ///
+    /// Default: /var/lib/lazyroot/store for root, $XDG_DATA_HOME/lazyroot/store
+    /// (~/.local/share/lazyroot/store) for others.
+    #[arg(long, global = true, env = "LAZYROOT_STORE", value_name = "DIR")]
+    store: Option<PathBuf>,
+
+    /// Bytes that uncompressed copies of layers may take on disk (layers that are
+    /// one zstd frame are uncompressed once when something in them is first read).
+    #[arg(long, global = true, env = "LAZYROOT_CACHE_SIZE", value_name = "BYTES", default_value = "20G", value_parser = parse_size)]
+    cache_size: u64,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Import(import::Args),
+    Images(images::Args),
+    Inspect(inspect::Args),
+    Ls(ls::Args),
+    Cat(cat::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Browse(browse::Args),
+    Tag(tag::Args),
+    Remove(remove::Args),
+    Gc(gc::Args),
+    Verify(verify::Args),
+    Du(du::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    #[command(hide = true)]
+    Serve(serve::Args),
+}
+
+/// What all verbs share, resolved once from arguments and environment.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The store's directory.
+    store: PathBuf,
+    /// This user's own cache.
+    cache: PathBuf,
+    /// Bytes that expanded layers may take.
+    cache_size: u64,
+    /// Set by SIGINT and SIGTERM.
+    stop: Arc<AtomicBool>,
+}
+
+impl Context {
+    fn resolve(cli: &Cli) -> Result<Self, Failure> {
+        let home = |variable: &str, below: &str| {
+            let set = env::var_os(variable)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute());
+            set.or_else(|| Some(env::home_dir()?.join(below)))
+        };
+        let nowhere = || {
+            Failure::new(Exit::Usage, "neither HOME nor XDG_DATA_HOME is set")
+                .hint("name the store with --store DIR")
+        };
+        let root = rustix::process::geteuid().is_root();
+        let store = match &cli.store {
+            Some(store) => std::path::absolute(store)?,
+            None if root => PathBuf::from("/var/lib/lazyroot/store"),
+            None => home("XDG_DATA_HOME", ".local/share")
+                .ok_or_else(nowhere)?
+                .join("lazyroot/store"),
+        };
+        let cache = match root {
+            true => PathBuf::from("/var/cache/lazyroot"),
+            false => home("XDG_CACHE_HOME", ".cache")
+                .ok_or_else(nowhere)?
+                .join("lazyroot"),
+        };
+        Ok(Self {
+            store,
+            cache,
+            cache_size: cli.cache_size,
+            stop: Arc::default(),
+        })
+    }
+
+    /// The store, to read from.
+    fn open(&self) -> Result<Store, StoreError> {
+        Store::open(&self.store, &self.cache, self.cache_size)
+    }
+
+    /// The store, to write to; made where there is none.
+    fn create(&self) -> Result<Store, StoreError> {
+        Store::create(&self.store, self.cache_size)
+    }
+}
+
+/// Parses the command line, runs the verb, prints what went wrong.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match Context::resolve(&cli).and_then(|context| run(cli.verb, &context)) {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
+    match verb {
+        Verb::Import(args) => import::run(&args, context),
+        Verb::Images(args) => images::run(&args, context),
+        Verb::Inspect(args) => inspect::run(&args, context),
+        Verb::Ls(args) => ls::run(&args, context),
+        Verb::Cat(args) => cat::run(&args, context),
+        Verb::Mount(args) => mount::run(&args, context),
+        Verb::Umount(args) => umount::run(&args),
+        Verb::Browse(args) => browse::run(&args, context),
+        Verb::Tag(args) => tag::run(&args, context),
+        Verb::Remove(args) => remove::run(&args, context),
+        Verb::Gc(args) => gc::run(&args, context),
+        Verb::Verify(args) => verify::run(&args, context),
+        Verb::Du(args) => du::run(&args, context),
+        Verb::Doctor(args) => doctor::run(&args, context),
+        Verb::Completions(args) => completions::run(&args, Cli::command()),
+        Verb::Man(args) => man::run(&args, Cli::command()),
+        Verb::Serve(args) => serve::run(&args, context),
+    }
+}
+
+/// A number of bytes: `4096`, `64M`, `20G`, `1T` (powers of 1024).
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KIB" => 10,
+        "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
+        "T" | "TIB" => 40,
+        other => return Err(format!("`{other}` is not a unit (K, M, G, T)")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number of bytes"))?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("`{text}` is too large"))
+}
+
+/// Bytes for people: `1.5 GiB`.
+fn human(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut value = bytes as f64;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is no error.
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Prints a value as JSON.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut text =
+        serde_json::to_vec_pretty(value).map_err(|error| Failure::of(Exit::Failed, &error))?;
+    text.push(b'\n');
+    print(&text)
+}
+
+/// A date and time in UTC, `2026-01-31 23:59`.
+fn date(seconds: i64) -> String {
+    let (year, month, day) = civil(seconds.div_euclid(86_400));
+    let minute = seconds.rem_euclid(86_400) / 60;
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}",
+        minute / 60,
+        minute % 60
+    )
+}
+
+/// Days since 1970 as year, month, day of the proleptic Gregorian calendar, by
+/// counting from 1 March of year 0 in eras of 400 years.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    (era * 400 + year + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_dates_read_as_people_write_them() {
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert!(parse_size("64X").is_err() && parse_size("99999999T").is_err());
+        assert_eq!(human(1536 << 20), "1.5 GiB");
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00"),
+            (951_827_696, "2000-02-29 12:34"),
+            (-1, "1969-12-31 23:59"),
+            (4_102_444_800, "2100-01-01 00:00"),
+        ] {
+            assert_eq!(date(seconds), text);
+        }
+    }
 }

@@ -1,1 +1,76 @@
-//! STUB: a tree shown through FUSE; the only home of the crate `fuser`.
+//! A tree shown through FUSE; the only home of the crate `fuser`.
+//!
+//! What it is for: answering the kernel's requests from a [`Union`], read-only,
+//! with as few messages as the protocol allows. A tree never changes while it
+//! is mounted, so the kernel may keep every answer for ever: names, attributes,
+//! absent names, listings, symlinks, pages. Warm, a mount costs no message.
+//! May assume: numbers of a union are stable and below 2^40. Must not know:
+//! where layers are kept, how containers are run.
+//!
+//! * `errno`: failures of a tree and their errno, one table.
+//! * `attr`: what `stat` tells, in the kernel's words.
+//! * `image`: one tree at its place in the mount's numbers.
+//! * `browse`: many trees by name in one mount.
+//! * `adapter`: request, answer.
+//! * `listing`: directories into replies.
+//! * `pool`: threads for what may be slow (reading decodes).
+//! * `reads`: one read, answered. `xattrs`: extended attributes.
+//! * `reports`: each damaged thing is told once.
+//! * `options`: what a user may ask of a mount.
+//! * `session`: mount, run, unmount.
+
+mod adapter;
+mod attr;
+mod browse;
+mod errno;
+mod image;
+mod listing;
+mod options;
+mod pool;
+mod reads;
+mod reports;
+mod session;
+mod xattrs;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use browse::Catalogue;
+pub use options::{MountOptions, OptionError};
+pub use session::{ServeError, serve};
+
+use crate::union::Union;
+
+/// What a mount shows.
+pub enum Tree {
+    /// One image; its root is the mount's root.
+    Image(Arc<Union>),
+    /// Every image of a catalogue, by name.
+    Images(Arc<dyn Catalogue>),
+}
+
+impl fmt::Debug for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Image(_) => "Tree::Image",
+            Self::Images(_) => "Tree::Images",
+        })
+    }
+}
+
+/// A tree, and what the server of its mount needs besides.
+pub struct Served {
+    /// What the mount table calls it (its source): the image's name.
+    pub name: String,
+    /// What is shown.
+    pub tree: Tree,
+    /// Called when no request came for a while, once until the next request:
+    /// the place to let caches go.
+    pub idle: Option<Box<dyn Fn() + Send>>,
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Served `{}`: {:?}", self.name, self.tree)
+    }
+}

@@ -1,11 +1,52 @@
 //! What an image says: names, config, layers; from the files of an archive.
 //!
-//! STUB: to be written. The types below are fixed, more may be added.
+//! What it is for: recognising by content which of the many forms an archive
+//! has, and answering with the same [`FoundImage`] for all of them. May assume:
+//! a [`Files`] that answers for names in the archive. Must not know: paths,
+//! descriptors, tar, the store; layers are named here and never opened.
+//!
+//! * [`find`]: the one way in.
+//! * [`Config`]: what a config says. [`Platform`]: who can run it.
+//! * `oci`, `docker`, `legacy`, `dir`: one file a form. `choose`: which of
+//!   several platforms. `manifest`, `documents`: the JSON below them.
+//!
+//! Nothing of an archive is believed: lengths and digests are compared, names
+//! stay inside, numbers are limited.
+
+mod choose;
+mod config;
+mod dir;
+mod docker;
+mod documents;
+mod error;
+mod legacy;
+mod manifest;
+mod oci;
+mod platform;
+
+pub use config::{Config, History, RootFs, RunConfig};
+pub use error::{ImageError, Seems};
+pub use legacy::legacy_config;
+pub use platform::{Platform, PlatformError};
 
 use std::io;
 
+use documents::Documents;
+
 use crate::digest::{BlobId, DiffId, Digest};
 use crate::reference::Reference;
+
+/// Longest JSON file that is read. Registries take manifests of 4 MiB at most
+/// (distribution spec, "Pushing Manifests"); configs grow with history.
+pub const JSON_MAX: u64 = 8 << 20;
+/// Most layers of one image. Docker makes 127 at most; builders have no limit.
+pub const LAYERS_MAX: usize = 1024;
+/// Most images of one archive.
+pub const IMAGES_MAX: usize = 1024;
+/// Most entries of one index, and most manifests below one name.
+pub const DESCRIPTORS_MAX: usize = 4096;
+/// Deepest nesting of indexes, the layout's own included. Two is usual.
+pub const INDEX_DEPTH_MAX: usize = 4;
 
 /// The files of an archive, a layout or a directory, by their names in it.
 pub trait Files {
@@ -22,16 +63,34 @@ pub trait Files {
     fn size(&self, name: &str) -> io::Result<Option<u64>>;
 }
 
-/// The operating system and processor an image is for.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Platform {
-    /// `linux`
-    pub os: String,
-    /// `amd64`, `arm64`, `arm` ...
-    pub architecture: String,
-    /// `v7` ...
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
+/// What is looked for in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// The platform to choose where there are several.
+    pub platform: Platform,
+    /// Somebody asked for that platform, so an image that is there for another
+    /// one only is refused; else it is taken, as `docker load` does.
+    pub strict: bool,
+}
+
+impl Want {
+    /// What suits the host.
+    #[must_use]
+    pub fn host() -> Self {
+        Self {
+            platform: Platform::host(),
+            strict: false,
+        }
+    }
+
+    /// That platform or nothing.
+    #[must_use]
+    pub fn only(platform: Platform) -> Self {
+        Self {
+            platform,
+            strict: true,
+        }
+    }
 }
 
 /// One layer of an image, as the image names it.
@@ -70,6 +129,9 @@ pub struct FoundImage {
     pub source: Source,
     /// Names that the archive gives it.
     pub names: Vec<Reference>,
+    /// Names that are no reference by themselves, as written: mostly a bare tag
+    /// (`latest`) of an OCI layout. Good for choosing one image of several.
+    pub other_names: Vec<String>,
     /// Its manifest, raw, digest checked; nothing for a `docker save` archive.
     pub manifest: Option<Vec<u8>>,
     /// Its config, raw, digest checked. For a legacy archive: the JSON of the top layer.
@@ -80,4 +142,105 @@ pub struct FoundImage {
     pub layers: Vec<LayerRef>,
     /// What it is for.
     pub platform: Platform,
+    /// How its layers were made, lowest first; of a legacy archive only, where no
+    /// config has it. [`legacy_config`] puts it there.
+    pub history: Vec<History>,
 }
+
+/// The images of an archive, whatever its form; at least one.
+///
+/// # Errors
+/// No image, none for the wanted platform, or one that is not whole: a file that
+/// is missing, has another digest, length or form than the image says.
+pub fn find(files: &dyn Files, want: &Want) -> Result<Vec<FoundImage>, ImageError> {
+    let documents = Documents::new(files);
+    let index = documents.get(oci::INDEX)?;
+    let manifest = documents.get(docker::MANIFEST)?;
+    let marked = documents.size(oci::MARK)?.is_some();
+    let (file, found) = match (index, manifest) {
+        (Some(index), Some(manifest)) if docker::is_list(&manifest) => {
+            let oci = oci::find(&documents, &index, want);
+            let docker = docker::find(&documents, &manifest);
+            (oci::INDEX, docker::merge(oci, docker, want)?)
+        }
+        (Some(index), None) => (oci::INDEX, oci::find(&documents, &index, want)?),
+        (Some(index), Some(_)) if marked => (oci::INDEX, oci::find(&documents, &index, want)?),
+        (_, Some(manifest)) if docker::is_list(&manifest) => {
+            (docker::MANIFEST, docker::find(&documents, &manifest)?)
+        }
+        (_, Some(manifest)) => (docker::MANIFEST, dir::find(&documents, manifest, want)?),
+        (None, None) => match documents.get(legacy::REPOSITORIES)? {
+            Some(repositories) => (
+                legacy::REPOSITORIES,
+                legacy::find(&documents, &repositories)?,
+            ),
+            None => {
+                return Err(ImageError::NotAnImage {
+                    seems: seems(&documents)?,
+                });
+            }
+        },
+    };
+    if found.is_empty() {
+        return Err(ImageError::Empty {
+            file: file.to_owned(),
+        });
+    }
+    if found.len() > IMAGES_MAX {
+        let limit = IMAGES_MAX as u64;
+        return Err(ImageError::Limit {
+            file: file.to_owned(),
+            what: "images",
+            limit,
+        });
+    }
+    fitting(found, want)
+}
+
+/// Keeps what suits a platform that somebody asked for.
+fn fitting(found: Vec<FoundImage>, want: &Want) -> Result<Vec<FoundImage>, ImageError> {
+    if !want.strict {
+        return Ok(found);
+    }
+    let runs = |image: &FoundImage| want.platform.rank(&image.platform).is_some();
+    let (found, others): (Vec<_>, Vec<_>) = found.into_iter().partition(runs);
+    if found.is_empty() {
+        let there = others.into_iter().map(|image| image.platform).collect();
+        return Err(ImageError::NoPlatform {
+            wanted: want.platform.clone(),
+            there,
+        });
+    }
+    Ok(found)
+}
+
+/// What an archive without an image may be, for the message.
+fn seems(documents: &Documents<'_>) -> Result<Option<Seems>, ImageError> {
+    let any = |names: &[&str]| -> Result<bool, ImageError> {
+        for name in names {
+            if documents.size(name)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    if any(&[oci::MARK])? {
+        return Ok(Some(Seems::Blobs));
+    }
+    if any(&["manifest"])? {
+        return Ok(Some(Seems::AppC));
+    }
+    if any(&[
+        "etc/os-release",
+        "usr/lib/os-release",
+        "etc/passwd",
+        "bin/sh",
+        "usr/bin/sh",
+    ])? {
+        return Ok(Some(Seems::RootFs));
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;

@@ -71,7 +71,13 @@ impl<W: Write> fmt::Debug for BlockWriter<W> {
 impl<W: Write> BlockWriter<W> {
     /// A file with nothing in it yet. `to` should be buffered.
     pub fn new(to: W, seal: Seal) -> Self {
-        Self { to, seal, written: 0, block: Xxh3::new(), checks: Vec::new() }
+        Self {
+            to,
+            seal,
+            written: 0,
+            block: Xxh3::new(),
+            checks: Vec::new(),
+        }
     }
 
     /// Bytes of payload so far: where the next byte will lie.
@@ -109,7 +115,8 @@ impl<W: Write> BlockWriter<W> {
     }
 
     fn end_block(&mut self) {
-        self.checks.extend_from_slice(&self.block.digest().to_le_bytes());
+        self.checks
+            .extend_from_slice(&self.block.digest().to_le_bytes());
         self.block.reset();
     }
 
@@ -188,11 +195,17 @@ pub struct BlockFile {
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+    bytes
+        .get(at..at + 8)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+    bytes
+        .get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
 }
 
 impl BlockFile {
@@ -211,7 +224,9 @@ impl BlockFile {
             offset,
             what: what.to_owned(),
         };
-        let at = len.checked_sub(FOOTER).ok_or_else(|| corrupt(0, "the file is too short"))?;
+        let at = len
+            .checked_sub(FOOTER)
+            .ok_or_else(|| corrupt(0, "the file is too short"))?;
         let mut footer = [0; FOOTER as usize];
         source.read_at(at, &mut footer)?;
         if footer[..8] != seal.magic {
@@ -225,7 +240,10 @@ impl BlockFile {
         }
         let payload = u64_at(&footer, 16);
         if payload > PAYLOAD_MAX || payload + 8 * payload.div_ceil(BLOCK) + FOOTER != len {
-            return Err(corrupt(at + 16, "the length in the footer is not the file's"));
+            return Err(corrupt(
+                at + 16,
+                "the length in the footer is not the file's",
+            ));
         }
         let size = usize::try_from(8 * payload.div_ceil(BLOCK))
             .map_err(|_| corrupt(at + 16, "the file is too large for this machine"))?;
@@ -235,7 +253,13 @@ impl BlockFile {
             return Err(corrupt(payload, "the table of checks fails its own check"));
         }
         let number = cache.files.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { source, payload, checks, cache, number })
+        Ok(Self {
+            source,
+            payload,
+            checks,
+            cache,
+            number,
+        })
     }
 
     /// What messages call the file.
@@ -258,7 +282,11 @@ impl BlockFile {
 
     /// An error about this file.
     pub fn corrupt(&self, offset: u64, what: impl Into<String>) -> ReadError {
-        ReadError::Corrupt { file: self.name(), offset, what: what.into() }
+        ReadError::Corrupt {
+            file: self.name(),
+            offset,
+            what: what.into(),
+        }
     }
 
     /// Block `number`, checked. The last one may be short.
@@ -355,7 +383,10 @@ impl BlockFile {
 mod tests {
     use super::*;
 
-    const SEAL: Seal = Seal { magic: *b"testseal", version: 1 };
+    const SEAL: Seal = Seal {
+        magic: *b"testseal",
+        version: 1,
+    };
 
     fn sealed(payload: &[u8]) -> Vec<u8> {
         let mut writer = BlockWriter::new(Vec::new(), SEAL);
@@ -369,14 +400,18 @@ mod tests {
     fn what_is_sealed_comes_back_across_blocks() {
         for len in [0usize, 1, 16383, 16384, 16385, 50000] {
             let payload: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
-            let file = BlockFile::open(Box::new(sealed(&payload)), SEAL, BlockCache::new(1)).unwrap();
+            let file =
+                BlockFile::open(Box::new(sealed(&payload)), SEAL, BlockCache::new(1)).unwrap();
             let mut back = vec![0; len];
             file.read(0, &mut back).unwrap();
             assert_eq!(back, payload);
             assert!(file.with(len as u64, 1, |_| ()).is_err());
             assert!(file.with(u64::MAX, 1, |_| ()).is_err());
             if len > 20000 {
-                assert_eq!(file.with(16380, 8, <[u8]>::to_vec).unwrap(), payload[16380..16388]);
+                assert_eq!(
+                    file.with(16380, 8, <[u8]>::to_vec).unwrap(),
+                    payload[16380..16388]
+                );
             }
             file.verify().unwrap();
         }
@@ -385,15 +420,23 @@ mod tests {
     #[test]
     fn no_flipped_byte_goes_unnoticed() {
         let good = sealed(&[9; 20000]);
-        for at in (0..good.len()).step_by(97).chain(good.len() - 60..good.len()) {
+        for at in (0..good.len())
+            .step_by(97)
+            .chain(good.len() - 60..good.len())
+        {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
             let outcome = BlockFile::open(Box::new(bad), SEAL, BlockCache::new(1))
                 .and_then(|file| file.verify());
-            assert!(matches!(outcome, Err(ReadError::Corrupt { .. })), "byte {at}");
+            assert!(
+                matches!(outcome, Err(ReadError::Corrupt { .. })),
+                "byte {at}"
+            );
         }
         for cut in [0, 10, good.len() - 1] {
-            assert!(BlockFile::open(Box::new(good[..cut].to_vec()), SEAL, BlockCache::new(1)).is_err());
+            assert!(
+                BlockFile::open(Box::new(good[..cut].to_vec()), SEAL, BlockCache::new(1)).is_err()
+            );
         }
     }
 }

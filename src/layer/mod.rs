@@ -10,7 +10,7 @@
 //! * [`seek`]: compressed bytes into plain ones, forwards while points are
 //!   recorded, or from any recorded point.
 //! * [`blocks`]: the sealed file that index and seek map are kept in.
-//! * [`format`]: every byte of both, written down once.
+//! * [`mod@format`]: every byte of both, written down once.
 
 pub mod blocks;
 pub mod format;
@@ -59,7 +59,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 4 << 20, unpacked: 1 << 40, ratio: 256 }
+        Self {
+            entries: 4 << 20,
+            unpacked: 1 << 40,
+            ratio: 256,
+        }
     }
 }
 
@@ -117,12 +121,17 @@ impl Source for Vec<u8> {
     }
 
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<(), ReadError> {
-        let from = usize::try_from(offset).ok().and_then(|at| self.get(at..)?.get(..to.len()));
+        let from = usize::try_from(offset)
+            .ok()
+            .and_then(|at| self.get(at..)?.get(..to.len()));
         match from {
             Some(bytes) => to.copy_from_slice(bytes),
             None => {
                 let source = io::ErrorKind::UnexpectedEof.into();
-                return Err(ReadError::Io { file: self.name(), source });
+                return Err(ReadError::Io {
+                    file: self.name(),
+                    source,
+                });
             }
         }
         Ok(())

@@ -1,1 +1,411 @@
-//! STUB: the content store on disk.
+//! The content store on disk.
+//!
+//! What it is for: keeping what images are made of, each thing under the digest
+//! of its bytes, so that nothing is kept twice and nothing half. May assume a
+//! local file system with rename, fsync and flock. Must not know what an image
+//! archive is, nor how layers become one tree.
+//!
+//! ```text
+//! store/
+//!   lock                         the short writer lock; held for renames only
+//!   blobs/sha256/HEX             as received, digest checked: layers, configs, manifests
+//!   layers-v1/sha256-HEX.idx     tree of a layer; HEX of its uncompressed tar (diff ID)
+//!   layers-v1/sha256-HEX.json    which blob it is read from; written last: the layer is complete
+//!   seek-v1/sha256-HEX.map       where the tar's bytes lie in one blob; HEX of the blob
+//!   images-v1/sha256-HEX.json    one image (HEX of its config); its mtime is the last use
+//!   images-v1/names.json         names -> images
+//!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
+//!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
+//!   staging/NAME/                what an import is making; `lock` in it is flocked by it
+//!   trash/NAME                   renamed here by gc, then deleted outside the lock
+//! ```
+//!
+//! Who may write where: an import writes below its own `staging/NAME` and
+//! renames from there; `images` alone writes names; `gc` alone removes.
+//! Everything is published by stage, fsync, rename, fsync of the directory
+//! (`expanded-v1/` is exempt: every byte of it is checked when it is read).
+//! Invariants: *no image without its layers*, *no layer record without index,
+//! map and blob*, *no blob without its digest*.
+
+pub mod contents;
+pub mod gc;
+pub mod images;
+pub mod layers;
+pub mod leases;
+pub mod staging;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FlockOperation;
+
+use crate::digest::{BlobId, DiffId, Digest, ImageId};
+use crate::layer::blocks::BlockCache;
+use crate::layer::{ReadError, Source};
+use contents::SpanCache;
+
+/// Why the store cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory is not there, and the caller only wanted to read.
+    #[error("there is no store at `{0}`")]
+    Missing(PathBuf),
+    /// The store cannot be written to by this user.
+    #[error("the store `{0}` cannot be written")]
+    ReadOnly(PathBuf, #[source] io::Error),
+    /// The file system is full (or a quota is).
+    #[error("no space is left for `{0}`")]
+    Full(PathBuf, #[source] io::Error),
+    /// Any other failure of the system.
+    #[error("cannot {what} `{path}`")]
+    Io {
+        /// The verb: `read`, `write`, `rename` ...
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file of the store is not what it must be.
+    #[error("`{path}` is damaged: {what}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// An index, map or blob is not what it must be.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// No image of that name or ID.
+    #[error("image `{0}` is not in the store")]
+    NoImage(String),
+    /// A short ID that several images begin with.
+    #[error("`{0}` is the beginning of several image IDs: {1}")]
+    Ambiguous(String, String),
+    /// An image names a layer that the store does not have.
+    #[error("layer {0} is not in the store")]
+    NoLayer(DiffId),
+    /// Something that is in use was to be removed.
+    #[error("image `{0}` is in use by a running mount")]
+    InUse(String),
+}
+
+impl StoreError {
+    /// What to try.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Missing(_) => {
+                "lazyroot import IMAGE.tar, or name another store with --store".into()
+            }
+            Self::ReadOnly(..) => "another store with --store DIR, or run as its owner".into(),
+            Self::Full(..) => "lazyroot gc, or a store on a larger disk with --store DIR".into(),
+            Self::NoImage(_) => {
+                "lazyroot images shows what there is; lazyroot import FILE adds one".into()
+            }
+            Self::Ambiguous(..) => "more digits of the ID".into(),
+            Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
+                "lazyroot verify names all that is damaged; import the image again to mend it"
+                    .into()
+            }
+            Self::InUse(_) => {
+                "unmount it first; lazyroot remove --force drops the name only".into()
+            }
+            Self::Io { .. } => return None,
+        })
+    }
+}
+
+/// Gives an I/O error its place and its kind.
+pub(crate) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(path, error),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied if what != "read" => {
+            StoreError::ReadOnly(path, error)
+        }
+        _ => StoreError::Io {
+            what,
+            path,
+            source: error,
+        },
+    }
+}
+
+/// A file that is read at any place, by many threads.
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl FileSource {
+    /// Opens a file of the store.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(path: PathBuf) -> Result<Self, ReadError> {
+        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        match opened {
+            Ok((len, file)) => Ok(Self { file, path, len }),
+            Err(source) => Err(ReadError::Io {
+                file: path.display().to_string(),
+                source,
+            }),
+        }
+    }
+}
+
+impl Source for FileSource {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<(), ReadError> {
+        self.file
+            .read_exact_at(to, offset)
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::UnexpectedEof => ReadError::Corrupt {
+                    file: self.name(),
+                    offset,
+                    what: "the file has become shorter".to_owned(),
+                },
+                _ => ReadError::Io {
+                    file: self.name(),
+                    source,
+                },
+            })
+    }
+}
+
+/// Memory that all layers opened by one process share, bounded in bytes.
+#[derive(Debug, Clone)]
+pub struct Caches {
+    /// Blocks of indexes and seek maps.
+    pub blocks: Arc<BlockCache>,
+    /// Decoded spans of layers.
+    pub spans: Arc<SpanCache>,
+}
+
+impl Caches {
+    /// Caches of about these sizes in bytes.
+    #[must_use]
+    pub fn new(blocks: u64, spans: u64) -> Self {
+        Self {
+            blocks: BlockCache::new(blocks),
+            spans: SpanCache::new(spans),
+        }
+    }
+
+    /// Forgets all, so that an idle process is small.
+    pub fn clear(&self) {
+        self.blocks.clear();
+        self.spans.clear();
+    }
+}
+
+impl Default for Caches {
+    /// 8 MiB of blocks, 24 MiB of spans.
+    fn default() -> Self {
+        Self::new(8 << 20, 24 << 20)
+    }
+}
+
+/// A store, opened.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+    /// Where `expanded-v1/` lies: the store, or the user's own cache directory.
+    cache: PathBuf,
+    /// Bytes that `expanded-v1/` may hold.
+    cache_quota: u64,
+}
+
+const DIRECTORIES: [&str; 8] = [
+    "blobs/sha256",
+    "layers-v1",
+    "seek-v1",
+    "images-v1",
+    "expanded-v1",
+    "leases",
+    "staging",
+    "trash",
+];
+
+/// The largest JSON file of the store that is read.
+const JSON_MAX: u64 = 16 << 20;
+
+impl Store {
+    /// Opens a store to read from it; `own_cache` is where this user keeps what
+    /// he decodes when he may not write to the store.
+    ///
+    /// # Errors
+    /// When there is no store.
+    pub fn open(root: &Path, own_cache: &Path, cache_quota: u64) -> Result<Self, StoreError> {
+        let images = root.join("images-v1");
+        if !images.is_dir() {
+            return match fs::symlink_metadata(root) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(failed("read", root)(error))
+                }
+                _ => Err(StoreError::Missing(root.to_owned())),
+            };
+        }
+        let writable = rustix::fs::access(root, rustix::fs::Access::WRITE_OK).is_ok();
+        let cache = if writable { root } else { own_cache };
+        Ok(Self {
+            root: root.to_owned(),
+            cache: cache.to_owned(),
+            cache_quota,
+        })
+    }
+
+    /// Opens a store to write to it; makes it where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be made or written.
+    pub fn create(root: &Path, cache_quota: u64) -> Result<Self, StoreError> {
+        for name in DIRECTORIES {
+            let path = root.join(name);
+            fs::create_dir_all(&path).map_err(failed("create", &path))?;
+        }
+        rustix::fs::access(root, rustix::fs::Access::WRITE_OK)
+            .map_err(|error| failed("write", root)(error.into()))?;
+        let path = root.to_owned();
+        Ok(Self {
+            cache: path.clone(),
+            root: path,
+            cache_quota,
+        })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a blob lies.
+    #[must_use]
+    pub fn blob_path(&self, blob: BlobId) -> PathBuf {
+        self.root
+            .join("blobs")
+            .join(blob.0.algorithm())
+            .join(blob.0.hex())
+    }
+
+    /// Where a layer's index lies.
+    #[must_use]
+    pub fn index_path(&self, diff: DiffId) -> PathBuf {
+        self.root
+            .join("layers-v1")
+            .join(format!("{}.idx", diff.file_name()))
+    }
+
+    /// Where a layer's record lies.
+    #[must_use]
+    pub fn layer_path(&self, diff: DiffId) -> PathBuf {
+        self.root
+            .join("layers-v1")
+            .join(format!("{}.json", diff.file_name()))
+    }
+
+    /// Where a blob's seek map lies.
+    #[must_use]
+    pub fn map_path(&self, blob: BlobId) -> PathBuf {
+        self.root
+            .join("seek-v1")
+            .join(format!("{}.map", blob.file_name()))
+    }
+
+    /// Where an image's record lies.
+    #[must_use]
+    pub fn image_path(&self, image: ImageId) -> PathBuf {
+        self.root
+            .join("images-v1")
+            .join(format!("{}.json", image.file_name()))
+    }
+
+    /// Where a layer lies uncompressed, if it was ever needed so.
+    #[must_use]
+    pub fn expanded_path(&self, diff: DiffId) -> PathBuf {
+        self.cache
+            .join("expanded-v1")
+            .join(format!("{}.tar", diff.file_name()))
+    }
+
+    /// A small blob, digest checked.
+    ///
+    /// # Errors
+    /// Missing, unreadable, or with another digest.
+    pub fn small_blob(&self, blob: BlobId) -> Result<Vec<u8>, StoreError> {
+        let path = self.blob_path(blob);
+        let bytes = read_small(&path)?;
+        if Digest::sha256(&bytes) == blob.0 {
+            return Ok(bytes);
+        }
+        Err(StoreError::Damaged {
+            path,
+            what: "its digest is another".to_owned(),
+        })
+    }
+
+    /// The short writer lock. Nothing slow may happen while it is held.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened for writing.
+    pub fn lock(&self) -> Result<StoreLock, StoreError> {
+        let path = self.root.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(failed("write", &path))?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)
+            .map_err(|error| failed("lock", &path)(error.into()))?;
+        Ok(StoreLock { _file: file })
+    }
+}
+
+/// The short writer lock, held until dropped.
+#[derive(Debug)]
+pub struct StoreLock {
+    _file: File,
+}
+
+/// Reads a whole small file.
+pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed("read", path))?;
+    file.take(JSON_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed("read", path))?;
+    if bytes.len() as u64 > JSON_MAX {
+        return Err(StoreError::Damaged {
+            path: path.to_owned(),
+            what: format!("it is larger than {JSON_MAX} bytes"),
+        });
+    }
+    Ok(bytes)
+}
+
+/// Flushes a directory, so that renames into it survive a crash.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(failed("sync", path))
+}
+
+/// Whether there is a file of this name.
+pub(crate) fn present(path: &Path) -> Result<bool, StoreError> {
+    path.try_exists().map_err(failed("read", path))
+}

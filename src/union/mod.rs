@@ -1,10 +1,44 @@
 //! The heart: layers make one tree. No disk, no kernel.
 //!
-//! STUB: to be written. The types and signatures below are fixed.
+//! What it is for: every question that a read-only file system is asked, answered
+//! from a stack of [`Layer`](crate::layer::Layer)s when it is asked. Nothing is
+//! walked beforehand and nothing must be remembered: what is kept between two
+//! questions lives in bounded caches and can be computed again. May assume that a
+//! layer's index and contents check themselves. Must not know where they come from,
+//! nor who asks.
+//!
+//! Numbers: a number that nothing has is `Stale`. One whose object higher layers
+//! hide is never given out; asked for anyway, it is `Stale` or answers as its layer
+//! has it, whichever costs less.
+//!
+//! One file per question:
+//! * `numbers`: which number an object has;
+//! * `stack`: which layers make a directory (the rules of whiteouts);
+//! * `list`: names in order, and cookies;
+//! * `links`: hard links across layers, and how many names an object has;
+//! * `resolve`: paths;
+//! * `holes`: sparse files;
+//! * `cache`: what is kept between two questions.
 
+mod cache;
+mod holes;
+mod links;
+mod list;
+mod numbers;
+mod resolve;
+mod stack;
+
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+
+use crate::layer::read::Node;
 use crate::layer::{ReadError, SharedLayer};
 use crate::node::{Attr, Ino, Kind};
-use crate::tree_path::TreePath;
+use cache::Bounded;
+use links::Links;
+use numbers::{Numbers, Place};
+use stack::{Dir, Step};
 
 /// What a file system call can fail with. One place gives each its errno: `fuse/errno.rs`.
 #[derive(Debug, thiserror::Error)]
@@ -66,88 +100,159 @@ pub struct Totals {
     pub objects: u64,
 }
 
+/// Names and raw values of extended attributes, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The tree that a stack of layers makes.
 #[derive(Debug)]
 pub struct Union {
-    _layers: Vec<SharedLayer>,
+    layers: Vec<SharedLayer>,
+    numbers: Numbers,
+    /// Whether any layer has hard links into lower ones.
+    linked: bool,
+    root: OnceLock<Dir>,
+    links: OnceLock<Links>,
+    /// Held while `links` is made.
+    building: Mutex<()>,
+    /// For a directory of a layer the directory of the union that it is part of;
+    /// nothing: it is hidden.
+    dirs: Bounded<Place, Option<Dir>>,
+    /// `nlink` where it takes counting.
+    counts: Bounded<Ino, u32>,
+    /// Where listings of merged directories stopped.
+    stops: Bounded<list::Stop, Box<[u32]>>,
 }
 
 impl Union {
     /// The tree of `layers`, lowest first. Constant time per layer: nothing is walked.
     #[must_use]
     pub fn new(layers: Vec<SharedLayer>) -> Self {
-        Self { _layers: layers }
+        Self {
+            numbers: Numbers::new(layers.iter().map(|layer| layer.index.summary().rows)),
+            linked: layers
+                .iter()
+                .any(|layer| layer.index.summary().unresolved > 0),
+            layers,
+            root: OnceLock::new(),
+            links: OnceLock::new(),
+            building: Mutex::new(()),
+            dirs: Bounded::new(stack::DIRS_WEIGHT),
+            counts: Bounded::new(links::COUNTS_WEIGHT),
+            stops: Bounded::new(list::STOPS_WEIGHT),
+        }
     }
 
     /// The layers, lowest first.
     #[must_use]
     pub fn layers(&self) -> &[SharedLayer] {
-        unimplemented!()
+        &self.layers
     }
 
     /// The largest number that this union gives out.
     #[must_use]
     pub fn last_ino(&self) -> Ino {
-        unimplemented!()
+        self.numbers.last()
     }
 
     /// Looks up a name (`.` and `..` too) in a directory.
     ///
     /// # Errors
     /// `NotFound`, `NotDir`, `Stale`, `Damaged`.
-    pub fn lookup(&self, _dir: Ino, _name: &[u8]) -> Result<Found, FsError> {
-        unimplemented!()
+    pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Found, FsError> {
+        let parent = self.dir(dir)?;
+        match name {
+            b"." => return self.found_dir(&parent),
+            b".." => {
+                let ino = self.parent(dir)?;
+                return Ok(Found {
+                    ino,
+                    attr: self.attr(ino)?,
+                });
+            }
+            _ => {}
+        }
+        match self.child(&parent, name)? {
+            Step::Dir(dir) => {
+                self.remember(&dir);
+                self.found_dir(&dir)
+            }
+            Step::Object(object) => self.found(object.place),
+            Step::Link { layer, n } => {
+                let object = self.link(layer, n)?.ok_or(FsError::NotFound)?;
+                self.found(object.place)
+            }
+            Step::Absent => Err(FsError::NotFound),
+        }
     }
 
     /// What `stat` tells. `nlink` counts the names visible in this tree.
     ///
     /// # Errors
     /// `Stale`, `Damaged`.
-    pub fn attr(&self, _ino: Ino) -> Result<Attr, FsError> {
-        unimplemented!()
-    }
-
-    /// Lists a directory from behind `cookie` (0: the beginning) until `visit` says false.
-    ///
-    /// # Errors
-    /// `NotDir`, `Stale`, `Damaged`.
-    pub fn list(
-        &self,
-        _dir: Ino,
-        _cookie: u64,
-        _visit: &mut dyn FnMut(Listed<'_>) -> bool,
-    ) -> Result<(), FsError> {
-        unimplemented!()
+    pub fn attr(&self, ino: Ino) -> Result<Attr, FsError> {
+        if ino == Ino::ROOT {
+            return self.dir_attr(&self.root()?);
+        }
+        let place = self.place(ino)?;
+        let node = self.index(place).node(place.row)?;
+        match node.dir {
+            Some(info) => self.dir_attr(&self.dir_of(place, info.implied)?),
+            None => self.object_attr(place, &node),
+        }
     }
 
     /// A symlink's target.
     ///
     /// # Errors
     /// `WrongKind`, `Stale`, `Damaged`.
-    pub fn target(&self, _ino: Ino) -> Result<Vec<u8>, FsError> {
-        unimplemented!()
+    pub fn target(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+        if ino == Ino::ROOT {
+            return Err(FsError::WrongKind);
+        }
+        let place = self.place(ino)?;
+        let index = self.index(place);
+        match index.node(place.row)?.attr.kind {
+            Kind::Symlink => Ok(index.target(place.row)?),
+            _ => Err(FsError::WrongKind),
+        }
     }
 
     /// Names and values of the extended attributes, sorted.
     ///
     /// # Errors
     /// `Stale`, `Damaged`.
-    pub fn xattrs(&self, _ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FsError> {
-        unimplemented!()
+    pub fn xattrs(&self, ino: Ino) -> Result<Xattrs, FsError> {
+        let source = if ino == Ino::ROOT {
+            self.root()?.source()
+        } else {
+            let place = self.place(ino)?;
+            match self.index(place).node(place.row)?.dir {
+                // They come from where the other attributes come from.
+                Some(info) => self.dir_of(place, info.implied)?.source(),
+                None => Some(place),
+            }
+        };
+        match source {
+            Some(place) => Ok(self.index(place).xattrs(place.row)?),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Whether any object of any layer has extended attributes.
     #[must_use]
     pub fn any_xattrs(&self) -> bool {
-        unimplemented!()
+        self.layers
+            .iter()
+            .any(|layer| layer.index.summary().with_xattrs > 0)
     }
 
     /// Reads a regular file; returns the bytes read, 0 at its end. May be slow.
     ///
     /// # Errors
     /// `IsDir`, `WrongKind`, `Stale`, `Damaged`.
-    pub fn read(&self, _ino: Ino, _offset: u64, _to: &mut [u8]) -> Result<usize, FsError> {
-        unimplemented!()
+    pub fn read(&self, ino: Ino, offset: u64, to: &mut [u8]) -> Result<usize, FsError> {
+        let place = self.file(ino)?;
+        Ok(self.layers[place.layer as usize].read_file(place.row, offset, to)?)
     }
 
     /// Where the next data (`data`) or hole (else) of a file is, at or behind
@@ -155,46 +260,102 @@ impl Union {
     ///
     /// # Errors
     /// `IsDir`, `WrongKind`, `Stale`, `Damaged`.
-    pub fn seek(&self, _ino: Ino, _offset: u64, _data: bool) -> Result<Option<u64>, FsError> {
-        unimplemented!()
-    }
-
-    /// Walks a path from the root. Symlinks on the way are followed inside the
-    /// tree, the last one only with `follow` (at most 40, as the kernel).
-    ///
-    /// # Errors
-    /// `NotFound`, `NotDir`, `Loop`, `Damaged`.
-    pub fn resolve(&self, _path: &TreePath, _follow: bool) -> Result<Found, FsError> {
-        unimplemented!()
-    }
-
-    /// A name of the object, for messages.
-    ///
-    /// # Errors
-    /// `Stale`, `Damaged`.
-    pub fn path_of(&self, _ino: Ino) -> Result<TreePath, FsError> {
-        unimplemented!()
-    }
-
-    /// Hard links that lead nowhere: path of the link and of its target.
-    ///
-    /// # Errors
-    /// `Damaged`.
-    pub fn dangling_links(&self) -> Result<Vec<(TreePath, TreePath)>, FsError> {
-        unimplemented!()
+    pub fn seek(&self, ino: Ino, offset: u64, data: bool) -> Result<Option<u64>, FsError> {
+        let place = self.file(ino)?;
+        let extents = self.index(place).extents(place.row)?;
+        let found = if data {
+            holes::next_data
+        } else {
+            holes::next_hole
+        };
+        Ok(found(&extents, offset))
     }
 
     /// Totals for `statfs`.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        unimplemented!()
+        let mut totals = Totals::default();
+        for layer in &self.layers {
+            let summary = layer.index.summary();
+            totals.bytes = totals.bytes.saturating_add(summary.bytes);
+            totals.objects = totals.objects.saturating_add(summary.rows.into());
+        }
+        totals
     }
 
     /// Which layer (from the bottom, 0 the lowest) an object's data comes from.
     ///
     /// # Errors
     /// `Stale`.
-    pub fn layer_of(&self, _ino: Ino) -> Result<usize, FsError> {
-        unimplemented!()
+    pub fn layer_of(&self, ino: Ino) -> Result<usize, FsError> {
+        if ino == Ino::ROOT {
+            return Ok(self.layers.len().saturating_sub(1));
+        }
+        Ok(self.place(ino)?.layer as usize)
+    }
+
+    fn place(&self, ino: Ino) -> Result<Place, FsError> {
+        self.numbers.place(ino).ok_or(FsError::Stale)
+    }
+
+    /// The place of a regular file.
+    fn file(&self, ino: Ino) -> Result<Place, FsError> {
+        if ino == Ino::ROOT {
+            return Err(FsError::IsDir);
+        }
+        let place = self.place(ino)?;
+        match self.index(place).node(place.row)?.attr.kind {
+            Kind::File => Ok(place),
+            Kind::Dir => Err(FsError::IsDir),
+            _ => Err(FsError::WrongKind),
+        }
+    }
+
+    /// Number and attributes of an object that is no directory.
+    fn found(&self, place: Place) -> Result<Found, FsError> {
+        let node = self.index(place).node(place.row)?;
+        Ok(Found {
+            ino: self.numbers.of(place),
+            attr: self.object_attr(place, &node)?,
+        })
+    }
+
+    fn object_attr(&self, place: Place, node: &Node) -> Result<Attr, FsError> {
+        Ok(Attr {
+            nlink: self.count_names(place, node)?,
+            ..node.attr
+        })
+    }
+
+    fn found_dir(&self, dir: &Dir) -> Result<Found, FsError> {
+        Ok(Found {
+            ino: self.dir_number(dir),
+            attr: self.dir_attr(dir)?,
+        })
+    }
+
+    fn dir_attr(&self, dir: &Dir) -> Result<Attr, FsError> {
+        let node = |place: Place| self.index(place).node(place.row);
+        let attr = match dir.source() {
+            Some(place) => node(place)?.attr,
+            None => stack::UNNAMED,
+        };
+        let nlink = match dir.parts() {
+            [] => stack::UNNAMED.nlink,
+            [only] if dir.source() == Some(*only) => attr.nlink,
+            [only] => node(*only)?.attr.nlink,
+            many => self.merged_nlink(self.dir_number(dir), many)?,
+        };
+        Ok(Attr { nlink, ..attr })
+    }
+
+    fn merged_nlink(&self, ino: Ino, parts: &[Place]) -> Result<u32, ReadError> {
+        if let Some(count) = self.counts.get(&ino) {
+            return Ok(count);
+        }
+        // `..` of every subdirectory, `.`, and the name itself.
+        let count = self.count_dirs(parts)?.saturating_add(2);
+        self.counts.put(ino, count, 1);
+        Ok(count)
     }
 }

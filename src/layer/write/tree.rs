@@ -225,10 +225,14 @@ impl Tree {
             .get_mut(number as usize)
             .expect("because `slot` made it");
         let old = slot.found.replace(found);
-        if let Some(Found::Node(old)) = old
-            && self.node(old).is_dir()
-        {
-            self.recent = (Vec::new(), ROOT);
+        match old {
+            None => {}
+            Some(Found::Node(old)) if self.node(old).is_dir() => {
+                self.recent = (Vec::new(), ROOT);
+            }
+            // What is no directory removes what lower layers have at its name, and
+            // a directory that replaces it later does not bring that back.
+            Some(_) => self.whiteout(dir, name)?,
         }
         Ok(())
     }
@@ -244,7 +248,8 @@ impl Tree {
     }
 
     /// A directory whose name the same layer hides below shows nothing of lower
-    /// layers: it is opaque. Anything else replaces them anyway.
+    /// layers: it is opaque, and if no member names it, it is made anew and not
+    /// the lower one emptied. Anything else replaces them anyway.
     pub(super) fn settle_whiteouts(&mut self) {
         for slot in &self.slots {
             if let Some(Found::Node(id)) = slot.found
@@ -253,6 +258,7 @@ impl Tree {
                 && node.is_dir()
             {
                 node.opaque = true;
+                node.implied = false;
             }
         }
     }

@@ -1,8 +1,49 @@
 //! A tar stream into members: pushed in, handed out, nothing kept.
 //!
-//! STUB: to be written. The types below are fixed.
+//! What it is for: import reads a layer once, in pieces of any size, and wants
+//! each member's metadata, where its data lies in the stream, and the data
+//! itself while it passes. May assume nothing of the bytes; memory stays bounded
+//! by the limits whatever they are. Must not know what a layer makes of its
+//! members: paths arrive raw (`..`, `.wh.` and all), links unresolved, and the
+//! same path may come twice.
+//!
+//! Understood: the seventh edition's tar, ustar, star, GNU (long names, numbers
+//! in base 256, sparse files) and pax (with GNU's three sparse formats, and
+//! extended attributes as `SCHILY.xattr.` or `LIBARCHIVE.xattr.`). Where writers
+//! and standards disagree, the answer is that of Go's `archive/tar`, since
+//! Docker, containerd, umoci and podman unpack layers with it:
+//!
+//! * Links, devices, directories and fifos have no data, whatever their size
+//!   field says (Go: `isHeaderOnlyType`).
+//! * A pax size overrides that of the header it describes, also for finding the
+//!   next header, and never that of another header between the two.
+//! * Global headers (`g`) must be well-formed and change nothing: "does not
+//!   currently support persisting the global state across files" (Go's doc of
+//!   `TypeXGlobalHeader`); Docker's unpacker skips them.
+//! * The trailing slash of a directory's name makes one of flag NUL only.
+//! * A later extended header replaces an earlier one; a GNU long name goes
+//!   before a pax path, and `GNU.sparse.name` before both.
+//! * The archive ends with two zero blocks, with one at the end of the stream,
+//!   or at the end of the stream before a header or within padding.
+//!
+//! Refused with a message, unlike Go: long names or extended headers that no
+//! member follows, sparse formats that nobody knows (Go hands out the stored
+//! bytes as if they were the file), device numbers that Linux does not have.
+//! Not read: ACLs as text (`SCHILY.acl.`); those that a layer carries as
+//! `system.posix_acl_*` attributes arrive as such.
+//!
+//! Inside: `header` is one block, `pax` one extended header, `sparse` the maps,
+//! `reader` the order of all these.
 
-use super::Limits;
+mod header;
+mod pax;
+mod reader;
+mod sparse;
+#[cfg(test)]
+mod tests;
+
+pub use reader::TarReader;
+
 use crate::node::{Device, Time};
 
 /// What kind of member it is.
@@ -103,7 +144,9 @@ pub enum TarError {
     Limit {
         /// Where.
         at: u64,
-        /// The limit's name: `entries`, `unpacked`, or a fixed one.
+        /// The limit's name: `entries` or `unpacked` (of [`Limits`](super::Limits)),
+        /// or a fixed one: `extended-header`, `long-name`, `xattrs`,
+        /// `xattr-name`, `extents`.
         limit: &'static str,
         /// What is too large.
         what: String,
@@ -119,30 +162,32 @@ pub enum Stop<E> {
     Visitor(E),
 }
 
-/// The reader: bytes of any cut are pushed in.
-#[derive(Debug)]
-pub struct TarReader {}
+impl<E> From<TarError> for Stop<E> {
+    fn from(error: TarError) -> Self {
+        Self::Tar(error)
+    }
+}
 
-impl TarReader {
-    /// A reader at the beginning of a stream.
-    #[must_use]
-    pub fn new(_limits: Limits) -> Self {
-        Self {}
+/// A [`TarError`] that does not know yet where it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    Damaged(String),
+    Limit { limit: &'static str, what: String },
+}
+
+impl Fault {
+    fn damaged(what: impl Into<String>) -> Self {
+        Self::Damaged(what.into())
     }
 
-    /// Takes the next bytes of the stream.
-    ///
-    /// # Errors
-    /// A stream that is no tar, or what the visitor says.
-    pub fn push<V: Visitor>(&mut self, _bytes: &[u8], _to: &mut V) -> Result<(), Stop<V::Error>> {
-        unimplemented!()
+    fn limit(limit: &'static str, what: String) -> Self {
+        Self::Limit { limit, what }
     }
 
-    /// The stream ended.
-    ///
-    /// # Errors
-    /// When it ended within a member.
-    pub fn finish(self) -> Result<(), TarError> {
-        unimplemented!()
+    fn at(self, at: u64) -> TarError {
+        match self {
+            Self::Damaged(what) => TarError::Damaged { at, what },
+            Self::Limit { limit, what } => TarError::Limit { at, limit, what },
+        }
     }
 }

@@ -1,0 +1,114 @@
+"""What the benchmark scripts share: where things are, medians, tables, and the
+name of the machine that a number belongs to."""
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+# Nobody can have this registry (RFC 2606).
+IMAGE = "bench.test/image:it"
+
+
+def program():
+    """The lazyroot to measure: $LAZYROOT, else the release build of this tree."""
+    target = os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target")
+    binary = os.path.abspath(os.environ.get("LAZYROOT", os.path.join(target, "release/lazyroot")))
+    if not os.access(binary, os.X_OK):
+        sys.exit("no program `%s`: cargo build --release, or set LAZYROOT" % binary)
+    return binary
+
+
+def machine():
+    """One line that says what was measured on."""
+    with open("/proc/cpuinfo") as handle:
+        model = next((line.split(":")[1].strip() for line in handle if line.startswith("model name")),
+                     platform.machine())
+    with open("/proc/meminfo") as handle:
+        memory = int(handle.readline().split()[1]) >> 20
+    return "%d × %s, %d GiB, Linux %s, load %.1f" % (
+        os.cpu_count(), model, memory, platform.release(), os.getloadavg()[0])
+
+
+def layers(layout):
+    """Paths of the layer blobs of an OCI layout with one image."""
+    layout = pathlib.Path(layout)
+
+    def blob(descriptor):
+        return layout / "blobs" / descriptor["digest"].replace(":", "/")
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads(blob(index["manifests"][0]).read_text())
+    return [blob(layer) for layer in manifest["layers"]]
+
+
+def run(*command, output=False):
+    """Run a command quietly; its errors are shown and end the script."""
+    done = subprocess.run([os.fspath(word) for word in command], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if done.returncode:
+        sys.exit("exit %d of %s\n%s" % (done.returncode, " ".join(map(str, command)),
+                                         done.stderr.decode(errors="replace")))
+    return done.stdout if output else None
+
+
+def timed(*command):
+    """Seconds that a command takes."""
+    start = time.perf_counter()
+    run(*command)
+    return time.perf_counter() - start
+
+
+def warm(paths):
+    """Read files, so that the page cache has them."""
+    for path in paths:
+        with open(path, "rb", buffering=0) as handle:
+            while handle.read(1 << 20):
+                pass
+
+
+def drop_caches():
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as handle:
+        handle.write("3")
+
+
+def remove(path):
+    """Remove a tree, but nothing that is mounted in it."""
+    if os.path.ismount(path):
+        sys.exit("still mounted: %s" % path)
+    if os.path.isdir(path):
+        subprocess.run(["rm", "-rf", "--one-file-system", path], check=True)
+
+
+def missing(*tools):
+    """The first of the tools that is not installed."""
+    return next((tool for tool in tools if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin:/sbin")), None)
+
+
+median = statistics.median
+
+
+def percentile(values, part):
+    """The value below which `part` of all lie (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
+
+
+def table(head, rows):
+    """A Markdown table, its columns lined up; all but the first to the right."""
+    rows = [list(map(str, row)) for row in [head] + rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+
+    def line(cells):
+        return "| " + " | ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))) + " |"
+    print(line(rows[0]))
+    print("|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|")
+    for row in rows[1:]:
+        print(line(row))
+    sys.stdout.flush()

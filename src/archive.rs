@@ -1,1 +1,0 @@
-//! STUB: a tar, a directory or standard input as `image::Files`.

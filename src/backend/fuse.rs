@@ -1,0 +1,249 @@
+//! A FUSE server in the background.
+//!
+//! What it is for: the parent's side ([`start`]) runs this program again and
+//! returns when the mount can be used, or with the reason why it cannot; the
+//! child's side ([`ReadyPipe`]) says so. May assume: the program understands the
+//! arguments it is given. Must not know what is mounted.
+//!
+//! The child's standard input is one end of a socket pair. The child writes
+//! `ok` and a newline, or a text that says what went wrong, and ends the
+//! connection; reading from it then gives end of file, as from /dev/null. So no
+//! number of a descriptor is passed, none needs to be taken over unsafely, and
+//! the end of a child that dies is seen as the end of the connection.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// What the child says when the mount can be used.
+const OK: &[u8] = b"ok\n";
+/// Longest text that a parent listens to.
+const TEXT_MAX: u64 = 64 << 10;
+/// A child that said nothing for so long hangs: a mount takes milliseconds, and
+/// the slowest machine some seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server that runs, its mount usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// The server's process. It is a child of this one for as long as this one
+    /// lives, in a session of its own.
+    pub pid: u32,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log cannot be written.
+    #[error("cannot open the log `{}`", path.display())]
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The program could not be started.
+    #[error("cannot start the server")]
+    Spawn(#[source] io::Error),
+    /// The server said what went wrong.
+    #[error("{0}")]
+    Refused(String),
+    /// The server ended and said nothing.
+    #[error("the server ended before its mount was usable ({0})")]
+    Died(ExitStatus),
+    /// The server did nothing for too long and was ended.
+    #[error("the server did not get ready within {} seconds", PATIENCE.as_secs())]
+    Silent,
+}
+
+/// Runs this program again with `args`, in the background, and waits until its
+/// mount can be used. What it logs is appended to `log`, if there is one.
+///
+/// # Errors
+/// The server cannot be started, or says why it cannot serve, or ends.
+pub fn start(args: &[OsString], log: Option<&Path>) -> Result<Started, StartError> {
+    // Not by its path: the file may have been replaced since by an upgrade.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(env!("CARGO_PKG_NAME")).args(args);
+    run(command, log)
+}
+
+fn run(mut command: Command, log: Option<&Path>) -> Result<Started, StartError> {
+    let (ours, theirs) = UnixStream::pair().map_err(StartError::Spawn)?;
+    ours.set_read_timeout(Some(PATIENCE))
+        .map_err(StartError::Spawn)?;
+    let (out, err) = match log {
+        None => (Stdio::null(), Stdio::null()),
+        Some(path) => {
+            let failed = |source| StartError::Log {
+                path: path.to_owned(),
+                source,
+            };
+            let file = File::options()
+                .append(true)
+                .create(true)
+                .open(path)
+                .map_err(failed)?;
+            (
+                Stdio::from(file.try_clone().map_err(failed)?),
+                Stdio::from(file),
+            )
+        }
+    };
+    // No directory is kept busy by a server.
+    command
+        .stdin(OwnedFd::from(theirs))
+        .stdout(out)
+        .stderr(err)
+        .current_dir("/");
+    let child = command.spawn().map_err(StartError::Spawn)?;
+    // It holds the child's end of the pair; the end of the child must be seen.
+    drop(command);
+    hear(child, ours)
+}
+
+/// Waits for the child's word.
+fn hear(mut child: Child, from: UnixStream) -> Result<Started, StartError> {
+    let mut said = Vec::new();
+    let mut limited = from.take(TEXT_MAX);
+    let mut piece = [0; 512];
+    let silent = loop {
+        match limited.read(&mut piece) {
+            Ok(0) => break false,
+            Ok(got) => said.extend_from_slice(&piece[..got]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
+        }
+        if said == OK {
+            return Ok(Started { pid: child.id() });
+        }
+    };
+    if silent {
+        // It may have gone in the meantime.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(StartError::Spawn)?;
+    let text = String::from_utf8_lossy(&said).trim().to_owned();
+    match (silent, text.is_empty()) {
+        (_, false) => Err(StartError::Refused(text)),
+        (true, true) => Err(StartError::Silent),
+        (false, true) => Err(StartError::Died(status)),
+    }
+}
+
+/// The child's side: how it tells the parent what became of it. Dropped without
+/// a word, the parent sees it end.
+#[derive(Debug)]
+pub struct ReadyPipe(UnixStream);
+
+impl ReadyPipe {
+    /// The pipe of a process that [`start`] has started, which leaves its
+    /// parent's session and terminal. Nothing when standard input is none of ours.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn of_stdin() -> io::Result<Option<Self>> {
+        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+        let stream = UnixStream::from(stdin);
+        // ENOTSOCK: a terminal, a file, a pipe.
+        if !stream.peer_addr().is_ok_and(|peer| peer.is_unnamed()) {
+            return Ok(None);
+        }
+        // EPERM when it leads a session already, as under a service manager.
+        let _ = rustix::process::setsid();
+        Ok(Some(Self(stream)))
+    }
+
+    /// The mount can be used.
+    ///
+    /// # Errors
+    /// The parent is gone.
+    pub fn ready(self) -> io::Result<()> {
+        self.say(OK)
+    }
+
+    /// It cannot, and the parent should tell why.
+    ///
+    /// # Errors
+    /// The parent is gone.
+    pub fn failed(self, why: &str) -> io::Result<()> {
+        // Longer ones would be cut by the parent.
+        let room = usize::try_from(TEXT_MAX).unwrap_or(usize::MAX);
+        self.say(why.as_bytes().get(..room).unwrap_or(why.as_bytes()))
+    }
+
+    fn say(mut self, what: &[u8]) -> io::Result<()> {
+        self.0.write_all(what)?;
+        // The copy at standard input ends with it.
+        self.0.shutdown(Shutdown::Both)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell as the child; its standard input is the socket.
+    fn shell(script: &str) -> Result<Started, StartError> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        run(command, None)
+    }
+
+    #[test]
+    fn a_child_that_says_ok_is_started() {
+        let started = shell("printf 'ok\\n' >&0; sleep 0.1").unwrap();
+        assert_ne!(started.pid, 0);
+    }
+
+    #[test]
+    fn a_childs_error_is_passed_on() {
+        let error = shell("echo 'no such image' >&0; exit 3").unwrap_err();
+        assert_eq!(error.to_string(), "no such image");
+    }
+
+    #[test]
+    fn a_child_that_dies_is_noticed() {
+        let error = shell("exit 3").unwrap_err();
+        assert!(matches!(error, StartError::Died(status) if status.code() == Some(3)));
+    }
+
+    #[test]
+    fn what_a_child_prints_is_in_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let mut command = Command::new("sh");
+        command.args(["-c", "pwd; echo err >&2; printf 'ok\\n' >&0"]);
+        let started = run(command, Some(&log)).unwrap();
+        let gone = || {
+            !Path::new(&format!("/proc/{}/fd/1", started.pid))
+                .try_exists()
+                .unwrap_or(false)
+        };
+        while !gone() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "/\nerr\n");
+        let missing = run(Command::new("true"), Some(&dir.path().join("no/log")));
+        assert!(matches!(missing, Err(StartError::Log { .. })));
+    }
+
+    #[test]
+    fn the_pipe_says_one_word_and_ends() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let copy = theirs.try_clone().unwrap();
+        ReadyPipe(theirs).ready().unwrap();
+        let mut said = String::new();
+        let mut ours = ours;
+        ours.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "ok\n");
+        assert_eq!((&copy).read(&mut [0; 1]).unwrap(), 0);
+    }
+}

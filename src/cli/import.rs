@@ -1,0 +1,145 @@
+//! `lazyroot import`
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::progress::Shown;
+use super::report::{Exit, Failure};
+use super::{Context, print, print_json};
+use crate::archive::{Archive, ArchiveError};
+use crate::image::{Platform, Want};
+use crate::import::{self, ImportError, Imported, Options};
+use crate::layer::Limits;
+use crate::reference::Reference;
+
+/// Take images from archives into the store. Nothing is unpacked.
+///
+/// Docker archives (`docker save`, of all generations), OCI layouts (directory
+/// or tar) and `skopeo` directories are recognised by their content, also when
+/// the whole is compressed with gzip or zstd.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Archives or directories; `-` is standard input.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Name for the image, instead of those in the archive; may be repeated.
+    #[arg(long = "name", value_name = "NAME")]
+    names: Vec<Reference>,
+    /// Which image of a multi-platform index: `linux/arm64`, `arm/v7`. Default: this machine's.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+    /// Read every layer again, also those that the store has (mends a damaged store).
+    #[arg(long)]
+    again: bool,
+    /// Raise or lower a limit on hostile layers: entries, unpacked (bytes), ratio.
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = parse_limit)]
+    limits: Vec<(Limit, u64)>,
+    /// Print one JSON array.
+    #[arg(long)]
+    json: bool,
+    /// No progress.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    Entries,
+    Unpacked,
+    Ratio,
+}
+
+fn parse_limit(text: &str) -> Result<(Limit, u64), String> {
+    let (name, value) = text.split_once('=').ok_or("it must be NAME=VALUE")?;
+    let limit = match name {
+        "entries" => Limit::Entries,
+        "unpacked" => Limit::Unpacked,
+        "ratio" => Limit::Ratio,
+        other => {
+            return Err(format!(
+                "there is no limit `{other}` (entries, unpacked, ratio)"
+            ));
+        }
+    };
+    Ok((limit, super::parse_size(value)?))
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let mut limits = Limits::default();
+    for (limit, value) in &args.limits {
+        match limit {
+            Limit::Entries => limits.entries = *value,
+            Limit::Unpacked => limits.unpacked = *value,
+            Limit::Ratio => limits.ratio = *value,
+        }
+    }
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second signal ends the process as it would without us.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&context.stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&context.stop))?;
+    }
+    let store = context.create()?;
+    let mut all = Vec::new();
+    for path in &args.paths {
+        let progress = Shown::new(args.quiet);
+        let options = Options {
+            names: &args.names,
+            want: &args.platform.clone().map_or_else(Want::host, Want::only),
+            again: args.again,
+            limits,
+            now: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            progress: &progress,
+            stop: &context.stop,
+        };
+        let imported = open(path).and_then(|archive| import::import(&store, archive, &options));
+        progress.end();
+        let imported = imported.map_err(|error| {
+            let mut failure = Failure::from(error);
+            if failure.exit != Exit::Interrupted {
+                failure.message =
+                    format!("cannot import `{}`: {}", path.display(), failure.message);
+            }
+            failure
+        })?;
+        if !args.json {
+            imported
+                .iter()
+                .try_for_each(|image| print(line(image).as_bytes()))?;
+        }
+        all.extend(imported);
+    }
+    if args.json { print_json(&all) } else { Ok(()) }
+}
+
+fn open(path: &Path) -> Result<Archive, ImportError> {
+    if path.as_os_str() != "-" {
+        return Ok(Archive::open(path)?);
+    }
+    let name = "standard input".to_owned();
+    match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(stdin) => Ok(Archive::from_file(name, File::from(stdin))?),
+        Err(source) => Err(ArchiveError::Open {
+            archive: name,
+            source,
+        }
+        .into()),
+    }
+}
+
+fn line(image: &Imported) -> String {
+    let names: Vec<String> = image.names.iter().map(Reference::familiar).collect();
+    let named = match names.is_empty() {
+        true => "without a name (lazyroot tag gives it one)".to_owned(),
+        false => format!("as {}", names.join(", ")),
+    };
+    let new = image.layers - image.layers_kept;
+    format!(
+        "imported {} {named}: {new} new layers, {} were there\n",
+        image.id, image.layers_kept
+    )
+}

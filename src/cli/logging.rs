@@ -1,0 +1,107 @@
+//! Where a mount's server says what happens to it: standard error, a file, or
+//! the system's log.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use parking_lot::Mutex;
+
+use super::date;
+use super::report::{Exit, Failure};
+
+const SYSLOG: &str = "/dev/log";
+
+/// Where lines go.
+enum To {
+    Stderr,
+    File(File),
+    Syslog(UnixDatagram),
+}
+
+struct Logger(Mutex<To>);
+
+/// Begins to log: to `file`, else (in the background) to the system's log, else
+/// to standard error.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(super) fn begin(file: Option<&Path>, background: bool, verbose: bool) -> Result<(), Failure> {
+    let to = match file {
+        Some(path) => To::File(open(path)?),
+        None if background => syslog().map_or(To::Stderr, To::Syslog),
+        None => To::Stderr,
+    };
+    let level = if verbose {
+        LevelFilter::Debug
+    } else {
+        LevelFilter::Warn
+    };
+    // A second logger would only be refused: there is one call per process.
+    if log::set_boxed_logger(Box::new(Logger(Mutex::new(to)))).is_ok() {
+        log::set_max_level(level);
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("cannot write the log `{}`: {error}", path.display()),
+            )
+        })
+}
+
+fn syslog() -> Option<UnixDatagram> {
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.connect(PathBuf::from(SYSLOG)).ok()?;
+    Some(socket)
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // fuser tells of every request at debug level; ours is what is wanted.
+        metadata.target().starts_with("lazyroot") || metadata.level() <= Level::Warn
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = record.args().to_string().replace('\n', " ");
+        // There is nowhere to tell that the log cannot be written.
+        let _ = match &mut *self.0.lock() {
+            To::Stderr => writeln!(std::io::stderr(), "lazyroot: {text}"),
+            To::File(file) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH);
+                let now = now.map_or(0, |since| since.as_secs().cast_signed());
+                writeln!(file, "{} {} {text}", date(now), std::process::id())
+            }
+            // RFC 3164: facility daemon (3) and severity in the leading number.
+            To::Syslog(socket) => {
+                let severity = match record.level() {
+                    Level::Error => 3,
+                    Level::Warn => 4,
+                    Level::Info => 6,
+                    Level::Debug | Level::Trace => 7,
+                };
+                let line = format!(
+                    "<{}>lazyroot[{}]: {text}",
+                    24 + severity,
+                    std::process::id()
+                );
+                socket.send(line.as_bytes()).map(|_| ())
+            }
+        };
+    }
+
+    fn flush(&self) {}
+}

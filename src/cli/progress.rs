@@ -1,0 +1,73 @@
+//! How far an import is: a bar on a terminal, a line per layer otherwise.
+
+use std::io::IsTerminal as _;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
+
+use crate::import::Progress;
+
+/// Shows progress on standard error.
+#[derive(Debug)]
+pub(super) struct Shown {
+    bar: ProgressBar,
+    lines: bool,
+    /// Length of all layers so far, as far as it is known.
+    total: Mutex<u64>,
+}
+
+impl Shown {
+    /// A bar when standard error is a terminal, lines when not; nothing when `quiet`.
+    pub(super) fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = match terminal && !quiet {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        let style = "{spinner} {bytes} of {total_bytes} [{bar:30}] {bytes_per_sec} {msg}";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self {
+            bar,
+            lines: !terminal && !quiet,
+            total: Mutex::new(0),
+        }
+    }
+
+    /// Takes the bar away, so that results and errors stand alone.
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Progress for Shown {
+    fn layer(&self, name: &str, len: Option<u64>) {
+        let mut total = self.total.lock();
+        *total += len.unwrap_or(0);
+        self.bar.set_length(*total);
+        self.bar.set_message(short(name));
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn layer_done(&self, name: &str, kept: bool) {
+        if self.lines {
+            let what = if kept { "is in the store" } else { "taken" };
+            // A progress line that nobody can read is no reason to fail.
+            let _ = std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("layer {} {what}\n", short(name)),
+            );
+        }
+    }
+}
+
+/// Digests are cut to what tells them apart.
+fn short(name: &str) -> String {
+    let name = name.strip_prefix("blobs/sha256/").unwrap_or(name);
+    name.chars().take(24).collect()
+}

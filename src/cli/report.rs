@@ -1,0 +1,153 @@
+//! Errors as people and scripts see them: a line, a hint, an exit code.
+
+use std::error::Error;
+use std::fmt;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::import::ImportError;
+use crate::store::StoreError;
+use crate::union::FsError;
+
+/// What the process answers to its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// All was done.
+    Done = 0,
+    /// Something failed.
+    Failed = 1,
+    /// The command line cannot be understood (clap answers the same).
+    Usage = 2,
+    /// No such image, path, mount.
+    NotFound = 3,
+    /// It is in use.
+    InUse = 4,
+    /// The store is damaged.
+    Damaged = 5,
+    /// Ctrl-C (128 + SIGINT, as shells have it).
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A failed verb.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// What the process answers.
+    pub(super) exit: Exit,
+    /// What went wrong, with its causes.
+    pub(super) message: String,
+    /// What to try.
+    pub(super) hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// An error with all its causes in one line.
+    pub(super) fn of(exit: Exit, error: &dyn Error) -> Self {
+        Self::new(exit, chain(error))
+    }
+
+    /// Prints it to standard error.
+    pub(super) fn print(&self) {
+        let mut to = std::io::stderr().lock();
+        // There is nobody left to tell when standard error is gone.
+        let _ = writeln!(to, "error: {}", self.message);
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(to, "try: {hint}");
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// An error and its causes, joined by colons.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn store_exit(error: &StoreError) -> Exit {
+    match error {
+        StoreError::NoImage(_) | StoreError::Missing(_) | StoreError::Ambiguous(..) => {
+            Exit::NotFound
+        }
+        StoreError::InUse(_) => Exit::InUse,
+        StoreError::Damaged { .. } | StoreError::Read(_) | StoreError::NoLayer(_) => Exit::Damaged,
+        StoreError::ReadOnly(..) | StoreError::Full(..) | StoreError::Io { .. } => Exit::Failed,
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self {
+            exit: store_exit(&error),
+            hint: error.hint(),
+            message: chain(&error),
+        }
+    }
+}
+
+impl From<ImportError> for Failure {
+    fn from(error: ImportError) -> Self {
+        let exit = match &error {
+            ImportError::Interrupted => Exit::Interrupted,
+            ImportError::Store(error) => store_exit(error),
+            _ => Exit::Failed,
+        };
+        Self {
+            exit,
+            hint: error.hint(),
+            message: chain(&error),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::of(Exit::Failed, &error)
+    }
+}
+
+/// A failure inside an image's tree; `what` names image and path.
+pub(super) fn in_image(what: &str, error: &FsError) -> Failure {
+    let exit = match error {
+        FsError::NotFound | FsError::NotDir => Exit::NotFound,
+        FsError::Damaged(_) => Exit::Damaged,
+        _ => Exit::Failed,
+    };
+    let failure = Failure::new(exit, format!("`{what}`: {}", chain(error)));
+    match exit {
+        Exit::Damaged => failure.hint("lazyroot verify names all that is damaged"),
+        _ => failure,
+    }
+}

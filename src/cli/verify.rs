@@ -1,0 +1,113 @@
+//! `lazyroot verify`
+
+use std::collections::BTreeSet;
+
+use super::report::{Exit, Failure, chain};
+use super::{Context, print, print_json};
+use crate::digest::{DiffId, ImageId};
+use crate::reference::Reference;
+use crate::store::StoreError;
+use crate::verify;
+
+/// Read everything again and name what is damaged.
+///
+/// Digests of configs, manifests and blobs are computed anew, indexes and seek
+/// maps are checked rule by rule, every layer is decoded and its diff ID
+/// compared. Exit code 5 when anything is damaged.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Images to verify; all when none is named.
+    #[arg(value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(serde::Serialize, Default)]
+struct Report {
+    images: usize,
+    layers: usize,
+    damaged: Vec<Damage>,
+}
+
+#[derive(serde::Serialize)]
+struct Damage {
+    /// The images that have it.
+    images: Vec<String>,
+    what: String,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let store = context.open()?;
+    let ids: BTreeSet<ImageId> = match args.images.is_empty() {
+        true => store.image_ids()?.into_iter().collect(),
+        false => args
+            .images
+            .iter()
+            .map(|image| store.find(image))
+            .collect::<Result<_, _>>()?,
+    };
+    let names = store.names()?;
+    let called = |id: ImageId| {
+        let name = names
+            .iter()
+            .find(|(_, to)| **to == id)
+            .map(|(name, _)| Reference::familiar(name));
+        name.unwrap_or_else(|| id.0.hex()[..12].to_owned())
+    };
+    let mut report = Report {
+        images: ids.len(),
+        ..Report::default()
+    };
+    let mut layers: BTreeSet<DiffId> = BTreeSet::new();
+    let mut users: Vec<(ImageId, Vec<DiffId>)> = Vec::new();
+    for &id in &ids {
+        match verify::image(&store, id) {
+            Ok(of_image) => {
+                layers.extend(&of_image);
+                users.push((id, of_image));
+            }
+            Err(error) => damaged(args, &mut report, vec![called(id)], &error)?,
+        }
+    }
+    report.layers = layers.len();
+    for diff in layers {
+        if let Err(error) = verify::layer(&store, diff) {
+            let images = users.iter().filter(|(_, of)| of.contains(&diff));
+            damaged(
+                args,
+                &mut report,
+                images.map(|(id, _)| called(*id)).collect(),
+                &error,
+            )?;
+        }
+    }
+    if args.json {
+        print_json(&report)?;
+    }
+    let (images, layers) = (report.images, report.layers);
+    match report.damaged.len() {
+        0 if args.json => Ok(()),
+        0 => print(format!("{images} images, {layers} layers: all is well\n").as_bytes()),
+        damaged => {
+            let what = format!("{damaged} of {images} images' parts are damaged");
+            Err(Failure::new(Exit::Damaged, what)
+                .hint("import those images again: what is damaged is replaced"))
+        }
+    }
+}
+
+fn damaged(
+    args: &Args,
+    report: &mut Report,
+    images: Vec<String>,
+    error: &StoreError,
+) -> Result<(), Failure> {
+    let what = chain(error);
+    if !args.json {
+        print(format!("damaged: {what} (in {})\n", images.join(", ")).as_bytes())?;
+    }
+    report.damaged.push(Damage { images, what });
+    Ok(())
+}

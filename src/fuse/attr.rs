@@ -1,0 +1,162 @@
+//! What `stat` tells, in the kernel's words.
+//!
+//! Must not know where attributes come from.
+
+use std::time::{Duration, SystemTime};
+
+use fuser::{FileAttr, FileType, INodeNo};
+
+use crate::node::{Attr, Device, Kind, Time};
+
+/// `st_blksize`, and the size that every directory claims: what ext4 shows.
+pub(super) const BLOCK: u32 = 4096;
+/// `st_blocks` counts these, whatever the block size is (inode(7)).
+const SECTOR: u64 = 512;
+
+/// The kind in fuser's words.
+pub(super) fn kind(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Char => FileType::CharDevice,
+        Kind::Block => FileType::BlockDevice,
+        Kind::Fifo => FileType::NamedPipe,
+    }
+}
+
+/// A moment; one that the system cannot say becomes 1970.
+fn moment(time: Time) -> SystemTime {
+    let epoch = SystemTime::UNIX_EPOCH;
+    let whole = Duration::from_secs(time.seconds.unsigned_abs());
+    let second = if time.seconds < 0 {
+        epoch.checked_sub(whole)
+    } else {
+        epoch.checked_add(whole)
+    };
+    let nanos = Duration::from_nanos(time.nanos.into());
+    second
+        .and_then(|second| second.checked_add(nanos))
+        .unwrap_or(epoch)
+}
+
+/// The kernel's 32 bit layout of a device number: 12 bits of major within 20
+/// bits of minor (`new_encode_dev`, include/linux/kdev_t.h; fuse decodes
+/// `fuse_attr.rdev` by `new_decode_dev`). What does not fit is cut off, as the
+/// kernel itself has no such devices.
+fn rdev(device: Device) -> u32 {
+    let Device { major, minor } = device;
+    (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
+}
+
+/// Attributes of the object with the number `number`.
+pub(super) fn attr(number: u64, of: &Attr) -> FileAttr {
+    let time = moment(of.mtime);
+    let (size, stored) = match of.kind {
+        Kind::Dir => (BLOCK.into(), BLOCK.into()),
+        Kind::File => (of.size, of.stored),
+        // A short target lies within the inode, so it has no blocks.
+        _ => (of.size, 0),
+    };
+    FileAttr {
+        ino: INodeNo(number),
+        size,
+        blocks: stored.div_ceil(SECTOR),
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: kind(of.kind),
+        perm: of.mode,
+        nlink: of.nlink,
+        uid: of.uid,
+        gid: of.gid,
+        rdev: rdev(of.rdev),
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+/// A directory that no layer has: the mount's own.
+pub(super) fn directory(number: u64, mtime: SystemTime, entries: usize) -> FileAttr {
+    // 2 + subdirectories; every entry is one. Beyond u32 nobody counts.
+    let nlink = u32::try_from(entries).unwrap_or(u32::MAX).saturating_add(2);
+    FileAttr {
+        ino: INodeNo(number),
+        size: BLOCK.into(),
+        blocks: u64::from(BLOCK) / SECTOR,
+        atime: mtime,
+        mtime,
+        ctime: mtime,
+        crtime: mtime,
+        kind: FileType::Directory,
+        perm: 0o755,
+        nlink,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_before_1970_keeps_its_nanoseconds() {
+        let at = moment(Time {
+            seconds: -2,
+            nanos: 250_000_000,
+        });
+        let before = SystemTime::UNIX_EPOCH.duration_since(at).unwrap();
+        assert_eq!(before, Duration::from_millis(1750));
+    }
+
+    #[test]
+    fn no_time_at_all_makes_a_panic() {
+        for seconds in [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX] {
+            for nanos in [0, 999_999_999, u32::MAX] {
+                let _ = moment(Time { seconds, nanos });
+            }
+        }
+    }
+
+    #[test]
+    fn device_numbers_have_the_kernels_layout() {
+        assert_eq!(rdev(Device { major: 1, minor: 3 }), 0x103);
+        // 10:4096 is the first minor that leaves the old 16 bit layout far behind.
+        assert_eq!(
+            rdev(Device {
+                major: 10,
+                minor: 4096
+            }),
+            0x0100_0a00
+        );
+        assert_eq!(
+            rdev(Device {
+                major: 0xfff,
+                minor: 0xf_ffff
+            }),
+            u32::MAX
+        );
+    }
+
+    #[test]
+    fn blocks_count_what_is_stored_not_the_size() {
+        let file = Attr {
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: 1 << 30,
+            stored: 513,
+            mtime: Time::default(),
+            nlink: 1,
+            rdev: Device::default(),
+        };
+        let shown = attr(7, &file);
+        assert_eq!((shown.size, shown.blocks, shown.ino.0), (1 << 30, 2, 7));
+    }
+}

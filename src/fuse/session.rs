@@ -1,0 +1,443 @@
+//! Mount, run, unmount.
+//!
+//! What it is for: the life of one mount, within one call. May assume: it is
+//! alone in its process as far as SIGTERM, SIGINT and SIGHUP go. Must not know
+//! who started the process, nor what is shown.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::mount::MountFlags;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::adapter::Adapter;
+use super::{MountOptions, Served};
+use crate::mounts::{self, FS_TYPE, Mount, MountError};
+
+/// No request for so long: the process is idle.
+const IDLE: Duration = Duration::from_secs(10);
+/// After a signal those who are still inside may finish for so long.
+const GRACE: Duration = Duration::from_secs(5);
+/// The second half of [`FS_TYPE`].
+const SUBTYPE: &str = "lazyroot";
+
+/// Why a mount could not be made or served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The mount point is missing or no directory.
+    #[error("cannot mount at `{}`", at.display())]
+    MountPoint {
+        /// The mount point.
+        at: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The kernel has no FUSE, or this process may not use it.
+    #[error("cannot open `/dev/fuse`")]
+    Device(#[source] io::Error),
+    /// Others may not look into an ordinary user's mounts.
+    #[error("`allow_other` needs the line `user_allow_other` in `/etc/fuse.conf`")]
+    AllowOther,
+    /// The helper for ordinary users is missing.
+    #[error("`fusermount3` is missing: install the package fuse3")]
+    NoHelper,
+    /// The kernel refused the mount, or the first words with it failed.
+    #[error("cannot mount `{name}` at `{}`", at.display())]
+    Mount {
+        /// What was to be mounted.
+        name: String,
+        /// The mount point.
+        at: PathBuf,
+        /// What the system or the helper says.
+        source: io::Error,
+    },
+    /// The mount was made and cannot be found.
+    #[error(transparent)]
+    Table(#[from] MountError),
+    /// The connection to the kernel failed while the mount was served.
+    #[error("serving `{name}` failed")]
+    Serve {
+        /// What was served.
+        name: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// What the main thread of a server waits for.
+#[derive(Debug)]
+enum Event {
+    /// The session came to its end.
+    Ended(io::Result<()>),
+    /// Somebody wants the process to end.
+    Signal,
+    /// A request came after an idle time.
+    Awake,
+}
+
+/// Whether requests come. One atomic addition for each.
+#[derive(Debug)]
+pub(super) struct Activity {
+    requests: AtomicU64,
+    asleep: AtomicBool,
+    wake: Sender<Event>,
+}
+
+impl Activity {
+    /// A request came.
+    pub(super) fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+            // Nobody listens at the very end.
+            let _ = self.wake.send(Event::Awake);
+        }
+    }
+}
+
+/// Mounts a tree at a directory and answers for it until it is unmounted, by
+/// whomever. `ready` is called once it can be used. SIGTERM, SIGINT and SIGHUP
+/// unmount it; who is still inside may finish for a few seconds, or until the
+/// second signal.
+///
+/// # Errors
+/// The mount cannot be made, or the connection to the kernel fails.
+pub fn serve(
+    what: Served,
+    at: &Path,
+    options: &MountOptions,
+    ready: impl FnOnce(),
+) -> Result<(), ServeError> {
+    let Served { name, tree, idle } = what;
+    let at = mount_point(at)?;
+    let fails = |source| ServeError::Mount {
+        name: name.clone(),
+        at: at.clone(),
+        source,
+    };
+    let (wake, events) = unbounded();
+    let activity = std::sync::Arc::new(Activity {
+        requests: AtomicU64::new(0),
+        asleep: AtomicBool::new(false),
+        wake: wake.clone(),
+    });
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let adapter = Adapter::new(name.clone(), tree, processors, activity.clone()).map_err(fails)?;
+    let browse = adapter.browse();
+    let idle = move || {
+        if let Some(browse) = &browse {
+            browse.sweep(Duration::ZERO);
+        }
+        if let Some(idle) = &idle {
+            idle();
+        }
+    };
+
+    // Before the mount: from the first moment on a signal undoes it.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(fails)?;
+    let session = open_session(adapter, &name, &at, options, processors)?;
+    let mount = mounts::uppermost(&mounts::all()?, &at).cloned();
+    let mount = mount.ok_or_else(|| MountError::NotMounted(at.clone()))?;
+
+    let ended = wake.clone();
+    let serving = thread::Builder::new().name("session".to_owned());
+    let spawned = serving.spawn(move || {
+        let _ = ended.send(Event::Ended(session.run()));
+    });
+    spawned.map_err(|source| ServeError::Serve {
+        name: name.clone(),
+        source,
+    })?;
+    let handle = signals.handle();
+    let listening = thread::Builder::new().name("signals".to_owned());
+    let spawned = listening.spawn(move || {
+        for _ in signals.forever() {
+            let _ = wake.send(Event::Signal);
+        }
+    });
+    spawned.map_err(|source| ServeError::Serve {
+        name: name.clone(),
+        source,
+    })?;
+    ready();
+    let result = wait(&events, &mount, &activity, &idle, IDLE);
+    handle.close();
+    result.map_err(|source| ServeError::Serve { name, source })
+}
+
+/// Waits for the end. `idle` is called when no request came for `after`.
+fn wait(
+    events: &Receiver<Event>,
+    mount: &Mount,
+    activity: &Activity,
+    idle: &dyn Fn(),
+    after: Duration,
+) -> io::Result<()> {
+    let mut leaving: Option<Instant> = None;
+    let mut before = 0;
+    loop {
+        let event = match leaving {
+            Some(until) => events.recv_deadline(until),
+            None if activity.asleep.load(Ordering::Relaxed) => {
+                events.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            }
+            None => events.recv_timeout(after),
+        };
+        match event {
+            Ok(Event::Ended(result)) => return result,
+            Ok(Event::Awake) => {}
+            Ok(Event::Signal) if leaving.is_none() => {
+                detach(mount);
+                leaving = Some(Instant::now() + GRACE);
+            }
+            Ok(Event::Signal) => {
+                abort(mount);
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) if leaving.is_some() => {
+                log::warn!(
+                    "`{}` is still in use; its users are cut off",
+                    mount.at.display()
+                );
+                abort(mount);
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let now = activity.requests.load(Ordering::Relaxed);
+                if now == before {
+                    idle();
+                    activity.asleep.store(true, Ordering::Relaxed);
+                }
+                before = now;
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+/// Takes the mount out of the tree, unless another has taken its place.
+fn detach(mount: &Mount) {
+    let here = mounts::all()
+        .ok()
+        .and_then(|all| mounts::uppermost(&all, &mount.at).cloned());
+    if here.is_some_and(|here| here.id == mount.id)
+        && let Err(error) = mounts::unmount(&mount.at, true)
+    {
+        log::error!("{error}");
+    }
+}
+
+/// Ends the connection: whoever waits for an answer gets an error at once.
+fn abort(mount: &Mount) {
+    let file = format!("/sys/fs/fuse/connections/{}/abort", mount.device.1);
+    // It is gone when the last user is, and then there is nothing to end.
+    let _ = fs::write(file, "1");
+}
+
+/// Where to mount: a directory, without links.
+fn mount_point(at: &Path) -> Result<PathBuf, ServeError> {
+    let place = mounts::resolve(at)?;
+    match fs::symlink_metadata(&place) {
+        Ok(meta) if meta.is_dir() => Ok(place),
+        Ok(_) => {
+            let source = io::ErrorKind::NotADirectory.into();
+            Err(ServeError::MountPoint { at: place, source })
+        }
+        Err(source) => Err(ServeError::MountPoint { at: place, source }),
+    }
+}
+
+/// Mounts and says the first words with the kernel (INIT).
+fn open_session(
+    mut adapter: Adapter,
+    name: &str,
+    at: &Path,
+    options: &MountOptions,
+    processors: usize,
+) -> Result<Session<Adapter>, ServeError> {
+    let fails = |source: io::Error| ServeError::Mount {
+        name: name.to_owned(),
+        at: at.into(),
+        source,
+    };
+    let mut config = Config::default();
+    config.n_threads = Some(processors);
+    let Some(device) = mount_directly(name, at, options)? else {
+        return through_helper(adapter, name, at, options, config);
+    };
+    adapter.allow_idmap = true;
+    let session = Session::from_fd(adapter, device, SessionACL::All, config);
+    session.map_err(|error| {
+        // The mount is there already, and nobody will ever answer for it.
+        let _ = mounts::unmount(at, true);
+        fails(error)
+    })
+}
+
+/// mount(2) by ourselves: for root, also of a user namespace. Nothing when this
+/// process may not.
+fn mount_directly(
+    name: &str,
+    at: &Path,
+    options: &MountOptions,
+) -> Result<Option<OwnedFd>, ServeError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    let device = device.map_err(ServeError::Device)?;
+    let mut flags = MountFlags::RDONLY;
+    flags.set(MountFlags::NOSUID, !options.suid);
+    flags.set(MountFlags::NODEV, !options.dev);
+    flags.set(MountFlags::NOEXEC, options.noexec);
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    // `rootmode` is a directory's type; the mode itself is asked for later.
+    let data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other\0",
+        device.as_raw_fd(),
+        uid.as_raw(),
+        gid.as_raw(),
+    );
+    let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes())
+        .expect("because the text has been made of numbers and one final NUL");
+    // The subtype is part of the type's name here (kernel fs/namespace.c).
+    match rustix::mount::mount(name, at, FS_TYPE, flags, data) {
+        Ok(()) => Ok(Some(device.into())),
+        Err(rustix::io::Errno::PERM) => Ok(None),
+        Err(error) => {
+            let (name, at) = (name.to_owned(), at.to_owned());
+            Err(ServeError::Mount {
+                name,
+                at,
+                source: error.into(),
+            })
+        }
+    }
+}
+
+/// Mounts through the setuid helper: for everybody else.
+fn through_helper(
+    adapter: Adapter,
+    name: &str,
+    at: &Path,
+    options: &MountOptions,
+    mut config: Config,
+) -> Result<Session<Adapter>, ServeError> {
+    config.mount_options = vec![
+        // The helper splits options at commas and knows the backslash.
+        MountOption::FSName(name.replace('\\', "\\\\").replace(',', "\\,")),
+        MountOption::Subtype(SUBTYPE.to_owned()),
+        MountOption::RO,
+        MountOption::DefaultPermissions,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+    ];
+    if options.noexec {
+        config.mount_options.push(MountOption::NoExec);
+    }
+    if options.allow_other {
+        let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+        if !allows_other(&conf) {
+            return Err(ServeError::AllowOther);
+        }
+        config.acl = SessionACL::All;
+    }
+    Session::new(adapter, at, &config).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => ServeError::NoHelper,
+        io::ErrorKind::PermissionDenied => ServeError::Device(source),
+        // What the helper says ends with a newline.
+        kind => ServeError::Mount {
+            name: name.to_owned(),
+            at: at.to_owned(),
+            source: io::Error::new(kind, source.to_string().trim().to_owned()),
+        },
+    })
+}
+
+/// Whether `/etc/fuse.conf` lets users show their mounts to others.
+fn allows_other(conf: &str) -> bool {
+    conf.lines().any(|line| line.trim() == "user_allow_other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_in_the_configuration_allows_nothing() {
+        assert!(!allows_other(
+            "# user_allow_other\n#user_allow_other\nmount_max = 5\n"
+        ));
+        assert!(allows_other("mount_max = 5\n user_allow_other \n"));
+    }
+
+    #[test]
+    fn a_mount_point_must_be_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(
+            mount_point(&file),
+            Err(ServeError::MountPoint { .. })
+        ));
+        assert!(matches!(
+            mount_point(&dir.path().join("no")),
+            Err(ServeError::MountPoint { .. })
+        ));
+        assert!(mount_point(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn the_first_request_after_an_idle_time_wakes_the_server_once() {
+        let (wake, events) = unbounded();
+        let (requests, asleep) = (AtomicU64::new(0), AtomicBool::new(true));
+        let activity = Activity {
+            requests,
+            asleep,
+            wake,
+        };
+        activity.request();
+        activity.request();
+        assert!(matches!(events.try_recv(), Ok(Event::Awake)));
+        assert!(events.try_recv().is_err());
+        assert_eq!(activity.requests.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn an_idle_server_lets_its_caches_go_once_until_it_is_asked_again() {
+        let (wake, events) = unbounded();
+        let (requests, asleep) = (AtomicU64::new(0), AtomicBool::new(false));
+        let activity = Activity {
+            requests,
+            asleep,
+            wake: wake.clone(),
+        };
+        let mount = mounts::all().unwrap().remove(0);
+        let times = AtomicU64::new(0);
+        let idle = || {
+            times.fetch_add(1, Ordering::Relaxed);
+        };
+        let after = Duration::from_millis(10);
+        thread::scope(|scope| {
+            scope.spawn(|| wait(&events, &mount, &activity, &idle, after).unwrap());
+            let until = |wanted: u64| {
+                while times.load(Ordering::Relaxed) < wanted {
+                    thread::sleep(after);
+                }
+                thread::sleep(3 * after);
+                assert_eq!(times.load(Ordering::Relaxed), wanted);
+            };
+            until(1);
+            activity.request();
+            until(2);
+            wake.send(Event::Ended(Ok(()))).unwrap();
+        });
+    }
+}

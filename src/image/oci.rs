@@ -1,0 +1,177 @@
+//! OCI layouts: `oci-layout`, `index.json`, `blobs/` (OCI image spec,
+//! image-layout.md).
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+
+use super::choose::{Chooser, Layout, Take};
+use super::documents::{Documents, blob_file, parse};
+use super::manifest::{Descriptor, Document};
+use super::{FoundImage, ImageError, Source, Want};
+use crate::digest::Digest;
+use crate::reference::Reference;
+
+/// Says that a directory is a layout.
+pub(super) const MARK: &str = "oci-layout";
+/// Where it begins.
+pub(super) const INDEX: &str = "index.json";
+/// The tag, or the whole name (OCI image spec, annotations.md).
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The whole name; containerd and Docker write it.
+const IMAGE_NAME: &str = "io.containerd.image.name";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Mark {
+    image_layout_version: String,
+}
+
+/// The images of a layout.
+pub(super) fn find(
+    documents: &Documents<'_>,
+    index: &[u8],
+    want: &Want,
+) -> Result<Vec<FoundImage>, ImageError> {
+    if let Some(mark) = documents.get(MARK)? {
+        let mark: Mark = parse(MARK, &mark)?;
+        if mark.image_layout_version.split('.').next() != Some("1") {
+            return Err(ImageError::LayoutVersion(mark.image_layout_version));
+        }
+    }
+    let Document::Index(descriptors) = Document::parse(INDEX, index)? else {
+        let what = "it is no image index".to_owned();
+        return Err(ImageError::Malformed {
+            file: INDEX.to_owned(),
+            what,
+        });
+    };
+    let layout = Layout {
+        source: Source::Oci,
+        blob: blob_file,
+        manifest: blob_file,
+    };
+    let chooser = Chooser {
+        documents,
+        layout,
+        want,
+    };
+    let mut found = Vec::new();
+    let mut misfit = None;
+    for group in groups(descriptors) {
+        match group.find(&chooser) {
+            Ok(images) => found.extend(images),
+            // Of several images those count that fit.
+            Err(error @ ImageError::NoPlatform { .. }) => misfit = misfit.or(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    match misfit {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(merge(found)),
+    }
+}
+
+/// Entries of `index.json` that are one image for several platforms.
+struct Group {
+    names: Vec<Reference>,
+    other_names: Vec<String>,
+    descriptors: Vec<Descriptor>,
+}
+
+/// The layout's index may list an image's platforms directly (then under one
+/// name, or all without) as well as several images.
+fn groups(descriptors: Vec<Descriptor>) -> Vec<Group> {
+    type Names = (Vec<Reference>, Vec<String>);
+    let mut groups: Vec<Group> = Vec::new();
+    let mut places: HashMap<Names, usize> = HashMap::new();
+    for descriptor in descriptors {
+        let names = names(&descriptor.annotations);
+        let anonymous = names.0.is_empty() && names.1.is_empty();
+        let alone = anonymous && (descriptor.is_index() || descriptor.platform().is_none());
+        let next = groups.len();
+        let place = if alone {
+            next
+        } else {
+            *places.entry(names.clone()).or_insert(next)
+        };
+        match groups.get_mut(place) {
+            Some(group) => group.descriptors.push(descriptor),
+            None => {
+                let (names, other_names) = names;
+                groups.push(Group {
+                    names,
+                    other_names,
+                    descriptors: vec![descriptor],
+                });
+            }
+        }
+    }
+    groups
+}
+
+impl Group {
+    fn find(self, chooser: &Chooser<'_>) -> Result<Vec<FoundImage>, ImageError> {
+        let leaves = chooser.leaves(INDEX, &self.descriptors)?;
+        let direct = self
+            .descriptors
+            .iter()
+            .all(|descriptor| !descriptor.is_index());
+        let mut found = match leaves.as_slice() {
+            // There is nothing to choose from, so it is what was meant.
+            [leaf] if direct => Vec::from_iter(chooser.image(INDEX, leaf)?),
+            leaves => {
+                let take = if direct { Take::All } else { Take::First };
+                chooser.choose(INDEX, leaves, take)?
+            }
+        };
+        for image in &mut found {
+            image.names.clone_from(&self.names);
+            image.other_names.clone_from(&self.other_names);
+        }
+        Ok(found)
+    }
+}
+
+/// Whole names, and those that are none.
+fn names(annotations: &BTreeMap<String, String>) -> (Vec<Reference>, Vec<String>) {
+    let mut names = Vec::new();
+    let mut others = Vec::new();
+    if let Some(name) = annotations.get(IMAGE_NAME) {
+        match name.parse::<Reference>() {
+            Ok(name) => names.push(name),
+            Err(_) => others.push(name.clone()),
+        }
+    }
+    if let Some(name) = annotations.get(REF_NAME) {
+        // `latest` alone is a tag: of what, nobody said.
+        let whole = name
+            .contains(['/', ':', '@'])
+            .then(|| name.parse::<Reference>());
+        match whole {
+            Some(Ok(name)) if names.contains(&name) => {}
+            Some(Ok(name)) => names.push(name),
+            _ if names.iter().any(|known| known.tag() == Some(name)) => {}
+            _ => others.push(name.clone()),
+        }
+    }
+    (names, others)
+}
+
+/// One image under two names is listed twice.
+fn merge(found: Vec<FoundImage>) -> Vec<FoundImage> {
+    let mut places: HashMap<Option<Digest>, usize> = HashMap::new();
+    let mut merged: Vec<FoundImage> = Vec::new();
+    for image in found {
+        let digest = image.manifest.as_deref().map(Digest::sha256);
+        let place = *places.entry(digest).or_insert(merged.len());
+        match merged.get_mut(place) {
+            Some(known) => {
+                known.add_names(image.names);
+                known.add_other_names(image.other_names);
+            }
+            None => merged.push(image),
+        }
+    }
+    merged
+}

@@ -1,0 +1,416 @@
+//! One layer: a stream of compressed bytes becomes blob, index and seek map in
+//! a staging directory, in one pass, with bounded memory.
+//!
+//! ```text
+//! this thread    read > decode > buffers        (the longest part: inflate)
+//! `tree`         buffers > diff ID, tar members, digests of files, index
+//! `keep`         compressed bytes > blob file, blob digest; windows > seek map
+//! ```
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::Context;
+use crate::digest::{BlobId, DiffId, Digest, Hasher};
+use crate::layer::blocks::BlockCache;
+use crate::layer::read::{Index, Summary};
+use crate::layer::seek::{
+    Compression, DecodeError, MapWriter, Recorder, SNIFF, Sink, Sniffed, Stopped, WindowJob, sniff,
+};
+use crate::layer::tar::{Member, MemberKind, Stop, TarError, TarReader, Visitor};
+use crate::layer::write::{BuildError, IndexBuilder};
+use crate::layer::{Dialect, Limits, ReadError};
+use crate::store::FileSource;
+use crate::store::layers::{LayerRecord, StagedLayer};
+
+/// Bytes in one buffer; about a span.
+const BUFFER: usize = 256 << 10;
+/// Buffers on the way between two threads.
+const QUEUE: usize = 8;
+
+/// Why a layer cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// It is compressed in a way that cannot be read.
+    #[error("it is compressed with {0}, which is not supported")]
+    Compression(&'static str),
+    /// It is nothing that a layer can be.
+    #[error("it is neither a tar nor a compressed tar")]
+    NotTar,
+    /// Its bytes are not those that the image names.
+    #[error("its digest is {found}, but the image says {declared}")]
+    BlobDigest {
+        /// Of the bytes that came.
+        found: Digest,
+        /// By the image's manifest.
+        declared: Digest,
+    },
+    /// It unpacks to something else than the image names.
+    #[error("it unpacks to {found}, but the image's config says {declared}")]
+    DiffId {
+        /// Of the bytes that came.
+        found: Digest,
+        /// By the image's config.
+        declared: Digest,
+    },
+    /// It is shorter or longer than the image says.
+    #[error("it has {found} bytes, but the image says {declared}")]
+    Size {
+        /// Of the bytes that came.
+        found: u64,
+        /// By the image's manifest.
+        declared: u64,
+    },
+    /// Broken compression, or a limit.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Broken tar, or a limit.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// A member that no layer may have, or a limit.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The archive cannot be read.
+    #[error("it cannot be read")]
+    Read(#[source] io::Error),
+    /// The store cannot be written.
+    #[error("cannot write `{0}`")]
+    Write(PathBuf, #[source] io::Error),
+    /// What was written cannot be read back.
+    #[error(transparent)]
+    Back(#[from] ReadError),
+    /// Somebody asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl LayerError {
+    /// What to try.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Compression(_) => "save the image with gzip or zstd layers (skopeo copy does it)",
+            Self::Decode(DecodeError::Limit { .. })
+            | Self::Tar(TarError::Limit { .. })
+            | Self::Build(BuildError::Limit { .. }) => {
+                "if the image is to be trusted, raise it with --limit NAME=VALUE"
+            }
+            Self::Write(_, error) if error.kind() == io::ErrorKind::StorageFull => {
+                "lazyroot gc, or a store on a larger disk with --store DIR"
+            }
+            Self::BlobDigest { .. } | Self::DiffId { .. } | Self::Size { .. } | Self::Decode(_) => {
+                "the file is damaged or was changed: save or download the image again"
+            }
+            Self::Tar(_) | Self::NotTar => "save or download the image again",
+            _ => return None,
+        })
+    }
+}
+
+/// What the image says of a layer, where it says it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Expected {
+    pub(super) blob: Option<BlobId>,
+    pub(super) size: Option<u64>,
+    pub(super) diff: Option<DiffId>,
+}
+
+impl Expected {
+    pub(super) fn check(&self, record: &LayerRecord) -> Result<(), LayerError> {
+        if let Some(declared) = self.size.filter(|size| *size != record.blob_size) {
+            return Err(LayerError::Size {
+                found: record.blob_size,
+                declared,
+            });
+        }
+        if let Some(BlobId(declared)) = self.blob.filter(|blob| *blob != record.blob) {
+            return Err(LayerError::BlobDigest {
+                found: record.blob.0,
+                declared,
+            });
+        }
+        if let Some(DiffId(declared)) = self.diff.filter(|diff| *diff != record.diff) {
+            return Err(LayerError::DiffId {
+                found: record.diff.0,
+                declared,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Reads up to `head`'s capacity; shorter only at the end of the stream.
+fn read_head(from: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(SNIFF);
+    from.take(SNIFF as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// How a stream that begins with `head` is compressed.
+pub(super) fn compression(head: &[u8]) -> Result<Compression, LayerError> {
+    match sniff(head) {
+        // Docker has written empty files for empty layers.
+        Sniffed::Empty | Sniffed::Tar => Ok(Compression::Plain),
+        Sniffed::Compressed(compression) => Ok(compression),
+        Sniffed::Bzip2 => Err(LayerError::Compression("bzip2")),
+        Sniffed::Xz => Err(LayerError::Compression("xz")),
+        Sniffed::Json | Sniffed::Unknown => Err(LayerError::NotTar),
+    }
+}
+
+/// Takes one layer from `from` into the staging directory, as files `name.*`.
+///
+/// # Errors
+/// See [`LayerError`]. What was staged stays there until the staging
+/// directory goes.
+pub(super) fn take(
+    from: &mut dyn Read,
+    expected: Expected,
+    name: &str,
+    context: &Context<'_>,
+) -> Result<StagedLayer, LayerError> {
+    let head = read_head(from).map_err(LayerError::Read)?;
+    let compression = compression(&head)?;
+    let path = |suffix: &str| context.staging.file(&format!("{name}.{suffix}"));
+    let (blob_path, map_path, index_path) = (path("blob"), path("map"), path("idx"));
+    let create =
+        |path: &Path| File::create(path).map_err(|error| LayerError::Write(path.to_owned(), error));
+    let (blob_file, map_file) = (create(&blob_path)?, BufWriter::new(create(&map_path)?));
+    let index_file = BufWriter::with_capacity(BUFFER, create(&index_path)?);
+
+    let (to_tree, tree_in) = bounded::<Vec<u8>>(QUEUE);
+    let (tree_out, recycled) = bounded::<Vec<u8>>(QUEUE + 2);
+    let (to_keep, keep_in) = bounded::<Keep>(2 * QUEUE);
+    let (keep_out, raw_recycled) = bounded::<Vec<u8>>(QUEUE + 2);
+
+    thread::scope(|scope| {
+        let limits = context.limits;
+        let tree = scope.spawn(move || tree(&tree_in, &tree_out, limits));
+        // A plain layer's two digests are one; it is computed in `tree`.
+        let hash = compression != Compression::Plain;
+        let keep = scope.spawn(move || keep(&keep_in, &keep_out, blob_file, map_file, hash));
+
+        let mut sink = Threads {
+            to_tree,
+            recycled,
+            to_keep,
+        };
+        let decoded = decode(from, head, compression, &mut sink, &raw_recycled, context);
+        drop(sink);
+        // A thread that failed has stopped the decoding; its reason is the real one.
+        let tree = tree.join().expect("because `tree` does not panic");
+        let keep = keep.join().expect("because `keep` does not panic");
+        let kept = keep.map_err(|error| LayerError::Write(blob_path.clone(), error))?;
+        let (recorded, tree) = match (decoded, tree) {
+            (Err(LayerError::Decode(DecodeError::Stopped)) | Ok(_), Err(error))
+            | (Err(error), _) => return Err(error),
+            (Ok(recorded), Ok(tree)) => (recorded, tree),
+        };
+        let record = LayerRecord {
+            diff: DiffId(tree.diff),
+            blob: BlobId(kept.digest.unwrap_or(tree.diff)),
+            compression,
+            blob_size: kept.len,
+            tar_size: tree.len,
+        };
+        expected.check(&record)?;
+        kept.map
+            .finish(recorded, record.blob, record.diff)
+            .and_then(|mut file| file.flush())
+            .map_err(|error| LayerError::Write(map_path, error))?;
+        tree.builder
+            .finish(record.diff, record.tar_size, index_file)?
+            .flush()
+            .map_err(|error| LayerError::Write(index_path.clone(), error))?;
+        let summary = summary(index_path)?;
+        Ok(StagedLayer {
+            record,
+            summary,
+            name: name.to_owned(),
+        })
+    })
+}
+
+/// What the index that was just written says of itself.
+fn summary(path: PathBuf) -> Result<Summary, ReadError> {
+    let index = Index::open(Box::new(FileSource::open(path)?), BlockCache::new(0))?;
+    Ok(index.summary())
+}
+
+/// Reads and decodes to the end; hands raw and decoded buffers to the threads.
+fn decode(
+    from: &mut dyn Read,
+    head: Vec<u8>,
+    compression: Compression,
+    sink: &mut Threads,
+    recycled: &Receiver<Vec<u8>>,
+    context: &Context<'_>,
+) -> Result<crate::layer::seek::Recorded, LayerError> {
+    let mut recorder = Recorder::new(compression, context.limits);
+    let mut next = head;
+    loop {
+        if context.stop.load(Ordering::Relaxed) {
+            return Err(LayerError::Interrupted);
+        }
+        let filled = fill(from, next).map_err(LayerError::Read)?;
+        if filled.is_empty() {
+            return Ok(recorder.finish(sink)?);
+        }
+        context.progress.advance(filled.len() as u64);
+        recorder.push(&filled, sink)?;
+        let sent = sink.to_keep.send(Keep::Raw(filled));
+        sent.map_err(|_| LayerError::Decode(DecodeError::Stopped))?;
+        next = recycled.try_recv().unwrap_or_default();
+    }
+}
+
+/// Adds to `buffer` until it is full or the stream ends.
+fn fill(from: &mut dyn Read, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+    let have = buffer.len();
+    buffer.reserve_exact(BUFFER.saturating_sub(have));
+    from.take((BUFFER - have) as u64).read_to_end(&mut buffer)?;
+    Ok(buffer)
+}
+
+/// The decoder's way to the other threads.
+struct Threads {
+    to_tree: Sender<Vec<u8>>,
+    recycled: Receiver<Vec<u8>>,
+    to_keep: Sender<Keep>,
+}
+
+impl Sink for Threads {
+    fn buffer(&mut self) -> Vec<u8> {
+        self.recycled
+            .try_recv()
+            .unwrap_or_else(|_| Vec::with_capacity(BUFFER))
+    }
+
+    fn bytes(&mut self, bytes: Vec<u8>) -> Result<(), Stopped> {
+        self.to_tree.send(bytes).map_err(|_| Stopped)
+    }
+
+    fn window(&mut self, job: WindowJob) -> Result<(), Stopped> {
+        self.to_keep.send(Keep::Window(job)).map_err(|_| Stopped)
+    }
+}
+
+/// Work for the thread `keep`.
+enum Keep {
+    /// Compressed bytes as they came.
+    Raw(Vec<u8>),
+    /// A window to be packed.
+    Window(WindowJob),
+}
+
+struct Kept<W: Write> {
+    digest: Option<Digest>,
+    len: u64,
+    map: MapWriter<W>,
+}
+
+/// The thread that keeps the blob and packs windows.
+fn keep<W: Write>(
+    work: &Receiver<Keep>,
+    done: &Sender<Vec<u8>>,
+    mut blob: File,
+    map: W,
+    hash: bool,
+) -> io::Result<Kept<W>> {
+    let mut map = MapWriter::new(map);
+    let mut hasher = Hasher::default();
+    let mut len = 0;
+    for piece in work {
+        match piece {
+            Keep::Raw(mut bytes) => {
+                blob.write_all(&bytes)?;
+                if hash {
+                    hasher.update(&bytes);
+                }
+                len += bytes.len() as u64;
+                bytes.clear();
+                // A full queue only means that this buffer is not needed again.
+                let _ = done.try_send(bytes);
+            }
+            Keep::Window(job) => map.window(job.pack())?,
+        }
+    }
+    Ok(Kept {
+        digest: hash.then(|| hasher.finish()),
+        len,
+        map,
+    })
+}
+
+struct Tree {
+    builder: IndexBuilder,
+    diff: Digest,
+    len: u64,
+}
+
+/// The thread that hashes and parses the tar.
+fn tree(
+    work: &Receiver<Vec<u8>>,
+    done: &Sender<Vec<u8>>,
+    limits: Limits,
+) -> Result<Tree, LayerError> {
+    let mut reader = TarReader::new(limits);
+    let mut members = Members {
+        builder: IndexBuilder::new(Dialect::Docker, limits),
+        hasher: None,
+    };
+    let mut hasher = Hasher::default();
+    let mut len = 0;
+    for mut bytes in work {
+        hasher.update(&bytes);
+        len += bytes.len() as u64;
+        reader
+            .push(&bytes, &mut members)
+            .map_err(|stop| match stop {
+                Stop::Tar(error) => LayerError::Tar(error),
+                Stop::Visitor(error) => LayerError::Build(error),
+            })?;
+        bytes.clear();
+        let _ = done.try_send(bytes);
+    }
+    reader.finish()?;
+    Ok(Tree {
+        builder: members.builder,
+        diff: hasher.finish(),
+        len,
+    })
+}
+
+/// Takes members from the tar reader into the index, and hashes files.
+struct Members {
+    builder: IndexBuilder,
+    hasher: Option<Hasher>,
+}
+
+impl Visitor for Members {
+    type Error = BuildError;
+
+    fn member(&mut self, member: Member) -> Result<(), BuildError> {
+        self.hasher = (member.kind == MemberKind::File).then(Hasher::default);
+        self.builder.member(member)
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<(), BuildError> {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), BuildError> {
+        if let Some(hasher) = self.hasher.take() {
+            self.builder.digest(hasher.finish());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! The last step of every import: what was staged gets its names, all of it or
+//! none, the image's name last.
+
+use std::sync::Arc;
+
+use super::{Got, ImportError, Imported, Layers, Options, names};
+use crate::digest::{BlobId, DiffId, Digest, ImageId};
+use crate::image::{self, FoundImage};
+use crate::layer::blocks::BlockCache;
+use crate::layer::read::Index;
+use crate::layer::{Layer, SharedLayer};
+use crate::reference::Reference;
+use crate::store::images::{ImageLayer, ImageRecord};
+use crate::store::leases::Lease;
+use crate::store::staging::{Staged, Staging};
+use crate::store::{FileSource, Store, StoreError};
+use crate::union::Union;
+
+/// A lease for an import, which must be able to write.
+pub(super) fn lease(store: &Store) -> Result<Lease, ImportError> {
+    let refused = || {
+        let why = std::io::ErrorKind::PermissionDenied.into();
+        StoreError::ReadOnly(store.root().to_owned(), why)
+    };
+    Ok(store.lease()?.ok_or_else(refused)?)
+}
+
+/// One image, ready to be published.
+struct Ready {
+    record: ImageRecord,
+    names: Vec<Reference>,
+    config: Vec<u8>,
+    manifest: Option<Vec<u8>>,
+    kept: usize,
+}
+
+pub(super) fn publish(
+    store: &Store,
+    staging: &Staging,
+    lease: &Lease,
+    found: &[FoundImage],
+    layers: Layers,
+    options: &Options<'_>,
+) -> Result<Vec<Imported>, ImportError> {
+    let mut images = Vec::new();
+    for image in found {
+        let ready = ready(image, &layers, names(image, found.len(), options)?, options)?;
+        no_dangling_links(store, staging, image, &layers)?;
+        images.push(ready);
+    }
+    let diffs: Vec<DiffId> = layers.values().map(Got::diff).collect();
+    store.pin(lease, &diffs)?;
+    let mut files = Vec::new();
+    for got in layers.values() {
+        if let Got::Staged(layer) = got {
+            files.extend(store.staged_files(staging, layer)?);
+        }
+    }
+    staging.publish(&files)?;
+    images
+        .into_iter()
+        .map(|ready| publish_image(store, staging, ready))
+        .collect()
+}
+
+fn publish_image(store: &Store, staging: &Staging, ready: Ready) -> Result<Imported, ImportError> {
+    let id = ready.record.id;
+    let mut files = Vec::new();
+    let blobs = [
+        Some((BlobId(id.0), &ready.config)),
+        ready.record.manifest.zip(ready.manifest.as_ref()),
+    ];
+    for (number, (blob, bytes)) in blobs.into_iter().flatten().enumerate() {
+        let from = staging.write(&format!("blob-{number}"), bytes)?;
+        files.push(Staged {
+            from,
+            to: store.blob_path(blob),
+        });
+    }
+    let lock = store.lock()?;
+    staging.publish(&files)?;
+    store.publish_image(staging, &ready.record, &ready.names, &lock)?;
+    drop(lock);
+    Ok(Imported {
+        id,
+        names: ready.names,
+        layers: ready.record.layers.len(),
+        layers_kept: ready.kept,
+    })
+}
+
+/// What an image's layers came to, lowest first.
+fn of_image<'a>(
+    image: &'a FoundImage,
+    layers: &'a Layers,
+) -> impl Iterator<Item = Result<&'a Got, ImportError>> {
+    let missing = |file: &String| ImportError::MissingLayer(file.clone());
+    image
+        .layers
+        .iter()
+        .map(move |layer| layers.get(&layer.file).ok_or_else(|| missing(&layer.file)))
+}
+
+fn ready(
+    image: &FoundImage,
+    layers: &Layers,
+    names: Vec<Reference>,
+    options: &Options<'_>,
+) -> Result<Ready, ImportError> {
+    let got: Vec<&Got> = of_image(image, layers).collect::<Result<_, _>>()?;
+    let diffs: Vec<DiffId> = got.iter().map(|got| got.diff()).collect();
+    let config = match image.source {
+        image::Source::DockerLegacy => image::legacy_config(image, &diffs),
+        _ => image.config.clone(),
+    };
+    let declared = image.layers.iter().map(|layer| layer.blob);
+    let record = ImageRecord {
+        id: ImageId(Digest::sha256(&config)),
+        source: image.source,
+        manifest: image
+            .manifest
+            .as_ref()
+            .map(|bytes| BlobId(Digest::sha256(bytes))),
+        platform: image.platform.clone(),
+        layers: diffs
+            .iter()
+            .zip(declared)
+            .map(|(&diff, declared)| ImageLayer { diff, declared })
+            .collect(),
+        imported: options.now,
+    };
+    let kept = got.iter().filter(|got| matches!(got, Got::Kept(_))).count();
+    Ok(Ready {
+        record,
+        names,
+        config,
+        manifest: image.manifest.clone(),
+        kept,
+    })
+}
+
+/// Refuses an image with hard links into lower layers that lead nowhere.
+fn no_dangling_links(
+    store: &Store,
+    staging: &Staging,
+    image: &FoundImage,
+    layers: &Layers,
+) -> Result<(), ImportError> {
+    let cache = BlockCache::new(4 << 20);
+    let mut stack = Vec::new();
+    let mut links = 0;
+    for got in of_image(image, layers) {
+        let path = match got? {
+            Got::Staged(layer) => staging.file(&format!("{}.idx", layer.name)),
+            Got::Kept(diff) => store.index_path(*diff),
+        };
+        let index = Index::open(Box::new(FileSource::open(path)?), Arc::clone(&cache))?;
+        links += index.summary().unresolved;
+        // Only trees are looked at, so there are no contents.
+        let contents = Box::new(Vec::new());
+        stack.push(SharedLayer::new(Layer { index, contents }));
+    }
+    if links == 0 {
+        return Ok(());
+    }
+    let dangling = Union::new(stack)
+        .dangling_links()
+        .map_err(ImportError::Tree)?;
+    match dangling.into_iter().next() {
+        Some((link, target)) => Err(ImportError::Dangling { link, target }),
+        None => Ok(()),
+    }
+}

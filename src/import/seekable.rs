@@ -1,0 +1,131 @@
+//! Import from files that can be read in any order: layers that the store has
+//! are not read, others go two at a time, the longest first.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use parking_lot::Mutex;
+
+use super::layer::{self, Expected};
+use super::publish::publish;
+use super::{Context, Got, ImportError, Imported, Layers, Options};
+use crate::archive::StoredFiles;
+use crate::image::{self, Files as _, FoundImage, LayerRef};
+use crate::store::Store;
+use crate::store::leases::Lease;
+
+/// Layers that are taken at once. Each keeps about a core and a half busy; a
+/// third would only wait for memory.
+const AT_ONCE: usize = 2;
+
+pub(super) fn import(
+    store: &Store,
+    files: &StoredFiles,
+    options: &Options<'_>,
+) -> Result<Vec<Imported>, ImportError> {
+    let found = image::find(files, options.want)?;
+    let staging = store.stage()?;
+    let lease = super::publish::lease(store)?;
+    let context = Context {
+        staging: &staging,
+        limits: options.limits,
+        progress: options.progress,
+        stop: options.stop,
+    };
+    let (mut layers, mut wanted) = plan(store, &lease, files, &found, options)?;
+    wanted.sort_by_key(|(layer, size)| (*size, layer.file.clone()));
+    let queue = Mutex::new(wanted.into_iter().enumerate().collect::<Vec<_>>());
+    let taken = Mutex::new(Ok(BTreeMap::new()));
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let Some((number, (layer, size))) = queue.lock().pop() else {
+                        return;
+                    };
+                    let outcome = take(files, &layer, size, number, &context);
+                    let mut taken = taken.lock();
+                    match (outcome, &mut *taken) {
+                        (Ok(got), Ok(all)) => {
+                            all.insert(layer.file, got);
+                        }
+                        (Err(error), Ok(_)) => {
+                            *taken = Err(error);
+                            queue.lock().clear();
+                        }
+                        (_, Err(_)) => {}
+                    }
+                }
+            });
+        }
+    });
+    layers.extend(taken.into_inner()?);
+    publish(store, &staging, &lease, &found, layers, options)
+}
+
+fn expected(layer: &LayerRef) -> Expected {
+    Expected {
+        blob: layer.blob,
+        size: layer.size,
+        diff: layer.diff,
+    }
+}
+
+/// Divides the layers into those that the store has and those to be read.
+type Wanted = Vec<(LayerRef, u64)>;
+fn plan(
+    store: &Store,
+    lease: &Lease,
+    files: &StoredFiles,
+    found: &[FoundImage],
+    options: &Options<'_>,
+) -> Result<(Layers, Wanted), ImportError> {
+    let all: BTreeMap<&str, &LayerRef> = found
+        .iter()
+        .flat_map(|image| &image.layers)
+        .map(|layer| (layer.file.as_str(), layer))
+        .collect();
+    // Pin first, look second.
+    let known: Vec<_> = all.values().filter_map(|layer| layer.diff).collect();
+    store.pin(lease, &known)?;
+    let (mut kept, mut wanted) = (Layers::new(), Wanted::new());
+    for layer in all.into_values() {
+        let have = match layer.diff.filter(|_| !options.again) {
+            Some(diff) => store.has_layer(diff)?,
+            None => None,
+        };
+        if let Some(record) = have {
+            options.progress.layer_done(&layer.file, true);
+            kept.insert(layer.file.clone(), Got::Kept(record.diff));
+            continue;
+        }
+        let size = files
+            .size(&layer.file)
+            .map_err(|error| unreadable(layer, error))?;
+        let size = size.ok_or_else(|| ImportError::MissingLayer(layer.file.clone()))?;
+        wanted.push((layer.clone(), size));
+    }
+    Ok((kept, wanted))
+}
+
+fn unreadable(layer: &LayerRef, error: std::io::Error) -> ImportError {
+    ImportError::layer(&layer.file, layer::LayerError::Read(error))
+}
+
+fn take(
+    files: &StoredFiles,
+    layer: &LayerRef,
+    size: u64,
+    number: usize,
+    context: &Context<'_>,
+) -> Result<Got, ImportError> {
+    context.progress.layer(&layer.file, Some(size));
+    let reader = files
+        .reader(&layer.file)
+        .map_err(|error| unreadable(layer, error))?;
+    let mut reader = reader.ok_or_else(|| ImportError::MissingLayer(layer.file.clone()))?;
+    let staged = layer::take(&mut *reader, expected(layer), &number.to_string(), context)
+        .map_err(|error| ImportError::layer(&layer.file, error))?;
+    context.progress.layer_done(&layer.file, false);
+    Ok(Got::Staged(staged))
+}

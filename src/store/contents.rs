@@ -1,0 +1,411 @@
+//! The uncompressed tar of a layer, readable anywhere.
+//!
+//! What it is for: a [`Source`] over a blob and its seek map. Bytes are decoded
+//! span by span, checked, and kept in one bounded cache per process; a span is
+//! decoded once even if many threads want it. A layer that no random access can
+//! serve (zstd in one frame) is decoded once from front to back into a file of
+//! the cache, answering readers as it passes what they want; what is read back
+//! from that file is checked like everything else.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use lru::LruCache;
+use parking_lot::{Condvar, Mutex};
+
+use super::FileSource;
+use crate::layer::seek::SeekMap;
+use crate::layer::{ReadError, Source};
+
+type Key = (u32, u32);
+type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
+
+/// Decoded spans, least recently used ones dropped first.
+pub struct SpanCache {
+    state: Mutex<State>,
+    capacity: u64,
+    layers: AtomicU32,
+}
+
+struct State {
+    slots: LruCache<Key, Slot>,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for SpanCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SpanCache")
+    }
+}
+
+impl SpanCache {
+    /// A cache of at most `capacity` bytes (one span at least).
+    #[must_use]
+    pub fn new(capacity: u64) -> Arc<Self> {
+        let state = Mutex::new(State {
+            slots: LruCache::unbounded(),
+            bytes: 0,
+        });
+        Arc::new(Self {
+            state,
+            capacity,
+            layers: AtomicU32::new(0),
+        })
+    }
+
+    /// Forgets every span.
+    pub fn clear(&self) {
+        let mut state = self.state.lock();
+        state.slots.clear();
+        state.bytes = 0;
+    }
+
+    /// The span, from the cache or by `decode`. Others who want the same span
+    /// meanwhile wait for this one decoding.
+    fn get(
+        &self,
+        key: Key,
+        decode: impl FnOnce() -> Result<Vec<u8>, ReadError>,
+    ) -> Result<Arc<Vec<u8>>, ReadError> {
+        let slot = Arc::clone(self.state.lock().slots.get_or_insert(key, Slot::default));
+        let mut content = slot.lock();
+        if let Some(bytes) = &*content {
+            return Ok(Arc::clone(bytes));
+        }
+        let bytes = Arc::new(decode()?);
+        *content = Some(Arc::clone(&bytes));
+        drop(content);
+        self.count(key, &slot, bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    /// Counts a span that was just decoded, and makes room.
+    fn count(&self, key: Key, slot: &Slot, len: u64) {
+        let mut state = self.state.lock();
+        // While it was decoded it may have been dropped, or made anew.
+        if state
+            .slots
+            .peek(&key)
+            .is_none_or(|now| !Arc::ptr_eq(now, slot))
+        {
+            return;
+        }
+        state.bytes += len;
+        while state.bytes > self.capacity && state.slots.len() > 1 {
+            let Some((_, old)) = state.slots.pop_lru() else {
+                break;
+            };
+            // A slot that is locked is being decoded and not counted yet.
+            let freed = old
+                .try_lock()
+                .and_then(|old| old.as_ref().map(|b| b.len() as u64));
+            state.bytes = state.bytes.saturating_sub(freed.unwrap_or(0));
+        }
+    }
+}
+
+/// The tar of one layer.
+#[derive(Debug)]
+pub struct Contents {
+    map: Arc<SeekMap>,
+    blob: Arc<FileSource>,
+    spans: Arc<SpanCache>,
+    number: u32,
+    expanded: Mutex<Option<Arc<Expanded>>>,
+    expanded_path: PathBuf,
+    quota: u64,
+}
+
+impl Contents {
+    /// Over a map and its blob.
+    #[must_use]
+    pub fn new(
+        map: SeekMap,
+        blob: FileSource,
+        spans: Arc<SpanCache>,
+        expanded_path: PathBuf,
+        quota: u64,
+    ) -> Self {
+        let number = spans.layers.fetch_add(1, Ordering::Relaxed);
+        let (map, blob, expanded) = (Arc::new(map), Arc::new(blob), Mutex::new(None));
+        Self {
+            map,
+            blob,
+            spans,
+            number,
+            expanded,
+            expanded_path,
+            quota,
+        }
+    }
+
+    fn span(&self, span: u32, range: Range<u64>) -> Result<Arc<Vec<u8>>, ReadError> {
+        self.spans.get((self.number, span), || {
+            if self.map.random_access() {
+                self.map.decode(span, &*self.blob)
+            } else {
+                self.read_expanded(span, range)
+            }
+        })
+    }
+
+    /// A span of a layer that is only decoded as a whole.
+    fn read_expanded(&self, span: u32, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+        let expanded = self.expanded()?;
+        expanded.begin(&self.map, &self.blob);
+        if let Err(error) = expanded.wait(range.end) {
+            // The next reader tries anew: what failed may have been mended.
+            self.expanded
+                .lock()
+                .take_if(|now| Arc::ptr_eq(now, &expanded));
+            return Err(error);
+        }
+        let size = usize::try_from(range.end - range.start);
+        let mut bytes = vec![0; size.map_err(|_| too_large(&self.expanded_path))?];
+        let read = expanded.file.read_exact_at(&mut bytes, range.start);
+        read.map_err(io_error(&self.expanded_path))?;
+        if self.map.is_span(span, &bytes)? {
+            return Ok(bytes);
+        }
+        // The copy is only a cache: drop it, so that the next reader makes it anew.
+        self.expanded
+            .lock()
+            .take_if(|now| Arc::ptr_eq(now, &expanded));
+        let _ = fs::remove_file(&self.expanded_path);
+        Err(ReadError::Corrupt {
+            file: self.expanded_path.display().to_string(),
+            offset: range.start,
+            what: format!("span {span} fails its check; the copy was dropped and is made again"),
+        })
+    }
+
+    fn expanded(&self) -> Result<Arc<Expanded>, ReadError> {
+        let mut expanded = self.expanded.lock();
+        if let Some(expanded) = &*expanded {
+            return Ok(Arc::clone(expanded));
+        }
+        let opened = Expanded::open(&self.expanded_path, self.map.tar_len(), self.quota)
+            .map_err(io_error(&self.expanded_path))?;
+        Ok(Arc::clone(expanded.insert(Arc::new(opened))))
+    }
+}
+
+fn too_large(path: &Path) -> ReadError {
+    ReadError::Corrupt {
+        file: path.display().to_string(),
+        offset: 0,
+        what: "a span is too large for this machine".to_owned(),
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReadError {
+    let file = path.display().to_string();
+    move |source| ReadError::Io { file, source }
+}
+
+impl Source for Contents {
+    fn name(&self) -> String {
+        self.blob.name()
+    }
+
+    fn len(&self) -> u64 {
+        self.map.tar_len()
+    }
+
+    fn read_at(&self, mut offset: u64, mut to: &mut [u8]) -> Result<(), ReadError> {
+        while !to.is_empty() {
+            let (span, range) = self.map.span_at(offset)?;
+            let bytes = self.span(span, range.clone())?;
+            // `offset` lies in `range`, whose length fits memory: it was decoded.
+            let inside = (offset - range.start) as usize;
+            let found = bytes.get(inside..).filter(|found| !found.is_empty());
+            let found = found.ok_or_else(|| ReadError::Corrupt {
+                file: self.name(),
+                offset,
+                what: format!("span {span} is shorter than its map says"),
+            })?;
+            let take = found.len().min(to.len());
+            let (now, later) = to.split_at_mut(take);
+            now.copy_from_slice(&found[..take]);
+            offset += take as u64;
+            to = later;
+        }
+        Ok(())
+    }
+}
+
+/// A layer on disk, uncompressed: whole from an earlier time, or being made.
+#[derive(Debug)]
+struct Expanded {
+    file: File,
+    progress: Mutex<Progress>,
+    moved: Condvar,
+    /// Where the file is made, and what it will be called.
+    making: Option<(PathBuf, PathBuf)>,
+}
+
+#[derive(Debug)]
+enum Progress {
+    /// Nobody has begun.
+    Idle,
+    /// A thread decodes; bytes below this are there.
+    Until(u64),
+    /// All of it is there.
+    Whole,
+    /// It ended early; bytes below this are there.
+    Failed(u64, ReadError),
+}
+
+impl Expanded {
+    fn open(path: &Path, len: u64, quota: u64) -> io::Result<Self> {
+        match File::open(path) {
+            Ok(file) if file.metadata()?.len() == len => {
+                // Its time is when it was last of use; the quota drops the oldest.
+                let _ = file.set_modified(std::time::SystemTime::now());
+                let progress = Mutex::new(Progress::Whole);
+                return Ok(Self {
+                    file,
+                    progress,
+                    moved: Condvar::new(),
+                    making: None,
+                });
+            }
+            Ok(_) => fs::remove_file(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory)?;
+        make_room(directory, len, quota)?;
+        let made = tempfile::Builder::new()
+            .prefix(".making-")
+            .tempfile_in(directory)?;
+        let (file, temporary) = made.keep().map_err(|error| error.error)?;
+        let making = Some((temporary, path.to_owned()));
+        Ok(Self {
+            file,
+            progress: Mutex::new(Progress::Idle),
+            moved: Condvar::new(),
+            making,
+        })
+    }
+
+    /// Starts the thread that decodes the layer, unless that was done.
+    fn begin(self: &Arc<Self>, map: &Arc<SeekMap>, blob: &Arc<FileSource>) {
+        let mut progress = self.progress.lock();
+        if !matches!(*progress, Progress::Idle) {
+            return;
+        }
+        *progress = Progress::Until(0);
+        drop(progress);
+        let (this, map, blob) = (Arc::clone(self), Arc::clone(map), Arc::clone(blob));
+        thread::spawn(move || {
+            let outcome = this.fill(&map, &blob);
+            let mut progress = this.progress.lock();
+            let there = if let Progress::Until(there) = *progress {
+                there
+            } else {
+                0
+            };
+            *progress = match outcome {
+                Ok(()) => Progress::Whole,
+                Err(error) => Progress::Failed(there, error),
+            };
+            this.moved.notify_all();
+        });
+    }
+
+    /// Waits until all bytes below `end` are in the file.
+    fn wait(&self, end: u64) -> Result<(), ReadError> {
+        let mut progress = self.progress.lock();
+        loop {
+            match &*progress {
+                Progress::Whole => return Ok(()),
+                Progress::Until(there) | Progress::Failed(there, _) if end <= *there => {
+                    return Ok(());
+                }
+                Progress::Failed(_, error) => return Err(again(error)),
+                Progress::Until(_) | Progress::Idle => self.moved.wait(&mut progress),
+            }
+        }
+    }
+
+    fn fill(&self, map: &SeekMap, blob: &FileSource) -> Result<(), ReadError> {
+        let Some((from, to)) = &self.making else {
+            return Ok(());
+        };
+        let mut at = 0;
+        let mut written = Ok(());
+        map.decode_all(blob, &mut |_, bytes| {
+            written = self.file.write_all_at(bytes, at);
+            at += bytes.len() as u64;
+            if written.is_ok() {
+                *self.progress.lock() = Progress::Until(at);
+                self.moved.notify_all();
+            }
+            written.is_ok()
+        })?;
+        written.map_err(io_error(from))?;
+        fs::rename(from, to).map_err(io_error(to))
+    }
+}
+
+impl Drop for Expanded {
+    fn drop(&mut self) {
+        if let (Some((from, _)), false) = (
+            &self.making,
+            matches!(self.progress.get_mut(), Progress::Whole),
+        ) {
+            // What stays is the first that `make_room` drops.
+            let _ = fs::remove_file(from);
+        }
+    }
+}
+
+/// The same error for one more reader.
+fn again(error: &ReadError) -> ReadError {
+    match error {
+        ReadError::Corrupt { file, offset, what } => ReadError::Corrupt {
+            file: file.clone(),
+            offset: *offset,
+            what: what.clone(),
+        },
+        ReadError::Io { file, source } => ReadError::Io {
+            file: file.clone(),
+            source: io::Error::new(source.kind(), source.to_string()),
+        },
+    }
+}
+
+/// Drops the copies that were not used for the longest time until `wanted` more
+/// bytes fit below `quota`. Readers keep their files open, so none is disturbed.
+fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result<()> {
+    let mut files = Vec::new();
+    let mut total = wanted;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        total += meta.len();
+        files.push((meta.modified()?, meta.len(), entry.path()));
+    }
+    files.sort();
+    for (_, len, path) in files {
+        if total <= quota {
+            break;
+        }
+        fs::remove_file(&path)?;
+        total -= len;
+    }
+    if total > quota {
+        return Err(io::Error::other(format!(
+            "a layer of {wanted} bytes does not fit the cache of {quota} bytes (--cache-size)"
+        )));
+    }
+    Ok(())
+}

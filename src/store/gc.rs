@@ -1,0 +1,152 @@
+//! Removing what nothing needs.
+//!
+//! Under the short lock: pins are read, what no image and no lease needs is
+//! renamed into `trash/`. Outside it: the trash is deleted. A crash in between
+//! leaves trash, which the next run deletes.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::staging::sweep;
+use super::{Store, StoreError, failed};
+use crate::digest::{BlobId, DiffId, ImageId};
+use crate::reference::Reference;
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Swept {
+    /// Files removed.
+    pub files: u64,
+    /// Their length in bytes.
+    pub bytes: u64,
+}
+
+/// What removing an image came to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Removed {
+    /// Names that are gone.
+    pub names: Vec<Reference>,
+    /// The image, when it is gone too.
+    pub image: Option<ImageId>,
+}
+
+impl Store {
+    /// Removes a name; and the image, when it was the last one. `text` may be an
+    /// ID: then all its names go.
+    ///
+    /// # Errors
+    /// No such image; an image that a running process needs, unless `force`
+    /// (that process keeps what it has open).
+    pub fn remove(&self, text: &str, force: bool) -> Result<Removed, StoreError> {
+        let lock = self.lock()?;
+        let id = self.find(text)?;
+        let mut all = self.names()?;
+        let of_image = |names: &super::images::Names| -> Vec<Reference> {
+            names
+                .iter()
+                .filter(|(_, to)| **to == id)
+                .map(|(name, _)| name.clone())
+                .collect()
+        };
+        let gone = match text.parse::<Reference>() {
+            Ok(name) if all.contains_key(&name) => vec![name],
+            _ => of_image(&all),
+        };
+        let last = of_image(&all).len() == gone.len();
+        if last && !force {
+            let pins = self.pinned(&lock)?;
+            // A damaged record pins nothing: it must be possible to remove it.
+            let needed = self.image(id).map(|image| image.layers).unwrap_or_default();
+            if !needed.is_empty() && needed.iter().all(|layer| pins.contains(&layer.diff)) {
+                return Err(StoreError::InUse(text.to_owned()));
+            }
+        }
+        all.retain(|name, _| !gone.contains(name));
+        self.write_names(&all, &lock)?;
+        if last {
+            let path = self.image_path(id);
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+        }
+        drop(lock);
+        Ok(Removed {
+            names: gone,
+            image: last.then_some(id),
+        })
+    }
+
+    /// Removes every layer and blob that no image and no running process needs.
+    ///
+    /// # Errors
+    /// A damaged image record: what it needs cannot be known, so nothing goes.
+    pub fn gc(&self) -> Result<Swept, StoreError> {
+        let lock = self.lock()?;
+        let mut layers: BTreeSet<DiffId> = self.pinned(&lock)?;
+        let mut keep: BTreeSet<PathBuf> = BTreeSet::new();
+        for id in self.image_ids()? {
+            let image = self.image(id)?;
+            layers.extend(image.layers.iter().map(|layer| layer.diff));
+            keep.insert(self.blob_path(BlobId(id.0)));
+            keep.extend(image.manifest.map(|manifest| self.blob_path(manifest)));
+        }
+        for diff in layers {
+            keep.extend([
+                self.layer_path(diff),
+                self.index_path(diff),
+                self.expanded_path(diff),
+            ]);
+            // A layer that a running import has pinned but not published has no record.
+            if let Some(record) = self.layer(diff)? {
+                keep.extend([self.blob_path(record.blob), self.map_path(record.blob)]);
+            }
+        }
+        sweep(&self.root().join("staging"))?;
+        let trash = self.root().join("trash");
+        // The record of a layer goes before its files: *no record without files*.
+        for directory in ["layers-v1", "seek-v1", "blobs/sha256", "expanded-v1"] {
+            let directory = self.root().join(directory);
+            let mut names = list(&directory)?;
+            names.sort_by_key(|name| Path::new(name).extension().is_none_or(|e| e != "json"));
+            for name in names {
+                let path = directory.join(&name);
+                if !keep.contains(&path) {
+                    let to = trash.join(&name);
+                    fs::rename(&path, &to).map_err(failed("rename", &path))?;
+                }
+            }
+        }
+        drop(lock);
+        empty(&trash)
+    }
+}
+
+fn list(directory: &Path) -> Result<Vec<OsString>, StoreError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed("read", directory))?,
+    };
+    entries
+        .map(|entry| Ok(entry.map_err(failed("read", directory))?.file_name()))
+        .collect()
+}
+
+/// Deletes what is in the trash; others may be doing the same.
+fn empty(trash: &Path) -> Result<Swept, StoreError> {
+    let mut swept = Swept::default();
+    for name in list(trash)? {
+        let path = trash.join(name);
+        let removed = fs::symlink_metadata(&path)
+            .and_then(|meta| fs::remove_file(&path).map(|()| meta.len()));
+        match removed {
+            Ok(len) => {
+                swept.files += 1;
+                swept.bytes += len;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("remove", &path)(error)),
+        }
+    }
+    Ok(swept)
+}

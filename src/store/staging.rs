@@ -1,0 +1,135 @@
+//! Where an import makes its files before they are published.
+//!
+//! A staging directory is flocked by its process; one that nobody holds is left
+//! over from a crash and is swept when the next one is made.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use super::leases::is_dead;
+use super::{Store, StoreError, failed, sync_directory};
+
+/// A directory of one import, removed when dropped.
+#[derive(Debug)]
+pub struct Staging {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What stays is unlocked, so the next import sweeps it.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// One file that is ready to be published.
+#[derive(Debug)]
+pub struct Staged {
+    /// Where it is now.
+    pub from: PathBuf,
+    /// Where it belongs.
+    pub to: PathBuf,
+}
+
+/// How many files are flushed one by one; beyond, the whole file system is
+/// (126 layers would be 500 journal commits).
+const SINGLE_SYNCS: usize = 24;
+
+impl Staging {
+    /// A path for a new file in it.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes a small file into it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, StoreError> {
+        let path = self.file(name);
+        fs::write(&path, bytes).map_err(failed("write", &path))?;
+        Ok(path)
+    }
+
+    /// Publishes files in their order: all are on disk before the first gets its
+    /// name, and all names are on disk before this returns.
+    ///
+    /// # Errors
+    /// What the system says; some may then have their names already.
+    pub fn publish(&self, files: &[Staged]) -> Result<(), StoreError> {
+        if files.len() > SINGLE_SYNCS {
+            let dir = File::open(&self.path).map_err(failed("read", &self.path))?;
+            rustix::fs::syncfs(&dir).map_err(|e| failed("sync", &self.path)(e.into()))?;
+        } else {
+            for staged in files {
+                let file = File::open(&staged.from).map_err(failed("read", &staged.from))?;
+                file.sync_data().map_err(failed("sync", &staged.from))?;
+            }
+        }
+        let mut directories = Vec::new();
+        for staged in files {
+            fs::rename(&staged.from, &staged.to).map_err(failed("rename", &staged.to))?;
+            if let Some(parent) = staged.to.parent()
+                && !directories.contains(&parent)
+            {
+                directories.push(parent);
+            }
+        }
+        directories.into_iter().try_for_each(sync_directory)
+    }
+}
+
+impl Store {
+    /// A new staging directory; sweeps those whose process is gone.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn stage(&self) -> Result<Staging, StoreError> {
+        let directory = self.root().join("staging");
+        let lock = self.lock()?;
+        sweep(&directory)?;
+        let path = tempfile::Builder::new()
+            .prefix("import-")
+            .tempdir_in(&directory)
+            .map_err(failed("create", &directory))?
+            .keep();
+        let name = path.join("lock");
+        let held = File::create(&name).and_then(|file| {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(file)
+        });
+        drop(lock);
+        Ok(Staging {
+            _lock: held.map_err(failed("lock", &name))?,
+            path,
+        })
+    }
+}
+
+/// Removes staging directories that no process holds. The store's lock is held.
+pub(crate) fn sweep(directory: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
+        let entry = entry.map_err(failed("read", directory))?;
+        let path = entry.path();
+        let is_dir = entry.file_type().map_err(failed("read", &path))?.is_dir();
+        // A plain file is a table of names that was not finished: those are
+        // written under the lock that is held here.
+        let gone = match is_dir {
+            true if is_dead(&path.join("lock"))? => fs::remove_dir_all(&path),
+            true => Ok(()),
+            false => fs::remove_file(&path),
+        };
+        match gone {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! What several integration tests need.
+
+pub(crate) mod layers;
+pub(crate) mod model;
