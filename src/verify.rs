@@ -23,8 +23,9 @@ pub fn names(store: &Store) -> Result<(), StoreError> {
     let before = store.names()?;
     let ids = store.image_ids()?;
     let after = store.names()?;
-    let lost = |(name, id): &(_, _)| !ids.contains(id) && after.get(*name) == Some(*id);
-    match before.iter().find(lost) {
+    let mut names = before.iter();
+    let lost = names.find(|(name, id)| !ids.contains(id) && after.get(*name) == Some(*id));
+    match lost {
         None => Ok(()),
         Some((name, id)) => Err(StoreError::Damaged {
             path: store.names_path(),
