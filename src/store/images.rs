@@ -63,10 +63,17 @@ impl Store {
         if !present(&path)? {
             return Ok(Names::new());
         }
-        serde_json::from_slice(&read_small(&path)?).map_err(|error| StoreError::Damaged {
-            path,
-            what: error.to_string(),
-        })
+        let bytes = read_small(&path)?;
+        let damaged = |what: String| StoreError::Damaged {
+            path: path.clone(),
+            what,
+        };
+        let file: NamesFile =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        if NamesFile::check(&file.names) != Some(file.check) {
+            return Err(damaged("the names fail their check".to_owned()));
+        }
+        Ok(file.names)
     }
 
     /// IDs of all images, sorted.
@@ -244,7 +251,15 @@ impl Store {
     pub fn write_names(&self, names: &Names, _lock: &StoreLock) -> Result<(), StoreError> {
         let path = self.names_path();
         let directory = self.root().join("images-v1");
-        let text = serde_json::to_vec_pretty(names)
+        let check = NamesFile::check(names).ok_or_else(|| {
+            let why = io::Error::other("names that cannot be written as JSON");
+            failed("write", &path)(why)
+        })?;
+        let file = NamesFile {
+            check,
+            names: names.clone(),
+        };
+        let text = serde_json::to_vec_pretty(&file)
             .map_err(|error| failed("write", &path)(error.into()))?;
         let staging = self.root().join("staging");
         // Whoever may read the store may read this; alone a temporary file is private.
@@ -258,6 +273,23 @@ impl Store {
         new.persist(&path)
             .map_err(|error| failed("rename", &path)(error.error))?;
         super::sync_directory(&directory)
+    }
+}
+
+/// `names.json`. Nothing else vouches for a name, so the table has a check of its
+/// own: a flipped bit must not turn one image into another.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct NamesFile {
+    /// SHA-256 of the names as compact JSON, keys sorted.
+    check: Digest,
+    names: Names,
+}
+
+impl NamesFile {
+    fn check(names: &Names) -> Option<Digest> {
+        serde_json::to_vec(names)
+            .ok()
+            .map(|text| Digest::sha256(&text))
     }
 }
 
