@@ -137,7 +137,6 @@ fn a_mount_that_cannot_be_made_says_why_with_its_exit_code() {
     lab.umount(Path::new(at));
     assert!(mounts::mount_at(Path::new(at)).unwrap().is_none());
 
-    // Over what somebody else has mounted there it is as with any file system.
     let index = fs::read_dir(lab.store("layers-v1")).unwrap().flatten();
     let index = index.map(|entry| entry.path());
     let index = index.filter(|path| path.extension() == Some("idx".as_ref()));
@@ -234,6 +233,8 @@ fn a_mount_outlives_its_store() {
         let name = format!("{pack:?}").to_lowercase();
         lab.image(&name, pack, |layer| {
             layer.dir("etc", 0o755).file("etc/says", b"one");
+            // One tar would be one layer, whatever it is packed with.
+            layer.file("pack", name.as_bytes());
             layer.file("large", &whole).file("last", b"last");
         });
         let at = lab.mount(&name, &name);
