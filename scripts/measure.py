@@ -24,6 +24,14 @@ def program():
     return binary
 
 
+def example(name):
+    """The path of one of examples/*.rs, built for release."""
+    command = ["cargo", "build", "--release", "--locked", "--example", name]
+    subprocess.run(command, cwd=HERE.parent, check=True)
+    target = os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target")
+    return os.path.abspath(os.path.join(target, "release/examples", name))
+
+
 def machine():
     """One line that says what was measured on."""
     with open("/proc/cpuinfo") as handle:

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 0 words | [`digest`] | digests, and one type per kind of name |
 //! | | [`reference`](mod@reference) | image references, parsed once |
+//! | | [`memory`] | memory that is free goes back to the system |
 //! | | [`node`] | what `stat` tells of one object |
 //! | | [`tree_path`] | a path that cannot leave its tree |
 //! | 1 formats | [`layer`] | what one layer says: index format, tar reader, seek points |
@@ -33,6 +34,7 @@ pub mod fuse;
 pub mod image;
 pub mod import;
 pub mod layer;
+pub mod memory;
 pub mod mounts;
 pub mod node;
 pub mod reference;

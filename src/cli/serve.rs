@@ -10,6 +10,7 @@ use super::{Context, logging};
 use crate::backend::catalogue::StoreCatalogue;
 use crate::backend::fuse::{ReadyPipe, StartError, start};
 use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
+use crate::memory;
 use crate::mounts::MountError;
 use crate::reference::Reference;
 use crate::store::{Caches, Store};
@@ -170,7 +171,10 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
         }
     };
     log::info!("`{name}` at `{}`", args.mount.at.display());
-    let idle: Box<dyn Fn() + Send> = Box::new(move || idle.clear());
+    let idle: Box<dyn Fn() + Send> = Box::new(move || {
+        idle.clear();
+        memory::give_back();
+    });
     let served = Served {
         name,
         tree,

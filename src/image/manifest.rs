@@ -118,6 +118,7 @@ impl Manifest {
 
 /// A document that a descriptor can lead to.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 pub(super) enum Document {
     /// Several manifests.
     Index(Vec<Descriptor>),

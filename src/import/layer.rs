@@ -84,6 +84,9 @@ pub enum LayerError {
     /// What was written cannot be read back.
     #[error(transparent)]
     Back(#[from] ReadError),
+    /// The system has no thread for us.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -190,10 +193,17 @@ pub(super) fn take(
 
     thread::scope(|scope| {
         let limits = context.limits;
-        let tree = scope.spawn(move || tree(&tree_in, &tree_out, limits));
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let tree = named("tree")
+            .spawn_scoped(scope, move || tree(&tree_in, &tree_out, limits))
+            .map_err(LayerError::Thread)?;
         // A plain layer's two digests are one; it is computed in `tree`.
         let hash = compression != Compression::Plain;
-        let keep = scope.spawn(move || keep(&keep_in, &keep_out, blob_file, map_file, hash));
+        let keep = named("keep")
+            .spawn_scoped(scope, move || {
+                keep(&keep_in, &keep_out, blob_file, map_file, hash)
+            })
+            .map_err(LayerError::Thread)?;
 
         let mut sink = Threads {
             to_tree,

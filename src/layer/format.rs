@@ -83,20 +83,21 @@
 //! A name is neither `.` nor `..` and has no `/` or NUL; in dialect Docker none
 //! begins with `.wh.`, in AppC none is a whiteout.
 //!
-//! **3. Names** longer than 6 bytes, whole, in the order of their first use, each
-//! once. None crosses a block: zeros are put before one that would.
+//! **3. Names** longer than 6 bytes, whole, in the order of their first use by
+//! entries, each once. None crosses a block: zeros are put before one that would.
 //!
 //! **4. Digests**, 32 bytes each: SHA-256 of each regular file's stored data, in
 //! the order of rows.
 //!
-//! **5. Targets**: those of symlinks (1 to 4095 bytes, no NUL), each once; then
-//! those of the unresolved links, in their order, one behind the other up to
-//! the end of the section (not shared, so that reading all of them never takes
-//! more memory than the file has bytes).
+//! **5. Targets**: those of symlinks (1 to 4095 bytes, no NUL), in the order of
+//! their first use by rows, each once; then those of the unresolved links, in
+//! their order, one behind the other up to the end of the section (not shared, so
+//! that reading all of them never takes more memory than the file has bytes).
 //!
-//! **6. Xattr sets**, each once, each at a multiple of 8: u32 length of what
-//! follows (1 to 1 MiB), then for each attribute, sorted by name, no name twice:
-//! u32 length of the value (at most 64 KiB), u8 length of the name, name, value.
+//! **6. Xattr sets**, in the order of their first use by rows, each once, each at
+//! a multiple of 8: u32 length of what follows (1 to 1 MiB), then for each
+//! attribute, sorted by name, no name twice: u32 length of the value (at most
+//! 64 KiB), u8 length of the name, name, value.
 //!
 //! **7. Sparse maps**, in the order of rows: u64 length of the stored data,
 //! u32 number of extents, u32 zero, then for each extent u64 offset in the file,
@@ -162,8 +163,10 @@ pub(super) const ALIGN: u64 = 64;
 /// Xattr sets and sparse maps begin at multiples of this, so 32 bits reach far.
 pub(super) const UNIT: usize = 8;
 const SECTIONS: usize = 9;
+/// Where the summary begins in the header.
+pub(super) const SUMMARY_AT: u64 = 80;
 /// Where the lengths of the sections begin in the header.
-const LENGTHS_AT: u64 = 120;
+pub(super) const LENGTHS_AT: u64 = 120;
 
 /// A stretch of the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -356,7 +359,7 @@ impl Header {
     fn check(&self) -> Result<(), (u64, &'static str)> {
         let (counted, sections) = (&self.summary, &self.sections);
         if counted.rows == 0 || counted.rows > ROWS_MAX || counted.entries > ROWS_MAX {
-            return Err((80, "the number of rows or entries is impossible"));
+            return Err((SUMMARY_AT, "the number of rows or entries is impossible"));
         }
         let fixed = [
             (counted.rows, INODE, sections.inodes),

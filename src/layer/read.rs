@@ -7,8 +7,9 @@
 //! that says where, and no walk along its references can go round in a circle.
 //! Must not know what the union makes of the answers.
 //!
-//! `verify` is the same with nothing left out.
+//! `heaps` reads what is of variable length; `verify` asks everything at once.
 
+mod heaps;
 mod verify;
 
 use std::cmp::Ordering;
@@ -17,14 +18,13 @@ use std::sync::{Arc, OnceLock};
 
 use super::blocks::{BLOCK, BlockCache, BlockFile};
 use super::format::{
-    self, Body, DIGEST, DIRENT, Dirent, EXTENT, HEADER, Header, INODE, Inode, Listed, NamedBy,
-    PAIR, SPARSE_HEAD, Section, SparseHead, UNIT, UNRESOLVED, UnresolvedAt, XATTR_SET_MAX,
+    self, Body, DIGEST, DIRENT, Dirent, HEADER, Header, INODE, Inode, Listed, NamedBy, Section,
 };
 use super::tar::Extent;
 use super::{Dialect, ReadError, Row, Source};
 use crate::digest::{DiffId, Digest};
 use crate::node::{Attr, Device, Kind};
-use crate::tree_path::{PATH_MAX, TreePath};
+use crate::tree_path::TreePath;
 
 /// What a name in a directory of one layer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,9 @@ pub struct Extents {
     /// The stored stretches of a sparse file; nothing: all of it is stored.
     pub map: Option<Vec<Extent>>,
 }
+
+/// Extended attributes: full names and raw values, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A hard link whose target lies in a lower layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,9 +210,9 @@ impl Index {
         let mut low = all.start.saturating_add(from);
         while low < all.end {
             let at = self.entry_at(low);
-            let room = (BLOCK - at % BLOCK) / DIRENT as u64;
-            // At most a block of entries is left of `room`.
-            let high = low.saturating_add(room as u32).min(all.end);
+            // At most a block of entries; at least one, for none crosses a block.
+            let room = u32::try_from((BLOCK - at % BLOCK) / DIRENT as u64).unwrap_or(1);
+            let high = low.saturating_add(room).min(all.end);
             let more = self
                 .file
                 .with(at, (high - low) as usize * DIRENT, |bytes| {
@@ -288,7 +291,7 @@ impl Index {
     ///
     /// # Errors
     /// Damage; also when there is no such row.
-    pub fn xattrs(&self, row: Row) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+    pub fn xattrs(&self, row: Row) -> Result<Xattrs, ReadError> {
         match self.inode(row)?.xattrs.checked_sub(1) {
             Some(unit) => self.xattr_set(unit),
             None => Ok(Vec::new()),
@@ -304,8 +307,8 @@ impl Index {
         let Body::Symlink { target } = inode.body else {
             return Err(self.bad_row(row, "a symlink is expected here"));
         };
-        // `Inode::decode` has bounded the size.
-        let target = self.target_bytes(u64::from(target), inode.size as usize)?;
+        let len = usize::try_from(inode.size).unwrap_or(usize::MAX);
+        let target = self.target_bytes(u64::from(target), len)?;
         if target.contains(&0) {
             return Err(self.bad_row(row, "a symlink's target has a NUL byte"));
         }
@@ -512,8 +515,7 @@ impl Index {
             let Some(record) = records.get(middle) else {
                 break;
             };
-            // A directory's entries are numbered in 32 bits.
-            let number = low.saturating_add(middle as u32);
+            let number = low.saturating_add(u32::try_from(middle).unwrap_or(u32::MAX));
             let entry = self.decode_entry(number, record)?;
             match self.named(&entry, |own| own.cmp(name))? {
                 Ordering::Less => from = middle + 1,
@@ -536,156 +538,5 @@ impl Index {
             Listed::Node(row, kind) if row.0 < self.header.summary.rows => Ok(Hit::Node(row, kind)),
             _ => Err(self.bad_entry(number, "an entry leads behind the last object")),
         }
-    }
-}
-
-/// What is of variable length.
-impl Index {
-    /// `count` records of section 8.
-    fn links(&self, first: u32, count: u32) -> Result<Vec<(u32, u32)>, ReadError> {
-        let section = self.header.sections.links;
-        let len = count as usize * PAIR;
-        // Its place is within the section, so the file bounds what is allocated.
-        let at = self.place(section, u64::from(first) * PAIR as u64, len)?;
-        let mut bytes = vec![0; len];
-        self.file.read(at, &mut bytes)?;
-        Ok(bytes
-            .as_chunks::<PAIR>()
-            .0
-            .iter()
-            .map(format::unpair)
-            .collect())
-    }
-
-    fn target_bytes(&self, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
-        let at = self.place(self.header.sections.targets, offset, len)?;
-        let mut bytes = vec![0; len];
-        self.file.read(at, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn xattr_set(&self, unit: u32) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
-        let section = self.header.sections.xattrs;
-        let offset = u64::from(unit) * UNIT as u64;
-        let at = self.place(section, offset, 4)?;
-        let mut len = [0; 4];
-        self.file.read(at, &mut len)?;
-        let len = u32::from_le_bytes(len) as usize;
-        if len == 0 || len > XATTR_SET_MAX {
-            return Err(self
-                .file
-                .corrupt(at, "a set of xattrs has an impossible length"));
-        }
-        let mut bytes = vec![0; len];
-        self.file
-            .read(self.place(section, offset + 4, len)?, &mut bytes)?;
-        let mut rest = bytes.as_slice();
-        let mut set: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        while !rest.is_empty() {
-            let Some((name, value)) = format::split_xattr(&mut rest) else {
-                return Err(self.file.corrupt(at, "a set of xattrs is broken"));
-            };
-            if set.last().is_some_and(|last| last.0.as_slice() >= name) {
-                return Err(self.file.corrupt(at, "the names of xattrs are not sorted"));
-            }
-            set.push((name.to_vec(), value.to_vec()));
-        }
-        Ok(set)
-    }
-
-    /// Where in its section a sparse map begins, and what it says of itself.
-    fn sparse_head(&self, unit: u32) -> Result<(u64, SparseHead), ReadError> {
-        let offset = u64::from(unit) * UNIT as u64;
-        let at = self.place(self.header.sections.sparse, offset, SPARSE_HEAD)?;
-        let mut bytes = [0; SPARSE_HEAD];
-        self.file.read(at, &mut bytes)?;
-        let head = SparseHead::decode(&bytes)
-            .ok_or_else(|| self.file.corrupt(at, "a sparse map is broken"))?;
-        Ok((offset, head))
-    }
-
-    /// Length of the stored data, and the extents of a file of `size` bytes.
-    fn sparse_map(&self, unit: u32, size: u64) -> Result<(u64, Vec<Extent>), ReadError> {
-        let (offset, SparseHead { stored, count }) = self.sparse_head(unit)?;
-        let len = count as usize * EXTENT;
-        let at = self.place(
-            self.header.sections.sparse,
-            offset + SPARSE_HEAD as u64,
-            len,
-        )?;
-        let mut bytes = vec![0; len];
-        self.file.read(at, &mut bytes)?;
-        let map: Vec<Extent> = bytes
-            .as_chunks::<EXTENT>()
-            .0
-            .iter()
-            .map(format::extent)
-            .collect();
-        let mut before = 0;
-        for extent in &map {
-            let end = extent
-                .offset
-                .checked_add(extent.len)
-                .filter(|&end| end <= size);
-            let data_end = extent
-                .stored_at
-                .checked_add(extent.len)
-                .filter(|&end| end <= stored);
-            match (end, data_end) {
-                (Some(end), Some(_)) if extent.len > 0 && extent.offset >= before => before = end,
-                _ => {
-                    return Err(self
-                        .file
-                        .corrupt(at, "a sparse map is not sorted within its file"));
-                }
-            }
-        }
-        Ok((stored, map))
-    }
-
-    fn load_unresolved(&self) -> Result<Vec<Unresolved>, ReadError> {
-        let section = self.header.sections.unresolved;
-        let mut next = None;
-        let mut links = Vec::with_capacity(self.header.summary.unresolved as usize);
-        for number in 0..self.header.summary.unresolved {
-            let at = section.start + u64::from(number) * UNRESOLVED as u64;
-            let mut record = [0; UNRESOLVED];
-            self.file.read(at, &mut record)?;
-            let link = UnresolvedAt::decode(&record);
-            // One behind the other: so all of them are not longer than the file.
-            if next.is_some_and(|next| next != link.target) || link.len as usize > PATH_MAX {
-                return Err(self
-                    .file
-                    .corrupt(at, "the target of a hard link is out of line"));
-            }
-            next = link.target.checked_add(link.len);
-            links.push(self.unresolved_link(number, at, link)?);
-        }
-        Ok(links)
-    }
-
-    fn unresolved_link(
-        &self,
-        number: u32,
-        at: u64,
-        link: UnresolvedAt,
-    ) -> Result<Unresolved, ReadError> {
-        let dir = Row(link.dir);
-        let entry = self.entry(link.entry)?;
-        if entry.listed != Listed::Link(number) || !self.entries_of(dir)?.contains(&link.entry) {
-            return Err(self.file.corrupt(at, "a hard link is not where it says"));
-        }
-        let bytes = self.target_bytes(u64::from(link.target), link.len as usize)?;
-        let target = TreePath::parse(&bytes).ok();
-        let target = target.filter(|target| target.as_bytes() == bytes && !target.is_root());
-        let target = target.ok_or_else(|| {
-            self.file
-                .corrupt(at, "the target of a hard link is no path")
-        })?;
-        Ok(Unresolved {
-            dir,
-            name: self.named(&entry, <[u8]>::to_vec)?,
-            target,
-        })
     }
 }

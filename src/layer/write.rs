@@ -64,6 +64,14 @@ enum Fault {
 }
 
 impl Fault {
+    /// The same of something that the member names.
+    fn about(self, subject: &str) -> Self {
+        match self {
+            Self::Refused(what) => Self::Refused(format!("{subject}: {what}")),
+            limit @ Self::Limit(..) => limit,
+        }
+    }
+
     fn of(self, member: &[u8]) -> BuildError {
         match self {
             Self::Refused(what) => BuildError::Refused {
@@ -315,7 +323,8 @@ impl IndexBuilder {
             Ok(target) => target,
             Err(error) => return refused(format!("its target `{}`: {error}", printable(link))),
         };
-        let found = match special::meaning(self.dialect, target.as_bytes())? {
+        let meaning = special::meaning(self.dialect, target.as_bytes());
+        let found = match meaning.map_err(|fault| fault.about("its target"))? {
             Meaning::Root => Some(Found::Node(ROOT)),
             Meaning::Hidden => self.hidden.get(&target).copied(),
             Meaning::Plain { dir, name } => match self.tree.find_dir(dir) {

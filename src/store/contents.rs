@@ -12,30 +12,75 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 
+use crossbeam_channel::{Sender, bounded};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
 use super::FileSource;
-use crate::layer::seek::SeekMap;
+use crate::layer::seek::{SeekMap, SpanDecoder};
 use crate::layer::{ReadError, Source};
 
 type Key = (u32, u32);
-type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
+type Span = Arc<Vec<u8>>;
+type Slot = Arc<Mutex<Content>>;
+
+/// What is there of a span.
+#[derive(Debug, Default)]
+enum Content {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// Its first part, not checked yet; whoever needs more goes on here.
+    Begun(Box<SpanDecoder>),
+    /// All of it, checked.
+    Whole(Span),
+}
+
+/// Spans that wait for the thread that finishes what was begun. More are dropped
+/// and decoded anew when somebody wants them.
+const UNFINISHED: usize = 16;
 
 /// Decoded spans, least recently used ones dropped first.
 pub struct SpanCache {
     state: Mutex<State>,
     capacity: u64,
     layers: AtomicU32,
+    unfinished: Sender<Unfinished>,
 }
 
 struct State {
     slots: LruCache<Key, Slot>,
     bytes: u64,
+}
+
+/// A span whose first part has answered a reader.
+struct Unfinished {
+    cache: Weak<SpanCache>,
+    key: Key,
+    slot: Slot,
+    blob: Arc<FileSource>,
+}
+
+impl Unfinished {
+    /// Decodes the rest. Damage is found again, and told, by who reads it.
+    fn finish(self) {
+        let Some(cache) = self.cache.upgrade() else {
+            return;
+        };
+        let mut content = self.slot.lock();
+        if let Content::Begun(decoder) = std::mem::take(&mut *content)
+            && let Ok(bytes) = decoder.finish(&*self.blob)
+        {
+            let len = bytes.len() as u64;
+            *content = Content::Whole(Arc::new(bytes));
+            drop(content);
+            cache.count(self.key, &self.slot, len);
+        }
+    }
 }
 
 impl std::fmt::Debug for SpanCache {
@@ -48,6 +93,9 @@ impl SpanCache {
     /// A cache of at most `capacity` bytes (one span at least).
     #[must_use]
     pub fn new(capacity: u64) -> Arc<Self> {
+        let (unfinished, work) = bounded::<Unfinished>(UNFINISHED);
+        // Ends with the cache, which has the only sender.
+        thread::spawn(move || work.into_iter().for_each(Unfinished::finish));
         let state = Mutex::new(State {
             slots: LruCache::unbounded(),
             bytes: 0,
@@ -56,6 +104,7 @@ impl SpanCache {
             state,
             capacity,
             layers: AtomicU32::new(0),
+            unfinished,
         })
     }
 
@@ -66,23 +115,83 @@ impl SpanCache {
         state.bytes = 0;
     }
 
+    fn slot(&self, key: Key) -> Slot {
+        Arc::clone(self.state.lock().slots.get_or_insert(key, Slot::default))
+    }
+
     /// The span, from the cache or by `decode`. Others who want the same span
     /// meanwhile wait for this one decoding.
     fn get(
         &self,
         key: Key,
+        blob: &FileSource,
         decode: impl FnOnce() -> Result<Vec<u8>, ReadError>,
-    ) -> Result<Arc<Vec<u8>>, ReadError> {
-        let slot = Arc::clone(self.state.lock().slots.get_or_insert(key, Slot::default));
+    ) -> Result<Span, ReadError> {
+        let slot = self.slot(key);
         let mut content = slot.lock();
-        if let Some(bytes) = &*content {
-            return Ok(Arc::clone(bytes));
-        }
-        let bytes = Arc::new(decode()?);
-        *content = Some(Arc::clone(&bytes));
+        let bytes = match std::mem::take(&mut *content) {
+            Content::Whole(bytes) => {
+                *content = Content::Whole(Arc::clone(&bytes));
+                return Ok(bytes);
+            }
+            Content::Begun(decoder) => decoder.finish(blob)?,
+            Content::Empty => decode()?,
+        };
+        let bytes = Arc::new(bytes);
+        *content = Content::Whole(Arc::clone(&bytes));
         drop(content);
         self.count(key, &slot, bytes.len() as u64);
         Ok(bytes)
+    }
+
+    /// Copies a part of a span as soon as it is decoded and passes `check`; the
+    /// rest is decoded behind the reader's back. False: it did not pass.
+    fn begin(
+        self: &Arc<Self>,
+        key: Key,
+        blob: &Arc<FileSource>,
+        start: impl FnOnce() -> Result<SpanDecoder, ReadError>,
+        inside: Range<usize>,
+        to: &mut [u8],
+        check: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<bool, ReadError> {
+        let slot = self.slot(key);
+        let mut content = slot.lock();
+        if let Content::Whole(bytes) = &*content {
+            return Ok(bytes.get(inside).is_some_and(|found| {
+                to.copy_from_slice(found);
+                true
+            }));
+        }
+        let mut decoder = match std::mem::take(&mut *content) {
+            Content::Begun(decoder) => decoder,
+            _ => Box::new(start()?),
+        };
+        let begun = decoder.advance(inside.end, &**blob)?;
+        let passes = begun.get(inside).is_some_and(|found| {
+            to.copy_from_slice(found);
+            check(found)
+        });
+        if passes {
+            *content = Content::Begun(decoder);
+            drop(content);
+            let (cache, blob) = (Arc::downgrade(self), Arc::clone(blob));
+            let work = Unfinished {
+                cache,
+                key,
+                slot,
+                blob,
+            };
+            if let Err(refused) = self.unfinished.try_send(work) {
+                // Too many wait: half a span that nobody finishes would only take room.
+                let slot = refused.into_inner().slot;
+                let mut content = slot.lock();
+                if matches!(*content, Content::Begun(_)) {
+                    *content = Content::Empty;
+                }
+            }
+        }
+        Ok(passes)
     }
 
     /// Counts a span that was just decoded, and makes room.
@@ -102,10 +211,11 @@ impl SpanCache {
                 break;
             };
             // A slot that is locked is being decoded and not counted yet.
-            let freed = old
-                .try_lock()
-                .and_then(|old| old.as_ref().map(|b| b.len() as u64));
-            state.bytes = state.bytes.saturating_sub(freed.unwrap_or(0));
+            let freed = old.try_lock().map_or(0, |old| match &*old {
+                Content::Whole(bytes) => bytes.len() as u64,
+                _ => 0,
+            });
+            state.bytes = state.bytes.saturating_sub(freed);
         }
     }
 }
@@ -145,8 +255,8 @@ impl Contents {
         }
     }
 
-    fn span(&self, span: u32, range: Range<u64>) -> Result<Arc<Vec<u8>>, ReadError> {
-        self.spans.get((self.number, span), || {
+    fn span(&self, span: u32, range: Range<u64>) -> Result<Span, ReadError> {
+        self.spans.get((self.number, span), &self.blob, || {
             if self.map.random_access() {
                 self.map.decode(span, &*self.blob)
             } else {
@@ -237,6 +347,33 @@ impl Source for Contents {
             to = later;
         }
         Ok(())
+    }
+
+    fn read_checked(
+        &self,
+        offset: u64,
+        to: &mut [u8],
+        check: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<(), ReadError> {
+        if to.is_empty() || !self.map.random_access() {
+            return self.read_at(offset, to);
+        }
+        let (span, range) = self.map.span_at(offset)?;
+        let end = offset.saturating_add(to.len() as u64);
+        if end > range.end {
+            return self.read_at(offset, to);
+        }
+        // Spans are at most `SPAN_MAX` long, so both fit memory.
+        let inside = (offset - range.start) as usize..(end - range.start) as usize;
+        let (key, start) = ((self.number, span), || self.map.start(span));
+        if self
+            .spans
+            .begin(key, &self.blob, start, inside, to, check)?
+        {
+            return Ok(());
+        }
+        // The file's digest failed: the span's own check says where the damage is.
+        self.read_at(offset, to)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use super::staging::{Staged, Staging};
@@ -231,8 +232,11 @@ impl Store {
         let text = serde_json::to_vec_pretty(names)
             .map_err(|error| failed("write", &path)(error.into()))?;
         let staging = self.root().join("staging");
-        let mut new =
-            tempfile::NamedTempFile::new_in(&staging).map_err(failed("create", &staging))?;
+        // Like all of the store: whoever may look into it may read the names.
+        let mut new = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(&staging)
+            .map_err(failed("create", &staging))?;
         io::Write::write_all(&mut new, &text)
             .and_then(|()| new.as_file().sync_data())
             .map_err(failed("write", &path))?;

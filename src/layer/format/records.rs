@@ -239,20 +239,18 @@ impl Inode {
         if !size {
             return Err("an object has a size that its type cannot have");
         }
+        let root = NamedBy::Entry {
+            dir: 0,
+            entry: NO_ENTRY,
+        };
         match self.named {
-            NamedBy::Entry { dir, entry } if row == Row::ROOT => {
-                if (dir, entry) != (0, NO_ENTRY) || !is_dir {
-                    return Err("the root is no root");
-                }
-            }
+            named if row == Row::ROOT && (named != root || !is_dir) => Err("the root is no root"),
             // Parents come first: that is what makes every walk end.
-            NamedBy::Entry { dir, .. } if is_dir && dir >= row.0 => {
-                return Err("a directory comes before its parent");
+            NamedBy::Entry { dir, .. } if row != Row::ROOT && is_dir && dir >= row.0 => {
+                Err("a directory comes before its parent")
             }
-            NamedBy::Links(_) if row == Row::ROOT => return Err("the root is no root"),
-            _ => {}
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -323,9 +321,11 @@ pub(in crate::layer) fn pair(dir: u32, entry: u32) -> [u8; PAIR] {
 
 /// Directory row and entry of a record of section 8.
 pub(in crate::layer) fn unpair(bytes: &[u8; PAIR]) -> (u32, u32) {
-    let both = u64::from_le_bytes(*bytes);
-    // The low half, and the high one.
-    (both as u32, (both >> 32) as u32)
+    let [a, b, c, d, e, f, g, h] = *bytes;
+    (
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    )
 }
 
 /// A record of section 9.
@@ -345,13 +345,13 @@ impl UnresolvedAt {
     }
 
     pub(in crate::layer) fn decode(bytes: &[u8; UNRESOLVED]) -> Self {
-        let all = u128::from_le_bytes(*bytes);
-        let field = |number: u32| (all >> (32 * number)) as u32;
+        let mut fields = bytes.as_chunks().0.iter();
+        let mut field = || fields.next().map_or(0, |field| u32::from_le_bytes(*field));
         Self {
-            dir: field(0),
-            entry: field(1),
-            target: field(2),
-            len: field(3),
+            dir: field(),
+            entry: field(),
+            target: field(),
+            len: field(),
         }
     }
 }
@@ -390,12 +390,8 @@ pub(in crate::layer) fn put_extent(extent: &Extent, to: &mut Vec<u8>) {
 }
 
 pub(in crate::layer) fn extent(bytes: &[u8; EXTENT]) -> Extent {
-    let mut fields = bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|field| u64::from_le_bytes(*field));
-    let mut field = || fields.next().unwrap_or(0);
+    let mut fields = bytes.as_chunks().0.iter();
+    let mut field = || fields.next().map_or(0, |field| u64::from_le_bytes(*field));
     Extent {
         offset: field(),
         len: field(),

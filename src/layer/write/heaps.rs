@@ -119,8 +119,11 @@ impl Heaps {
             let len = tree.names.get(slot.name).len() as u64;
             if len > INLINE as u64 {
                 let room = BLOCK - (start + self.names.bytes.len() as u64) % BLOCK;
-                // The room is less than a name.
-                let gap = if room < len { room as usize } else { 0 };
+                let gap = if room < len {
+                    usize::try_from(room).unwrap_or(0)
+                } else {
+                    0
+                };
                 self.names.lay(&tree.names, slot.name, gap)?;
             }
         }
@@ -154,7 +157,7 @@ impl Heaps {
                 let at = self
                     .xattrs
                     .lay(xattrs, set, len.next_multiple_of(UNIT) - len)?;
-                node.xattrs = 1 + at / UNIT as u32;
+                node.xattrs = 1 + at / narrow(UNIT);
             }
         }
         Ok(())

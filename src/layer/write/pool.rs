@@ -88,8 +88,8 @@ impl Pool {
     /// Where a string belongs in the table, or else its number.
     fn probe(&self, string: &[u8]) -> Result<usize, u32> {
         let mask = self.table.len() - 1;
-        // Truncation keeps the low bits, which is all that a table wants.
-        let mut at = self.hasher.hash_one(string) as usize & mask;
+        let hash = self.hasher.hash_one(string) & mask as u64;
+        let mut at = usize::try_from(hash).unwrap_or(0);
         loop {
             match self.table.get(at).copied() {
                 Some(FREE) | None => return Ok(at),
@@ -101,9 +101,7 @@ impl Pool {
 
     fn grow(&mut self) {
         self.table = vec![FREE; self.table.len() * 2];
-        for number in 0..self.ends.len() {
-            // Their numbers were made from u32.
-            let number = number as u32;
+        for number in (0..u32::MAX).take(self.ends.len()) {
             if let Ok(free) = self.probe(self.get(number))
                 && let Some(place) = self.table.get_mut(free)
             {

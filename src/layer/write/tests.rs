@@ -275,6 +275,20 @@ fn what_replaces_a_directory_drops_all_below_it() {
 }
 
 #[test]
+fn a_directory_that_replaces_something_in_its_layer_is_made_anew() {
+    let index = docker(&[file("d"), dir("d")]);
+    assert!(opaque(&index, "d"));
+    let index = docker(&[dir("d"), dir("d")]);
+    assert!(!opaque(&index, "d"));
+    let index = docker(&[file(".wh.d"), file("d/x")]);
+    let info = index.node(row(&index, "d")).unwrap().dir.unwrap();
+    assert!(info.opaque && !info.implied);
+    let index = docker(&[file("d/.wh..wh..opq")]);
+    let info = index.node(row(&index, "d")).unwrap().dir.unwrap();
+    assert!(info.opaque && info.implied);
+}
+
+#[test]
 fn what_lies_below_a_non_directory_is_refused() {
     assert!(why(&[symlink("a", "/etc"), file("a/b")]).contains("lies below the symlink `a`"));
     assert!(why(&[file("x/a"), file("x/a/b/c")]).contains("lies below the file `x/a`"));
