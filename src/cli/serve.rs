@@ -171,10 +171,7 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
         }
     };
     log::info!("`{name}` at `{}`", args.mount.at.display());
-    let idle: Box<dyn Fn() + Send> = Box::new(move || {
-        idle.clear();
-        memory::give_back();
-    });
+    let idle: Box<dyn Fn() + Send> = Box::new(move || memory::give_back(|| idle.clear()));
     let served = Served {
         name,
         tree,

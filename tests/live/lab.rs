@@ -16,7 +16,7 @@ use super::images::{Layer, Pack, Packed, layout};
 /// Servers of a place that is older than this are ended.
 const WATCHDOG: Duration = Duration::from_secs(150);
 /// What happens by itself happens within this.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(40);
 
 /// Whether this machine can run these tests at all.
 pub(crate) fn can_mount() -> bool {
