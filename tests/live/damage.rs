@@ -263,6 +263,22 @@ fn a_damaged_index_hides_what_it_has_lost_and_nothing_else() {
     assert!(alive(lab.server(&at)));
 }
 
+/// Each `cat` once left what it had decoded behind, under a name of its own.
+#[test]
+fn who_needs_the_beginning_of_an_uncompressed_layer_leaves_no_half_of_it() {
+    let Some(scene) = Scene::new(Pack::Zstd) else {
+        return;
+    };
+    for file in ["00", "39"] {
+        let got = scene.lab.run(&["cat", &format!("app:1:/data/{file}")]);
+        assert!(got.into_bytes() == contents(file.parse().unwrap(), SIZE));
+        for entry in fs::read_dir(scene.lab.store("expanded-v1")).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(path.extension() == Some("tar".as_ref()), "{path:?}");
+        }
+    }
+}
+
 #[test]
 fn a_damaged_copy_of_an_uncompressed_layer_is_made_again() {
     let Some(scene) = Scene::new(Pack::Zstd) else {
