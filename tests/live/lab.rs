@@ -238,11 +238,9 @@ pub(crate) fn system(program: &str, args: &[&str]) -> String {
 /// says no; what is mounted there is gone with it.
 pub(crate) fn in_own_namespace(name: &str) -> bool {
     const INSIDE: &str = "LAZYROOT_TEST_INSIDE";
-    if std::env::var_os(INSIDE).is_some() {
-        let dir = tempfile::tempdir().unwrap().keep();
-        let text = dir.to_str().unwrap();
-        system("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", text]);
-        let device = format!("{text}/fuse");
+    if let Ok(dir) = std::env::var(INSIDE) {
+        system("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", &dir]);
+        let device = format!("{dir}/fuse");
         system("mknod", &["-m", "666", &device, "c", "10", "229"]);
         system("mount", &["--bind", &device, "/dev/fuse"]);
         return true;
@@ -250,11 +248,12 @@ pub(crate) fn in_own_namespace(name: &str) -> bool {
     if !can_mount() || !has("unshare") {
         return false;
     }
+    let dir = tempfile::tempdir().unwrap();
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, "1")
+        .env(INSIDE, dir.path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
