@@ -62,7 +62,8 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Bytes of a regular file (holes included) or of a symlink's target; 0 otherwise.
+    /// Bytes of a regular file (holes included) or of a symlink's target; 0
+    /// otherwise. What people are shown is [`Self::shown_size`].
     pub size: u64,
     /// Bytes of a regular file that are not holes; equals `size` without holes.
     pub stored: u64,
@@ -72,4 +73,19 @@ pub struct Attr {
     pub nlink: u32,
     /// Device number of a device node.
     pub rdev: Device,
+}
+
+/// The size that every directory claims: what ext4 shows of small ones. No tar
+/// says one, and programs take 0 for an odd file system.
+pub const DIR_SIZE: u64 = 4096;
+
+impl Attr {
+    /// `st_size`: what `stat` says on a mount, and what listings print.
+    #[must_use]
+    pub fn shown_size(&self) -> u64 {
+        match self.kind {
+            Kind::Dir => DIR_SIZE,
+            _ => self.size,
+        }
+    }
 }

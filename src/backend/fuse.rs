@@ -7,7 +7,8 @@
 //!
 //! The child's standard input is one end of a socket pair. The child writes
 //! `ok` and a newline, or a text that says what went wrong, and ends the
-//! connection; reading from it then gives end of file, as from /dev/null. So no
+//! connection; reading from it then gives end of file, as from /dev/null. What
+//! kind of failure it is, its exit code says. So no
 //! number of a descriptor is passed, none needs to be taken over unsafely, and
 //! the end of a child that dies is seen as the end of the connection.
 
@@ -53,8 +54,13 @@ pub enum StartError {
     #[error("cannot start the server")]
     Spawn(#[source] io::Error),
     /// The server said what went wrong.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{why}")]
+    Refused {
+        /// In the server's words.
+        why: String,
+        /// How it ended: its exit code is meant for whoever wanted the mount.
+        status: ExitStatus,
+    },
     /// The server ended and said nothing.
     #[error("the server ended before its mount was usable ({0})")]
     Died(ExitStatus),
@@ -132,7 +138,7 @@ fn hear(mut child: Child, from: UnixStream) -> Result<Started, StartError> {
     let status = child.wait().map_err(StartError::Spawn)?;
     let text = String::from_utf8_lossy(&said).trim().to_owned();
     match (silent, text.is_empty()) {
-        (_, false) => Err(StartError::Refused(text)),
+        (_, false) => Err(StartError::Refused { why: text, status }),
         (true, true) => Err(StartError::Silent),
         (false, true) => Err(StartError::Died(status)),
     }
@@ -169,7 +175,8 @@ impl ReadyPipe {
         self.say(OK)
     }
 
-    /// It cannot, and the parent should tell why.
+    /// It cannot, and the parent should tell why. The process should end now, with
+    /// the exit code that the parent is to have.
     ///
     /// # Errors
     /// The parent is gone.
@@ -207,6 +214,10 @@ mod tests {
     fn a_childs_error_is_passed_on() {
         let error = shell("echo 'no such image' >&0; exit 3").unwrap_err();
         assert_eq!(error.to_string(), "no such image");
+        assert!(
+            matches!(error, StartError::Refused { status, .. } if status.code() == Some(3)),
+            "{error:?}"
+        );
     }
 
     #[test]

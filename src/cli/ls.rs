@@ -159,15 +159,15 @@ impl Lister<'_> {
 
     fn show(&mut self, opened: &Opened, dir: &[u8], entries: &[Entry]) -> Outcome {
         let mut out = Vec::new();
-        let width = |of: &dyn Fn(&Entry) -> usize| entries.iter().map(of).max().unwrap_or(0);
-        let digits = |number: u64| number.checked_ilog10().unwrap_or(0) as usize + 1;
-        let widths = [
-            width(&|e| digits(e.attr.nlink.into())),
-            width(&|e| digits(e.attr.uid.into())),
-            width(&|e| digits(e.attr.gid.into())),
-            width(&|e| size(&e.attr).len()),
-        ];
-        for entry in entries {
+        let columns = Columns::of(entries);
+        let lists = match self.args.long && opened.union.any_xattrs() {
+            true => entries
+                .iter()
+                .map(|entry| has_list(opened, entry.ino))
+                .collect::<Result<_, _>>()?,
+            false => vec![false; entries.len()],
+        };
+        for (entry, &list) in entries.iter().zip(&lists) {
             let target = match entry.attr.kind {
                 Kind::Symlink => Some(opened.union.target(entry.ino)?),
                 _ => None,
@@ -177,25 +177,13 @@ impl Lister<'_> {
                 continue;
             }
             if self.args.long {
-                let attr = &entry.attr;
-                let acl = opened.union.any_xattrs()
-                    && opened
-                        .union
-                        .xattrs(entry.ino)?
-                        .iter()
-                        .any(|(name, _)| name.starts_with(b"system.posix_acl_"));
-                let [w0, w1, w2, w3] = widths;
-                let line = format!(
-                    "{}{} {:>w0$} {:>w1$} {:>w2$} {:>w3$} {} ",
-                    mode(attr),
-                    if acl { "+" } else { "" },
-                    attr.nlink,
-                    attr.uid,
-                    attr.gid,
-                    size(attr),
-                    date(attr.mtime.seconds),
-                );
-                out.extend(line.into_bytes());
+                // The column is there when anybody needs it.
+                let mark = match list {
+                    true => "+",
+                    false if lists.contains(&true) => " ",
+                    false => "",
+                };
+                out.extend(columns.line(&entry.attr, mark).into_bytes());
             }
             out.extend(self.name(&entry.name));
             if let (Some(target), true) = (target, self.args.long) {
@@ -225,11 +213,74 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
-fn size(attr: &Attr) -> String {
-    match attr.kind {
-        Kind::Char | Kind::Block => format!("{}, {}", attr.rdev.major, attr.rdev.minor),
-        _ => attr.size.to_string(),
+/// Whether an object has an access control list, which `ls` marks with `+`.
+fn has_list(opened: &Opened, ino: Ino) -> Result<bool, FsError> {
+    let all = opened.union.xattrs(ino)?;
+    let list = |(name, _): &(Vec<u8>, Vec<u8>)| name.starts_with(b"system.posix_acl_");
+    Ok(all.iter().any(list))
+}
+
+/// Widths of the columns of one listing, as GNU `ls -ln` has them.
+#[derive(Debug, Clone, Copy)]
+struct Columns {
+    nlink: usize,
+    uid: usize,
+    gid: usize,
+    size: usize,
+    major: usize,
+    minor: usize,
+}
+
+impl Columns {
+    fn of(entries: &[Entry]) -> Self {
+        let digits = |number: u64| number.checked_ilog10().unwrap_or(0) as usize + 1;
+        let width = |of: &dyn Fn(&Attr) -> Option<u64>| {
+            let widths = entries.iter().filter_map(|e| of(&e.attr)).map(digits);
+            widths.max().unwrap_or(0)
+        };
+        let major = width(&|attr| is_device(attr).then_some(attr.rdev.major.into()));
+        let minor = width(&|attr| is_device(attr).then_some(attr.rdev.minor.into()));
+        let devices = if major > 0 { major + 2 + minor } else { 0 };
+        let sizes = width(&|attr| (!is_device(attr)).then(|| attr.shown_size()));
+        Self {
+            nlink: width(&|attr| Some(attr.nlink.into())),
+            uid: width(&|attr| Some(attr.uid.into())),
+            gid: width(&|attr| Some(attr.gid.into())),
+            size: sizes.max(devices),
+            // The minor numbers end where sizes end.
+            major: sizes.max(devices).saturating_sub(2 + minor),
+            minor,
+        }
     }
+
+    /// All of a line but the name; `mark` stands behind the mode.
+    fn line(&self, attr: &Attr, mark: &str) -> String {
+        let Self {
+            nlink,
+            uid,
+            gid,
+            size,
+            major,
+            minor,
+        } = *self;
+        let number = if is_device(attr) {
+            format!("{:>major$}, {:>minor$}", attr.rdev.major, attr.rdev.minor)
+        } else {
+            format!("{:>size$}", attr.shown_size())
+        };
+        format!(
+            "{}{mark} {:>nlink$} {:>uid$} {:>gid$} {number} {} ",
+            mode(attr),
+            attr.nlink,
+            attr.uid,
+            attr.gid,
+            date(attr.mtime.seconds),
+        )
+    }
+}
+
+fn is_device(attr: &Attr) -> bool {
+    matches!(attr.kind, Kind::Char | Kind::Block)
 }
 
 fn kind(kind: Kind) -> (char, &'static str) {
@@ -272,7 +323,7 @@ fn json(path: &[u8], entry: &Entry, target: Option<Vec<u8>>) -> Json {
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
-        size: attr.size,
+        size: attr.shown_size(),
         mtime: attr.mtime.seconds,
         mtime_nanos: attr.mtime.nanos,
         target: target.map(|target| String::from_utf8_lossy(&target).into_owned()),

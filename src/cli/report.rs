@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io::Write as _;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 use crate::import::ImportError;
 use crate::store::StoreError;
@@ -26,6 +26,21 @@ pub(super) enum Exit {
     Damaged = 5,
     /// Ctrl-C (128 + SIGINT, as shells have it).
     Interrupted = 130,
+}
+
+impl Exit {
+    /// What a process of ours that was started to do the work answered.
+    pub(super) fn of_process(status: ExitStatus) -> Self {
+        let known = [
+            Self::Usage,
+            Self::NotFound,
+            Self::InUse,
+            Self::Damaged,
+            Self::Interrupted,
+        ];
+        let same = |exit: &Self| status.code() == Some(*exit as i32);
+        known.into_iter().find(same).unwrap_or(Self::Failed)
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -1,15 +1,17 @@
 //! `lazyroot serve` (hidden): the background process that holds one mount.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::report::{Exit, Failure, chain};
 use super::{Context, logging};
 use crate::backend::catalogue::StoreCatalogue;
-use crate::backend::fuse::{ReadyPipe, start};
+use crate::backend::fuse::{ReadyPipe, StartError, start};
 use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
 use crate::memory;
+use crate::mounts::MountError;
 use crate::reference::Reference;
 use crate::store::{Caches, Store};
 use crate::view;
@@ -102,7 +104,13 @@ impl MountArgs {
             command.extend(["--log".into(), log.into()]);
         }
         command.extend(["--".into(), std::path::absolute(&self.at)?.into()]);
-        start(&command, None).map_err(|error| Failure::of(Exit::Failed, &error))?;
+        start(&command, None).map_err(|error| {
+            let exit = match &error {
+                StartError::Refused { status, .. } => Exit::of_process(*status),
+                _ => Exit::Failed,
+            };
+            Failure::of(exit, &error)
+        })?;
         Ok(())
     }
 }
@@ -113,23 +121,24 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         false => ReadyPipe::of_stdin()?,
     };
     let background = pipe.is_some();
-    logging::begin(args.mount.log.as_deref(), background, args.mount.verbose)?;
+    let logging = logging::begin(args.mount.log.as_deref(), background, args.mount.verbose);
     let mut pipe = pipe;
-    let outcome = serve(args, context, || {
+    let ready = || {
         if let Some(pipe) = pipe.take() {
             // A parent that went away changes nothing for those who use the mount.
             let _ = pipe.ready();
         }
-    });
+    };
+    let outcome = logging.and_then(|()| serve(args, context, ready));
     match (outcome, pipe) {
         (Err(failure), Some(pipe)) => {
-            let hint = failure
-                .hint
-                .map(|hint| format!("\ntry: {hint}"))
-                .unwrap_or_default();
-            // The parent prints it; when it is gone, nobody reads.
-            let _ = pipe.failed(&format!("{}{hint}", failure.message));
-            Ok(())
+            let hint = failure.hint.as_deref();
+            let hint = hint.map(|hint| format!("\ntry: {hint}"));
+            let text = format!("{}{}", failure.message, hint.unwrap_or_default());
+            // The parent prints it; when it is gone, nobody reads. Our own
+            // standard error leads nowhere; the exit code is the parent's too.
+            let _ = pipe.failed(&text);
+            Err(failure)
         }
         (Err(failure), None) => {
             if background {
@@ -162,10 +171,7 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
         }
     };
     log::info!("`{name}` at `{}`", args.mount.at.display());
-    let idle: Box<dyn Fn() + Send> = Box::new(move || {
-        idle.clear();
-        memory::give_back();
-    });
+    let idle: Box<dyn Fn() + Send> = Box::new(move || memory::give_back(|| idle.clear()));
     let served = Served {
         name,
         tree,
@@ -190,13 +196,23 @@ fn image_tree(
 }
 
 fn failure(error: &ServeError) -> Failure {
+    let missing = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
     let exit = match error {
-        ServeError::MountPoint { .. } => Exit::NotFound,
+        ServeError::MountPoint { .. } | ServeError::Table(MountError::Path { .. }) => {
+            Exit::NotFound
+        }
+        ServeError::Occupied { .. } => Exit::InUse,
         _ => Exit::Failed,
     };
     let failure = Failure::new(exit, chain(error));
     match error {
-        ServeError::MountPoint { .. } => failure.hint("mkdir it first"),
+        ServeError::MountPoint { source, .. }
+        | ServeError::Table(MountError::Path { source, .. })
+            if missing(source) =>
+        {
+            failure.hint("mkdir -p it first")
+        }
+        ServeError::Occupied { .. } => failure.hint("lazyroot umount it first"),
         ServeError::Device(_) => failure.hint("lazyroot doctor says what this machine lacks"),
         _ => failure,
     }

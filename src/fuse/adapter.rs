@@ -361,11 +361,11 @@ impl Filesystem for Adapter {
             Line::Object(image, dir, listed) => {
                 let number = INodeNo(image.listed(dir, listed.name, listed.ino));
                 let name = OsStr::from_bytes(listed.name);
-                reply.add(number, listed.cookie, attr::kind(listed.kind), name)
+                Ok(reply.add(number, listed.cookie, attr::kind(listed.kind), name))
             }
             Line::Name(_, entry) => {
                 let number = INodeNo(entry.number);
-                reply.add(number, entry.cookie, FileType::Directory, &entry.name)
+                Ok(reply.add(number, entry.cookie, FileType::Directory, &entry.name))
             }
         });
         match listed {

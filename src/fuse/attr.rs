@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
-use crate::node::{Attr, Device, Kind, Time};
+use crate::node::{Attr, DIR_SIZE, Device, Kind, Time};
 
-/// `st_blksize`, and the size that every directory claims: what ext4 shows.
+/// `st_blksize`.
 pub(super) const BLOCK: u32 = 4096;
 /// `st_blocks` counts these, whatever the block size is (inode(7)).
 const SECTOR: u64 = 512;
@@ -52,15 +52,15 @@ fn rdev(device: Device) -> u32 {
 /// Attributes of the object with the number `number`.
 pub(super) fn attr(number: u64, of: &Attr) -> FileAttr {
     let time = moment(of.mtime);
-    let (size, stored) = match of.kind {
-        Kind::Dir => (BLOCK.into(), BLOCK.into()),
-        Kind::File => (of.size, of.stored),
+    let stored = match of.kind {
+        Kind::Dir => DIR_SIZE,
+        Kind::File => of.stored,
         // A short target lies within the inode, so it has no blocks.
-        _ => (of.size, 0),
+        _ => 0,
     };
     FileAttr {
         ino: INodeNo(number),
-        size,
+        size: of.shown_size(),
         blocks: stored.div_ceil(SECTOR),
         atime: time,
         mtime: time,
@@ -83,8 +83,8 @@ pub(super) fn directory(number: u64, mtime: SystemTime, entries: usize) -> FileA
     let nlink = u32::try_from(entries).unwrap_or(u32::MAX).saturating_add(2);
     FileAttr {
         ino: INodeNo(number),
-        size: BLOCK.into(),
-        blocks: u64::from(BLOCK) / SECTOR,
+        size: DIR_SIZE,
+        blocks: DIR_SIZE / SECTOR,
         atime: mtime,
         mtime,
         ctime: mtime,

@@ -24,18 +24,19 @@ pub(super) enum Line<'a> {
 }
 
 impl Adapter {
-    /// Lists from behind `cookie` into `add`, which says whether there is no more room.
+    /// Lists from behind `cookie` into `add`, which says whether there is no more
+    /// room, or why this line cannot be told.
     pub(super) fn list(
         &self,
         number: INodeNo,
         cookie: u64,
-        add: &mut dyn FnMut(Line<'_>) -> bool,
+        add: &mut dyn FnMut(Line<'_>) -> Result<bool, Errno>,
     ) -> Result<(), Errno> {
         let (image, dir) = match (self.place(number)?, &self.shown) {
             (Place::Image(image, dir), _) => (image, dir),
             (Place::Names(dir), Shown::Many(browse)) => {
                 for entry in browse.list(dir, cookie, &self.reports)? {
-                    if add(Line::Name(browse, &entry)) {
+                    if add(Line::Name(browse, &entry))? {
                         break;
                     }
                 }
@@ -44,20 +45,37 @@ impl Adapter {
             (Place::Names(_), Shown::One(_)) => return Err(Errno::ESTALE),
         };
         let mut some = false;
-        let listed = image.union.list(dir, cookie, &mut |listed| {
-            some = true;
-            !add(Line::Object(&image, dir, listed))
-        });
-        match listed {
-            // What was listed before the damage is handed out first; the next
-            // request begins at the damage.
-            Err(error) if !some => Err(self.failed(&image, dir, &error)),
+        let mut damage = None;
+        let listed =
+            image.union.list(
+                dir,
+                cookie,
+                &mut |listed| match add(Line::Object(&image, dir, listed)) {
+                    Ok(full) => {
+                        some = true;
+                        !full
+                    }
+                    Err(errno) => {
+                        damage = Some(errno);
+                        false
+                    }
+                },
+            );
+        // What was listed before the damage is handed out first; the next request
+        // begins at the damage.
+        match (listed, damage) {
+            (Err(error), _) if !some => Err(self.failed(&image, dir, &error)),
+            (Ok(()), Some(errno)) if !some => Err(errno),
             _ => Ok(()),
         }
     }
 
     /// Adds one line with attributes; says whether there is no more room.
-    pub(super) fn add_plus(&self, line: &Line<'_>, reply: &mut ReplyDirectoryPlus) -> bool {
+    pub(super) fn add_plus(
+        &self,
+        line: &Line<'_>,
+        reply: &mut ReplyDirectoryPlus,
+    ) -> Result<bool, Errno> {
         let mut add = |number: u64, cookie: u64, name: &[u8], ttl: &Duration, attr: &FileAttr| {
             let name = OsStr::from_bytes(name);
             reply.add(INodeNo(number), cookie, name, ttl, attr, GENERATION)
@@ -68,7 +86,7 @@ impl Adapter {
                 // The kernel takes neither of these two into its caches.
                 if matches!(listed.name, b"." | b"..") {
                     let attr = attr::directory(number, SystemTime::UNIX_EPOCH, 0);
-                    return add(number, listed.cookie, listed.name, &FOR_EVER, &attr);
+                    return Ok(add(number, listed.cookie, listed.name, &FOR_EVER, &attr));
                 }
                 match image.union.attr(listed.ino) {
                     Ok(of) => {
@@ -78,15 +96,14 @@ impl Adapter {
                         if full && let Shown::Many(browse) = &self.shown {
                             browse.forget(number, 1);
                         }
-                        full
+                        Ok(full)
                     }
+                    // The protocol lets a line be without attributes by number 0,
+                    // but fuser lists it with that number, and readdir(3) passes
+                    // such names over: they would be missing without an error.
                     Err(error) => {
                         let name = Some(listed.name);
-                        let _ = image.failed(&self.reports, *dir, name, &error);
-                        // Number 0: the name is listed, a lookup gets the error.
-                        let mut attr = attr::directory(0, SystemTime::UNIX_EPOCH, 0);
-                        attr.kind = attr::kind(listed.kind);
-                        add(0, listed.cookie, listed.name, &AT_ONCE, &attr)
+                        Err(image.failed(&self.reports, *dir, name, &error))
                     }
                 }
             }
@@ -108,7 +125,7 @@ impl Adapter {
                 if let Some(image) = known.filter(|_| full || shown.is_none()) {
                     browse.forget(image.number(Ino::ROOT), 1);
                 }
-                full
+                Ok(full)
             }
         }
     }

@@ -40,6 +40,15 @@ pub enum ServeError {
         /// What the system says.
         source: io::Error,
     },
+    /// One of our mounts is there already. A second one over it would have to be
+    /// undone twice, and nobody would see that.
+    #[error("`{}` has `{name}` mounted already", at.display())]
+    Occupied {
+        /// The mount point.
+        at: PathBuf,
+        /// What is mounted there.
+        name: String,
+    },
     /// The kernel has no FUSE, or this process may not use it.
     #[error("cannot open `/dev/fuse`")]
     Device(#[source] io::Error),
@@ -244,6 +253,11 @@ fn abort(mount: &Mount) {
 /// Where to mount: a directory, without links.
 fn mount_point(at: &Path) -> Result<PathBuf, ServeError> {
     let place = mounts::resolve(at)?;
+    // Before a look at the place itself: it may be a mount whose server died.
+    if let Some(mount) = mounts::uppermost(&mounts::all()?, &place).filter(|m| m.is_ours()) {
+        let name = mount.source.to_string_lossy().into_owned();
+        return Err(ServeError::Occupied { at: place, name });
+    }
     match fs::symlink_metadata(&place) {
         Ok(meta) if meta.is_dir() => Ok(place),
         Ok(_) => {

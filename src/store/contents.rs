@@ -10,6 +10,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +20,7 @@ use std::thread;
 use crossbeam_channel::{Sender, bounded};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
+use rustix::fs::{AtFlags, CWD};
 
 use super::FileSource;
 use crate::layer::seek::{SeekMap, SpanDecoder};
@@ -279,8 +281,8 @@ impl Contents {
         let size = usize::try_from(range.end - range.start);
         let mut bytes = vec![0; size.map_err(|_| too_large(&self.expanded_path))?];
         let read = expanded.file.read_exact_at(&mut bytes, range.start);
-        read.map_err(io_error(&self.expanded_path))?;
-        if self.map.is_span(span, &bytes)? {
+        // One that became shorter is as damaged as one with other bytes.
+        if read.is_ok() && self.map.is_span(span, &bytes)? {
             return Ok(bytes);
         }
         // The copy is only a cache: drop it, so that the next reader makes it anew.
@@ -383,8 +385,9 @@ struct Expanded {
     file: File,
     progress: Mutex<Progress>,
     moved: Condvar,
-    /// Where the file is made, and what it will be called.
-    making: Option<(PathBuf, PathBuf)>,
+    /// What it will be called when all of it is there. Until then it has no name,
+    /// so that whoever ends early (`lazyroot cat` of one file) leaves nothing behind.
+    making: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -420,16 +423,11 @@ impl Expanded {
         let directory = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(directory)?;
         make_room(directory, len, quota)?;
-        let made = tempfile::Builder::new()
-            .prefix(".making-")
-            .tempfile_in(directory)?;
-        let (file, temporary) = made.keep().map_err(|error| error.error)?;
-        let making = Some((temporary, path.to_owned()));
         Ok(Self {
-            file,
+            file: tempfile::tempfile_in(directory)?,
             progress: Mutex::new(Progress::Idle),
             moved: Condvar::new(),
-            making,
+            making: Some(path.to_owned()),
         })
     }
 
@@ -474,7 +472,7 @@ impl Expanded {
     }
 
     fn fill(&self, map: &SeekMap, blob: &FileSource) -> Result<(), ReadError> {
-        let Some((from, to)) = &self.making else {
+        let Some(to) = &self.making else {
             return Ok(());
         };
         let mut at = 0;
@@ -488,20 +486,12 @@ impl Expanded {
             }
             written.is_ok()
         })?;
-        written.map_err(io_error(from))?;
-        fs::rename(from, to).map_err(io_error(to))
-    }
-}
-
-impl Drop for Expanded {
-    fn drop(&mut self) {
-        if let (Some((from, _)), false) = (
-            &self.making,
-            matches!(self.progress.get_mut(), Progress::Whole),
-        ) {
-            // What stays is the first that `make_room` drops.
-            let _ = fs::remove_file(from);
-        }
+        written.map_err(io_error(to))?;
+        // How a file without a name gets one (open(2), O_TMPFILE). Where that cannot
+        // be, or another was faster, this one serves its own process alone.
+        let from = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let _ = rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW);
+        Ok(())
     }
 }
 

@@ -1,0 +1,264 @@
+//! From `mount` to `umount`, and what may come between.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use lazyroot::mounts;
+use rustix::process::Signal;
+
+use super::images::{PACKS, Pack, contents};
+use super::lab::{Lab, Running, alive, signal, until};
+
+fn small(lab: &Lab, name: &str, says: &str) {
+    lab.image(name, Pack::Gzip, |layer| {
+        layer
+            .dir("etc", 0o755)
+            .file("etc/says", says.as_bytes())
+            .file("large", &contents(7, 3 << 20));
+    });
+}
+
+fn says(at: &Path) -> String {
+    fs::read_to_string(at.join("etc/says")).unwrap()
+}
+
+fn leases(lab: &Lab) -> usize {
+    fs::read_dir(lab.store("leases")).unwrap().count()
+}
+
+#[test]
+fn a_mount_is_usable_when_mount_returns_and_leaves_nothing_behind() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let at = lab.mount("app:1", "at");
+    assert_eq!(says(&at), "one");
+
+    let table = fs::read_to_string("/proc/mounts").unwrap();
+    let line = format!("app:1 {} fuse.lazyroot ro", at.display());
+    assert!(table.lines().any(|l| l.starts_with(&line)), "{table}");
+    let pid = lab.server(&at);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split(' ').collect();
+    // proc_pid_stat(5): state, ppid, pgrp, session, tty.
+    assert_eq!((fields[4], fields[5]), (&*pid.to_string(), "0"), "{stat}");
+    assert_eq!(leases(&lab), 1);
+
+    // The same image once more, somewhere else.
+    let other = lab.mount("app:1", "other");
+    assert_ne!(lab.server(&other), pid);
+    assert_eq!((says(&other), leases(&lab)), ("one".to_owned(), 2));
+    lab.umount(&other);
+    assert_eq!(says(&at), "one");
+
+    lab.umount(&at);
+    assert!(mounts::mount_at(&at).unwrap().is_none());
+    until("the server ends", || !alive(pid));
+    until("its lease is gone", || leases(&lab) == 0);
+    assert_eq!(lab.log("at"), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_in_use_stays_unless_it_is_unmounted_lazily() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let at = lab.mount("app:1", "at");
+    let pid = lab.server(&at);
+    let file = File::open(at.join("large")).unwrap();
+    let dir = at.to_str().unwrap();
+    let said = lab.fails(4, &["umount", dir]);
+    let own = std::process::id().to_string();
+    assert!(
+        said.contains(&format!("by process {own}")) && said.contains("--lazy"),
+        "{said}"
+    );
+    assert_eq!(says(&at), "one");
+    lab.run(&["umount", "--lazy", dir]);
+    assert!(mounts::mount_at(&at).unwrap().is_none());
+    let mut piece = [0; 1000];
+    file.read_exact_at(&mut piece, 2 << 20).unwrap();
+    assert_eq!(piece, contents(7, 3 << 20)[2 << 20..][..1000]);
+    assert!(alive(pid));
+    drop(file);
+    until("the server ends with its last user", || !alive(pid));
+    let said = lab.fails(3, &["umount", dir]);
+    assert!(said.contains("is not a mount point"), "{said}");
+}
+
+#[test]
+fn a_mount_that_cannot_be_made_says_why_with_its_exit_code() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let at = lab.place("at");
+    let at = at.to_str().unwrap();
+    let mount = |image: &'static str, at: &str| {
+        vec!["mount", "--read-only", image]
+            .into_iter()
+            .map(str::to_owned)
+            .chain([at.to_owned()])
+            .collect::<Vec<_>>()
+    };
+    let fails = |code, image, at: &str| {
+        let words = mount(image, at);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        lab.fails(code, &words)
+    };
+    let missing = lab.path("none");
+    let said = fails(3, "app:1", missing.to_str().unwrap());
+    assert!(
+        said.contains("none`") && said.contains("try: mkdir"),
+        "{said}"
+    );
+    let said = fails(3, "app:1", missing.join("below").to_str().unwrap());
+    assert!(
+        said.contains("none/below`") && said.contains("try: mkdir"),
+        "{said}"
+    );
+    let file = lab.path("file");
+    fs::write(&file, "").unwrap();
+    let said = fails(3, "app:1", file.to_str().unwrap());
+    assert!(
+        said.contains("ot a directory") && !said.contains("mkdir"),
+        "{said}"
+    );
+    let said = fails(3, "none:1", at);
+    assert!(said.contains("`none:1` is not in the store"), "{said}");
+    let said = lab.fails(2, &["mount", "app:1", at]);
+    assert!(said.contains("--read-only"), "{said}");
+    let said = lab.fails(2, &["mount", "-r", "-o", "frob", "app:1", at]);
+    assert!(said.contains("`frob` is not known"), "{said}");
+
+    // Twice at one place would have to be undone twice.
+    lab.run(&["mount", "-r", "app:1", at]);
+    let said = fails(4, "app:1", at);
+    assert!(said.contains("has `app:1` mounted already"), "{said}");
+    assert_eq!(says(Path::new(at)), "one");
+    lab.umount(Path::new(at));
+    assert!(mounts::mount_at(Path::new(at)).unwrap().is_none());
+
+    let index = fs::read_dir(lab.store("layers-v1")).unwrap().flatten();
+    let index = index.map(|entry| entry.path());
+    let index = index.filter(|path| path.extension() == Some("idx".as_ref()));
+    for path in index {
+        File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_len(100)
+            .unwrap();
+    }
+    let said = fails(5, "app:1", at);
+    assert!(
+        said.contains(".idx") && said.contains("try: lazyroot verify"),
+        "{said}"
+    );
+}
+
+#[test]
+fn in_the_foreground_a_signal_unmounts_and_ends_well() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let at = lab.place("at");
+    for by in [Signal::INT, Signal::TERM] {
+        let dir = at.to_str().unwrap();
+        let words = ["mount", "-r", "--verbose", "--foreground", "app:1", dir];
+        let child = lab.lazyroot(&words).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = Running(child);
+        until("it is mounted", || mounts::mount_at(&at).unwrap().is_some());
+        assert_eq!(says(&at), "one");
+        signal(child.0.id(), by);
+        let status = child.0.wait().unwrap();
+        assert!(status.success(), "{status}");
+        assert!(mounts::mount_at(&at).unwrap().is_none());
+        let mut said = String::new();
+        let mut from = child.0.stderr.take().unwrap();
+        std::io::Read::read_to_string(&mut from, &mut said).unwrap();
+        assert!(said.contains("`app:1` at `"), "{said}");
+    }
+    until("its lease is gone", || leases(&lab) == 0);
+}
+
+#[test]
+fn a_verbose_server_writes_lines_to_its_log() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let (at, log) = (lab.place("at"), lab.path("a log"));
+    let (dir, file) = (at.to_str().unwrap(), log.to_str().unwrap());
+    lab.run(&["mount", "-r", "-v", "--log", file, "app:1", dir]);
+    assert_eq!(says(&at), "one");
+    let text = fs::read_to_string(&log).unwrap();
+    let pid = lab.server(&at).to_string();
+    assert!(
+        text.contains(&format!(" {pid} `app:1` at `{dir}`")),
+        "{text}"
+    );
+    let bad = lab.path("no/log");
+    let said = lab.fails(
+        1,
+        &["mount", "-r", "--log", bad.to_str().unwrap(), "app:1", dir],
+    );
+    assert!(said.contains("no/log`"), "{said}");
+}
+
+#[test]
+fn after_a_server_is_killed_its_place_can_be_used_again() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let at = lab.mount("app:1", "at");
+    let pid = lab.server(&at);
+    signal(pid, Signal::KILL);
+    until("it is dead", || !alive(pid));
+    until("its mount says so", || fs::metadata(&at).is_err());
+    let error = fs::read(at.join("etc/says")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN));
+    let dir = at.to_str().unwrap();
+    let said = lab.fails(4, &["mount", "-r", "app:1", dir]);
+    assert!(said.contains("try: lazyroot umount"), "{said}");
+    lab.umount(&at);
+    assert_eq!(leases(&lab), 1);
+    lab.mount("app:1", "at");
+    assert_eq!(says(&at), "one");
+    // The dead server's lease is swept; the living one's is not.
+    lab.run(&["gc"]);
+    assert_eq!(leases(&lab), 1);
+    lab.umount(&at);
+}
+
+#[test]
+fn a_mount_outlives_its_store() {
+    let Some(lab) = Lab::new() else { return };
+    let whole = contents(3, 30 << 20);
+    for pack in PACKS {
+        let name = format!("{pack:?}").to_lowercase();
+        lab.image(&name, pack, |layer| {
+            layer.dir("etc", 0o755).file("etc/says", b"one");
+            // One tar would be one layer, whatever it is packed with.
+            layer.file("pack", name.as_bytes());
+            layer.file("large", &whole).file("last", b"last");
+        });
+        let at = lab.mount(&name, &name);
+        // What is one frame was needed once.
+        assert_eq!(says(&at), "one");
+    }
+    until("the copy is made", || {
+        let copies = fs::read_dir(lab.store("expanded-v1")).unwrap().flatten();
+        copies
+            .into_iter()
+            .any(|copy| copy.file_name().to_str().unwrap().ends_with(".tar"))
+    });
+    fs::rename(lab.path("store"), lab.path("moved")).unwrap();
+    let check = |file: &str, wanted: &[u8]| {
+        for pack in PACKS {
+            let at = lab.path(&format!("{pack:?}").to_lowercase());
+            let got = fs::read(at.join(file)).unwrap();
+            assert!(got == wanted, "{pack:?}");
+        }
+    };
+    check("last", b"last");
+    fs::remove_dir_all(lab.path("moved")).unwrap();
+    check("large", &whole);
+    for pack in PACKS {
+        lab.umount(&lab.path(&format!("{pack:?}").to_lowercase()));
+    }
+}
