@@ -2,6 +2,8 @@
 //! again: prints the nanoseconds of one call, the least of some rounds
 //! (`scripts/bench-read`). A loop in a script would measure the script.
 
+#![expect(clippy::print_stdout, reason = "its figure is all it is for")]
+
 use std::ffi::CString;
 use std::io::{self, Read};
 use std::time::Instant;

@@ -1,7 +1,7 @@
 //! Where a mount's server says what happens to it: standard error, a file, or
 //! the system's log.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -24,16 +24,24 @@ enum To {
 
 struct Logger(Mutex<To>);
 
-/// Begins to log: to `file`, else (in the background) to the system's log, else
-/// to standard error.
+/// Begins to log: to `file`; in the background else to the system's log, or where
+/// there is none, to `fallback`; in the foreground to standard error.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn begin(file: Option<&Path>, background: bool, verbose: bool) -> Result<(), Failure> {
-    let to = match file {
-        Some(path) => To::File(open(path)?),
-        None if background => syslog().map_or(To::Stderr, To::Syslog),
-        None => To::Stderr,
+pub(super) fn begin(
+    file: Option<&Path>,
+    background: bool,
+    verbose: bool,
+    fallback: &Path,
+) -> Result<(), Failure> {
+    let to = match (file, background) {
+        (Some(path), _) => To::File(open(path)?),
+        (None, true) => match syslog() {
+            Some(socket) => To::Syslog(socket),
+            None => To::File(open(fallback)?),
+        },
+        (None, false) => To::Stderr,
     };
     let level = if verbose {
         LevelFilter::Debug
@@ -48,6 +56,10 @@ pub(super) fn begin(file: Option<&Path>, background: bool, verbose: bool) -> Res
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
+    if let Some(directory) = path.parent() {
+        // If it cannot be made, opening the file says so.
+        let _ = fs::create_dir_all(directory);
+    }
     OpenOptions::new()
         .create(true)
         .append(true)

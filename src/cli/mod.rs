@@ -92,6 +92,8 @@ pub(crate) struct Context {
     store: PathBuf,
     /// This user's own cache.
     cache: PathBuf,
+    /// Where servers in the background log when the system has no log.
+    log: PathBuf,
     /// Bytes that expanded layers may take.
     cache_size: u64,
     /// Set by SIGINT and SIGTERM.
@@ -124,8 +126,15 @@ impl Context {
                 .ok_or_else(nowhere)?
                 .join("lazyroot"),
         };
+        let log = match root {
+            true => PathBuf::from("/var/log/lazyroot.log"),
+            false => home("XDG_STATE_HOME", ".local/state")
+                .ok_or_else(nowhere)?
+                .join("lazyroot/lazyroot.log"),
+        };
         Ok(Self {
             store,
+            log,
             cache,
             cache_size: cli.cache_size,
             stop: Arc::default(),

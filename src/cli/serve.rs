@@ -41,7 +41,9 @@ pub(super) struct MountArgs {
     /// Log what the mount does, not only what goes wrong.
     #[arg(short, long)]
     verbose: bool,
-    /// Append the log to this file; else it goes to the system's log.
+    /// Append the log to this file. Else it goes to the system's log, or without
+    /// one to /var/log/lazyroot.log (not root: lazyroot/lazyroot.log in
+    /// $XDG_STATE_HOME, ~/.local/state).
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
 }
@@ -121,7 +123,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         false => ReadyPipe::of_stdin()?,
     };
     let background = pipe.is_some();
-    let logging = logging::begin(args.mount.log.as_deref(), background, args.mount.verbose);
+    let logging = logging::begin(
+        args.mount.log.as_deref(),
+        background,
+        args.mount.verbose,
+        &context.log,
+    );
     let mut pipe = pipe;
     let ready = || {
         if let Some(pipe) = pipe.take() {
