@@ -13,6 +13,27 @@ use crate::layer::read::Index;
 use crate::layer::seek::SeekMap;
 use crate::store::{FileSource, Store, StoreError};
 
+/// Checks that every name stands for an image that is there.
+///
+/// # Errors
+/// The first damage.
+pub fn names(store: &Store) -> Result<(), StoreError> {
+    // An image comes before its names and goes after them, so a name of before
+    // and after that has no image in between is nobody's work in progress.
+    let before = store.names()?;
+    let ids = store.image_ids()?;
+    let after = store.names()?;
+    let mut names = before.iter();
+    let lost = names.find(|(name, id)| !ids.contains(id) && after.get(*name) == Some(*id));
+    match lost {
+        None => Ok(()),
+        Some((name, id)) => Err(StoreError::Damaged {
+            path: store.names_path(),
+            what: format!("`{name}` stands for image {id}, which is not there"),
+        }),
+    }
+}
+
 /// Checks an image's record, config and manifest; returns its layers.
 ///
 /// # Errors
@@ -44,7 +65,7 @@ pub fn layer(store: &Store, diff: DiffId) -> Result<(), StoreError> {
             path: path.clone(),
             source,
         })?;
-    if (BlobId(found), len) != (record.blob, record.blob_size) {
+    if BlobId(found) != record.blob {
         return Err(StoreError::Damaged {
             path,
             what: format!("its digest is {found}"),
@@ -53,6 +74,12 @@ pub fn layer(store: &Store, diff: DiffId) -> Result<(), StoreError> {
 
     let map_path = store.map_path(record.blob);
     let map = SeekMap::open(Box::new(FileSource::open(map_path.clone())?), cache)?;
+    if (record.blob_size, record.tar_size) != (len, map.tar_len()) {
+        return Err(StoreError::Damaged {
+            path: store.layer_path(diff),
+            what: "it has other sizes than its blob and its map".to_owned(),
+        });
+    }
     let blob = FileSource::open(path)?;
     let mut hasher = Hasher::default();
     map.decode_all(&blob, &mut |_, bytes| {

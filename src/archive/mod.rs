@@ -10,11 +10,13 @@
 //! * `stream`: a compressed tar or a pipe. `scanned`: what is kept of it, so that
 //!   [`crate::image::find`] works when it has passed.
 //! * `names`: the names of members, and where links among them lead.
+//! * `pipe`: a descriptor that may keep its reader waiting.
 //! * `gate`: bounds what headers may make the tar reader read.
 
 mod dir;
 mod gate;
 mod names;
+mod pipe;
 mod place;
 mod scanned;
 mod stream;
@@ -31,9 +33,11 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::image::Files;
 use crate::layer::seek::{Compression, SNIFF, Sniffed, sniff};
+use pipe::Pipe;
 
 /// Why an archive cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -123,15 +127,17 @@ pub enum Archive {
 impl Archive {
     /// Opens what is at `path`: a directory, a tar (compressed or not), a pipe.
     ///
+    /// Set `stop` from elsewhere, and a pipe that nothing comes from is given up.
+    ///
     /// # Errors
     /// It cannot be opened, is no archive, or its headers are damaged.
-    pub fn open(path: &Path) -> Result<Self, ArchiveError> {
+    pub fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Self, ArchiveError> {
         let archive = path.display().to_string();
         let file = File::open(path).map_err(|source| ArchiveError::Open {
             archive: archive.clone(),
             source,
         })?;
-        Self::from_file(archive, file)
+        Self::from_file(archive, file, stop)
     }
 
     /// As [`Self::open`], of a descriptor that is open already (standard input,
@@ -139,7 +145,11 @@ impl Archive {
     ///
     /// # Errors
     /// Those of [`Self::open`].
-    pub fn from_file(name: String, mut file: File) -> Result<Self, ArchiveError> {
+    pub fn from_file(
+        name: String,
+        mut file: File,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Self, ArchiveError> {
         let open = |source| ArchiveError::Open {
             archive: name.clone(),
             source,
@@ -150,7 +160,8 @@ impl Archive {
         }
         // Somebody who has read a part already wants the rest.
         if !data.is_file() || file.stream_position().map_err(open)? != 0 {
-            return StreamArchive::new(name, Box::new(file)).map(Self::Stream);
+            let pipe = Pipe::new(file, Arc::clone(stop));
+            return StreamArchive::new(name, Box::new(pipe)).map(Self::Stream);
         }
         let mut head = Vec::with_capacity(SNIFF);
         head.resize(SNIFF.min(usize::try_from(data.len()).unwrap_or(SNIFF)), 0);

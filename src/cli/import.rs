@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::progress::Shown;
@@ -96,9 +97,17 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             progress: &progress,
             stop: &context.stop,
         };
-        let imported = open(path).and_then(|archive| import::import(&store, archive, &options));
+        let imported =
+            open(path, &context.stop).and_then(|archive| import::import(&store, archive, &options));
         progress.end();
         let imported = imported.map_err(|error| {
+            // What gave up a silent pipe only knows that it could not be read.
+            let stopped = context.stop.load(Ordering::Relaxed);
+            let error = if stopped {
+                ImportError::Interrupted
+            } else {
+                error
+            };
             let mut failure = Failure::from(error);
             if failure.exit != Exit::Interrupted {
                 failure.message =
@@ -116,13 +125,13 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     if args.json { print_json(&all) } else { Ok(()) }
 }
 
-fn open(path: &Path) -> Result<Archive, ImportError> {
+fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Archive, ImportError> {
     if path.as_os_str() != "-" {
-        return Ok(Archive::open(path)?);
+        return Ok(Archive::open(path, stop)?);
     }
     let name = "standard input".to_owned();
     match std::io::stdin().as_fd().try_clone_to_owned() {
-        Ok(stdin) => Ok(Archive::from_file(name, File::from(stdin))?),
+        Ok(stdin) => Ok(Archive::from_file(name, File::from(stdin), stop)?),
         Err(source) => Err(ArchiveError::Open {
             archive: name,
             source,

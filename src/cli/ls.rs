@@ -352,6 +352,7 @@ mod tests {
         };
         for (k, m, text) in [
             (Kind::File, 0o4755, "-rwsr-xr-x"),
+            (Kind::File, 0o2611, "-rw---s--x"),
             (Kind::File, 0o2601, "-rw---S--x"),
             (Kind::Dir, 0o1777, "drwxrwxrwt"),
             (Kind::Dir, 0o1000, "d--------T"),

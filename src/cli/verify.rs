@@ -48,17 +48,21 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             .map(|image| store.find(image))
             .collect::<Result<_, _>>()?,
     };
-    let names = store.names()?;
+    let mut report = Report {
+        images: ids.len(),
+        ..Report::default()
+    };
+    // Names are only how the rest is called: without them all else is verified.
+    if let Err(error) = verify::names(&store) {
+        damaged(args, &mut report, Vec::new(), &error)?;
+    }
+    let names = store.names().unwrap_or_default();
     let called = |id: ImageId| {
         let name = names
             .iter()
             .find(|(_, to)| **to == id)
             .map(|(name, _)| Reference::familiar(name));
         name.unwrap_or_else(|| id.0.hex()[..12].to_owned())
-    };
-    let mut report = Report {
-        images: ids.len(),
-        ..Report::default()
     };
     let mut layers: BTreeSet<DiffId> = BTreeSet::new();
     let mut users: Vec<(ImageId, Vec<DiffId>)> = Vec::new();
@@ -93,7 +97,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         damaged => {
             let what = format!("{damaged} of {images} images' parts are damaged");
             Err(Failure::new(Exit::Damaged, what)
-                .hint("import those images again: what is damaged is replaced"))
+                .hint("lazyroot import --again FILE replaces what is damaged"))
         }
     }
 }
@@ -106,7 +110,11 @@ fn damaged(
 ) -> Result<(), Failure> {
     let what = chain(error);
     if !args.json {
-        print(format!("damaged: {what} (in {})\n", images.join(", ")).as_bytes())?;
+        let of = match images.is_empty() {
+            true => String::new(),
+            false => format!(" (in {})", images.join(", ")),
+        };
+        print(format!("damaged: {what}{of}\n").as_bytes())?;
     }
     report.damaged.push(Damage { images, what });
     Ok(())

@@ -223,7 +223,8 @@ impl FromStr for Platform {
         let parts: Vec<_> = text.split('/').collect();
         let word = |part: &&str| {
             let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-            (1..=32).contains(&part.len()) && part.bytes().all(allowed)
+            let named = part.bytes().any(|b| b.is_ascii_alphanumeric());
+            part.len() <= 32 && named && part.bytes().all(allowed)
         };
         if !parts.iter().all(word) {
             return Err(wrong());

@@ -103,7 +103,9 @@ impl LayerError {
             | Self::Build(BuildError::Limit { .. }) => {
                 "if the image is to be trusted, raise it with --limit NAME=VALUE"
             }
-            Self::Write(_, error) if error.kind() == io::ErrorKind::StorageFull => {
+            Self::Write(_, error) | Self::Build(BuildError::Io(error))
+                if error.kind() == io::ErrorKind::StorageFull =>
+            {
                 "lazyroot gc, or a store on a larger disk with --store DIR"
             }
             Self::BlobDigest { .. } | Self::DiffId { .. } | Self::Size { .. } | Self::Decode(_) => {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Got, ImportError, Imported, Layers, Options, names};
+use super::{Got, ImportError, Imported, LayerError, Layers, Options, names};
 use crate::digest::{BlobId, DiffId, Digest, ImageId};
 use crate::image::{self, FoundImage};
 use crate::layer::blocks::BlockCache;
@@ -56,14 +56,22 @@ pub(super) fn publish(
             files.extend(store.staged_files(staging, layer)?);
         }
     }
-    staging.publish(&files)?;
+    staging.flush(&files)?;
+    let lock = store.lock()?;
+    staging.publish(&files, &lock)?;
+    drop(lock);
     images
         .into_iter()
-        .map(|ready| publish_image(store, staging, ready))
+        .map(|ready| publish_image(store, staging, ready, options.again))
         .collect()
 }
 
-fn publish_image(store: &Store, staging: &Staging, ready: Ready) -> Result<Imported, ImportError> {
+fn publish_image(
+    store: &Store,
+    staging: &Staging,
+    ready: Ready,
+    again: bool,
+) -> Result<Imported, ImportError> {
     let id = ready.record.id;
     let mut files = Vec::new();
     let blobs = [
@@ -77,8 +85,12 @@ fn publish_image(store: &Store, staging: &Staging, ready: Ready) -> Result<Impor
             to: store.blob_path(blob),
         });
     }
+    staging.flush(&files)?;
     let lock = store.lock()?;
-    staging.publish(&files)?;
+    staging.publish(&files, &lock)?;
+    if again {
+        store.set_damaged_names_aside(&lock)?;
+    }
     store.publish_image(staging, &ready.record, &ready.names, &lock)?;
     drop(lock);
     Ok(Imported {
@@ -109,6 +121,14 @@ fn ready(
 ) -> Result<Ready, ImportError> {
     let got: Vec<&Got> = of_image(image, layers).collect::<Result<_, _>>()?;
     let diffs: Vec<DiffId> = got.iter().map(|got| got.diff()).collect();
+    // One file may be named for two layers: it can only be one of them.
+    for (layer, found) in image.layers.iter().zip(&diffs) {
+        if let Some(declared) = layer.diff.filter(|declared| declared != found) {
+            let (found, declared) = (found.0, declared.0);
+            let source = LayerError::DiffId { found, declared };
+            return Err(ImportError::layer(&layer.file, source));
+        }
+    }
     let config = match image.source {
         image::Source::DockerLegacy => image::legacy_config(image, &diffs),
         _ => image.config.clone(),

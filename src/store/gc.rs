@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::staging::sweep;
-use super::{Store, StoreError, failed};
+use super::{Store, StoreError, failed, gone_is_fine};
 use crate::digest::{BlobId, DiffId, ImageId};
 use crate::reference::Reference;
 
@@ -68,7 +68,8 @@ impl Store {
         self.write_names(&all, &lock)?;
         if last {
             let path = self.image_path(id);
-            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            // A damaged table may name an image that is not there.
+            gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
         }
         drop(lock);
         Ok(Removed {

@@ -207,19 +207,34 @@ impl Store {
         staging: &Staging,
         record: &ImageRecord,
         names: &[Reference],
-        _lock: &StoreLock,
+        lock: &StoreLock,
     ) -> Result<(), StoreError> {
+        let mut all = self.names()?;
         let path = self.image_path(record.id);
         let text = serde_json::to_vec_pretty(record)
             .map_err(|error| failed("write", &path)(error.into()))?;
         let from = staging.write("image.json", &text)?;
-        staging.publish(&[Staged { from, to: path }])?;
+        let files = [Staged { from, to: path }];
+        staging.flush(&files)?;
+        staging.publish(&files, lock)?;
         if names.is_empty() {
             return Ok(());
         }
-        let mut all = self.names()?;
         all.extend(names.iter().map(|name| (name.clone(), record.id)));
-        self.write_names(&all, _lock)
+        self.write_names(&all, lock)
+    }
+
+    /// Puts a damaged table of names aside, as `names.damaged` beside it, so that
+    /// a new one can begin. A sound one stays.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn set_damaged_names_aside(&self, _lock: &StoreLock) -> Result<(), StoreError> {
+        let Err(StoreError::Damaged { path, .. }) = self.names() else {
+            return Ok(());
+        };
+        let aside = path.with_extension("damaged");
+        fs::rename(&path, &aside).map_err(failed("rename", &aside))
     }
 
     /// Replaces the table of names.
@@ -232,7 +247,7 @@ impl Store {
         let text = serde_json::to_vec_pretty(names)
             .map_err(|error| failed("write", &path)(error.into()))?;
         let staging = self.root().join("staging");
-        // Like all of the store: whoever may look into it may read the names.
+        // Whoever may read the store may read this; alone a temporary file is private.
         let mut new = tempfile::Builder::new()
             .permissions(fs::Permissions::from_mode(0o666))
             .tempfile_in(&staging)

@@ -8,12 +8,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use super::{Store, StoreError, StoreLock, failed, read_small};
+use super::{Store, StoreError, StoreLock, failed, gone_is_fine, read_small};
 use crate::digest::DiffId;
 
 /// Pins of one process, until dropped.
@@ -83,11 +83,13 @@ impl Store {
         let mut pins = BTreeSet::new();
         for entry in fs::read_dir(&directory).map_err(failed("read", &directory))? {
             let path = entry.map_err(failed("read", &directory))?.path();
+            // A lease may end while it is looked at: then its file is gone.
             if is_dead(&path)? {
-                fs::remove_file(&path).map_err(failed("remove", &path))?;
+                gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
                 continue;
             }
-            for line in String::from_utf8_lossy(&read_small(&path)?).lines() {
+            let text = gone_is_fine(read_small(&path))?.unwrap_or_default();
+            for line in String::from_utf8_lossy(&text).lines() {
                 pins.insert(line.parse().map_err(|_| StoreError::Damaged {
                     path: path.clone(),
                     what: format!("`{line}` is not a digest"),
@@ -102,7 +104,7 @@ impl Store {
 pub(crate) fn is_dead(path: &Path) -> Result<bool, StoreError> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(error) => return Err(failed("read", path)(error)),
     };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -13,7 +13,7 @@
 //!   layers-v1/sha256-HEX.json    which blob it is read from; written last: the layer is complete
 //!   seek-v1/sha256-HEX.map       where the tar's bytes lie in one blob; HEX of the blob
 //!   images-v1/sha256-HEX.json    one image (HEX of its config); its mtime is the last use
-//!   images-v1/names.json         names -> images
+//!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
 //!   staging/NAME/                what an import is making; `lock` in it is flocked by it
@@ -109,7 +109,7 @@ impl StoreError {
             }
             Self::Ambiguous(..) => "more digits of the ID".into(),
             Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
-                "lazyroot verify names all that is damaged; import the image again to mend it"
+                "lazyroot verify names all that is damaged; lazyroot import --again FILE mends it"
                     .into()
             }
             Self::InUse(_) => {
@@ -396,6 +396,14 @@ pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, StoreError> {
         });
     }
     Ok(bytes)
+}
+
+/// Nothing, where there is no such file any more.
+pub(crate) fn gone_is_fine<T>(outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match outcome {
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Flushes a directory, so that renames into it survive a crash.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::leases::is_dead;
-use super::{Store, StoreError, failed, sync_directory};
+use super::{Store, StoreError, StoreLock, failed, sync_directory};
 
 /// A directory of one import, removed when dropped.
 #[derive(Debug)]
@@ -56,12 +56,11 @@ impl Staging {
         Ok(path)
     }
 
-    /// Publishes files in their order: all are on disk before the first gets its
-    /// name, and all names are on disk before this returns.
+    /// Brings files to the disk. Slow, so it comes before the store is locked.
     ///
     /// # Errors
-    /// What the system says; some may then have their names already.
-    pub fn publish(&self, files: &[Staged]) -> Result<(), StoreError> {
+    /// What the system says.
+    pub fn flush(&self, files: &[Staged]) -> Result<(), StoreError> {
         if files.len() > SINGLE_SYNCS {
             let dir = File::open(&self.path).map_err(failed("read", &self.path))?;
             rustix::fs::syncfs(&dir).map_err(|e| failed("sync", &self.path)(e.into()))?;
@@ -71,6 +70,16 @@ impl Staging {
                 file.sync_data().map_err(failed("sync", &staged.from))?;
             }
         }
+        Ok(())
+    }
+
+    /// Gives flushed files their names, in their order; all names are on disk
+    /// before this returns. Under the lock: a sweep in between would find a blob
+    /// that no record names yet, and take it away.
+    ///
+    /// # Errors
+    /// What the system says; some may then have their names already.
+    pub fn publish(&self, files: &[Staged], _lock: &StoreLock) -> Result<(), StoreError> {
         let mut directories = Vec::new();
         for staged in files {
             fs::rename(&staged.from, &staged.to).map_err(failed("rename", &staged.to))?;
@@ -93,20 +102,20 @@ impl Store {
         let directory = self.root().join("staging");
         let lock = self.lock()?;
         sweep(&directory)?;
-        let path = tempfile::Builder::new()
+        let made = tempfile::Builder::new()
             .prefix("import-")
             .tempdir_in(&directory)
-            .map_err(failed("create", &directory))?
-            .keep();
-        let name = path.join("lock");
+            .map_err(failed("create", &directory))?;
+        let name = made.path().join("lock");
         let held = File::create(&name).and_then(|file| {
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
             Ok(file)
         });
+        let held = held.map_err(failed("lock", &name))?;
         drop(lock);
         Ok(Staging {
-            _lock: held.map_err(failed("lock", &name))?,
-            path,
+            _lock: held,
+            path: made.keep(),
         })
     }
 }

@@ -1,0 +1,129 @@
+//! What looks strange and is sound.
+
+use super::images::*;
+
+/// Takes an archive as a file, through a pipe and compressed as a whole; shows
+/// that all of `files` are there.
+#[track_caller]
+fn accepted(tar: &[u8], name: &str, files: &[String]) {
+    let by_pipe = |bytes: &[u8]| {
+        let bench = Bench::new();
+        bench.pipe(bytes, &[]).ok();
+        bench
+    };
+    let by_file = |bytes: &[u8]| {
+        let bench = Bench::new();
+        let path = bench.write("image", bytes);
+        bench.import(&path, &[]).ok();
+        bench
+    };
+    let (gzip, zstd) = (Packing::Gzip.pack(tar), Packing::Zstd.pack(tar));
+    let benches = [by_file(tar), by_pipe(tar), by_file(&gzip), by_pipe(&zstd)];
+    for bench in benches {
+        bench.run(&["verify"]).ok();
+        let all: Vec<String> = files.iter().map(|file| format!("{name}:{file}")).collect();
+        let args = [&["cat".to_owned()], &all[..]].concat();
+        bench.run(&args).ok();
+    }
+}
+
+#[test]
+fn archives_of_all_generations_are_accepted() {
+    for packing in [Packing::Plain, Packing::Gzip, Packing::Zstd] {
+        let image = Image::small("good:1", 1, packing);
+        let files = [sound_files(1), sound_files(101)].concat();
+        for archived in [
+            image.docker(),
+            image.docker_25(),
+            image.oci(),
+            image.legacy(),
+        ] {
+            accepted(&archive(&archived), "good:1", &files);
+        }
+    }
+}
+
+#[test]
+fn any_order_of_members_is_accepted() {
+    let image = Image::small("good:1", 1, Packing::Gzip);
+    for mut files in [
+        image.docker(),
+        image.docker_25(),
+        image.oci(),
+        image.legacy(),
+    ] {
+        files.reverse();
+        accepted(&archive(&files), "good:1", &sound_files(1));
+    }
+}
+
+#[test]
+fn links_in_the_place_of_layers_are_accepted() {
+    // `docker save` links a layer that several images have.
+    let image = Image::small("good:1", 1, Packing::Plain);
+    for hard in [false, true] {
+        let mut tar = Tar::new().dir("store/");
+        for (number, layer) in image.layers.iter().enumerate() {
+            tar = tar.file(&format!("store/{number}.tar"), &layer.packed);
+        }
+        let mut number = 0;
+        for (name, bytes) in image.docker() {
+            if !name.ends_with("/layer.tar") {
+                tar = tar.file(&name, &bytes);
+                continue;
+            }
+            tar = match hard {
+                true => tar.link(&name, &format!("store/{number}.tar")),
+                false => tar.symlink(&name, &format!("../store/{number}.tar")),
+            };
+            number += 1;
+        }
+        accepted(&tar.end(), "good:1", &sound_files(101));
+    }
+}
+
+#[test]
+fn an_image_may_have_one_layer_twice() {
+    let layer = Layer::new(&sound_layer(1), Packing::Gzip);
+    let image = Image::new("good:1", vec![layer.clone(), layer]);
+    for files in [
+        image.docker(),
+        image.oci(),
+        image.docker_25(),
+        image.legacy(),
+    ] {
+        accepted(&archive(&files), "good:1", &sound_files(1));
+    }
+    // Once packed this way and once that.
+    let layers = [Packing::Gzip, Packing::Zstd, Packing::Plain];
+    let layers = layers.map(|packing| Layer::new(&sound_layer(1), packing));
+    let image = Image::new("good:1", layers.to_vec());
+    for files in [image.docker(), image.oci()] {
+        accepted(&archive(&files), "good:1", &sound_files(1));
+    }
+}
+
+#[test]
+fn empty_layers_are_accepted() {
+    let nothing = [vec![], vec![0; 1024]];
+    for bytes in nothing {
+        let layers = vec![
+            Layer::new(&sound_layer(1), Packing::Plain),
+            Layer::new(&bytes, Packing::Plain),
+            Layer::new(&bytes, Packing::Gzip),
+            Layer::new(&bytes, Packing::Zstd),
+        ];
+        let image = Image::new("good:1", layers);
+        accepted(&archive(&image.docker()), "good:1", &sound_files(1));
+        accepted(&archive(&image.oci()), "good:1", &sound_files(1));
+    }
+}
+
+#[test]
+fn a_file_that_is_no_layer_may_be_anything() {
+    let mut files = Image::small("good:1", 1, Packing::Gzip).docker();
+    files.insert(0, ("notes.gz".into(), b"\x1f\x8b\x08 and no gzip".to_vec()));
+    files.insert(0, ("junk".into(), noise(1, 3000)));
+    files.insert(0, ("old.xz".into(), b"\xfd7zXZ\0\0\x04....".to_vec()));
+    accepted(&archive(&files), "good:1", &sound_files(1));
+}

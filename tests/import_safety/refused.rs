@@ -1,0 +1,302 @@
+//! Archives that say one thing and have another, and things that are none.
+
+use std::os::unix::fs::symlink;
+
+use serde_json::json;
+
+use super::images::*;
+
+/// A store that has an image already: nothing of it may change.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    let sound = Image::small("sound:1", 50, Packing::Gzip).docker();
+    bench.pipe(&archive(&sound), &[]).ok();
+    bench
+}
+
+/// Refused as a file, through a pipe and compressed as a whole, for the same reason.
+#[track_caller]
+fn refused(files: &Files, words: &[&str]) {
+    let tar = archive(files);
+    let bench = bench();
+    let path = bench.write("image.tar", &tar);
+    let packed = bench.write("image.tar.gz", &Packing::Gzip.pack(&tar));
+    for path in [&path, &packed] {
+        let named = path.to_str().unwrap();
+        bench.refuses(1, &[&["cannot import", named], words].concat(), |bench| {
+            bench.import(path, &[])
+        });
+    }
+    bench.refuses(1, &[&["standard input"][..0], words].concat(), |bench| {
+        bench.pipe(&tar, &[])
+    });
+}
+
+fn other() -> String {
+    sha256(b"something else")
+}
+
+#[test]
+fn a_layer_with_another_blob_digest_is_refused() {
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    let mut files = image.oci();
+    let name = hex(&image.layers[1].packed);
+    // The same length, and still a gzip stream: only its header's time differs.
+    edit(&mut files, "blobs/", &name)[4] ^= 1;
+    refused(&files, &["layer", &name, "digest is sha256:", "try: "]);
+}
+
+#[test]
+fn a_layer_with_another_diff_id_is_refused() {
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    let config = |config: &mut serde_json::Value| {
+        config["rootfs"]["diff_ids"][1] = json!(other());
+    };
+    let files = image.oci_with(&config, AS_IS);
+    let words = ["unpacks to", &other(), &image.layers[1].diff, "try: "];
+    refused(&files, &words);
+    // docker: the config's name is its digest, so it is made anew.
+    let mut wrong = image.clone();
+    wrong.layers[0].diff = other();
+    refused(&wrong.docker(), &["unpacks to", &other(), "try: "]);
+}
+
+#[test]
+fn a_config_with_another_digest_is_refused() {
+    let mut files = Image::small("bad:1", 1, Packing::Gzip).docker();
+    let name = files[0].0.clone();
+    edit(&mut files, &name, "").push(b' ');
+    refused(&files, &[&name, "should have digest", "try: "]);
+
+    let mut files = Image::small("bad:1", 1, Packing::Gzip).oci();
+    let name = files[1].0.clone();
+    *edit(&mut files, &name, "").last_mut().unwrap() = b' ';
+    refused(&files, &[&name, "should have digest", "try: "]);
+}
+
+#[test]
+fn a_descriptor_with_another_size_is_refused() {
+    let image = Image::small("bad:1", 1, Packing::Zstd);
+    for by in [1_i64, -1, 1 << 40] {
+        let change = |manifest: &mut serde_json::Value| {
+            let size = manifest["layers"][0]["size"].as_i64().unwrap();
+            manifest["layers"][0]["size"] = json!(size + by);
+        };
+        let name = hex(&image.layers[0].packed);
+        refused(&image.oci_with(AS_IS, &change), &[&name, "bytes", "try: "]);
+    }
+    let change = |manifest: &mut serde_json::Value| manifest["config"]["size"] = json!(7);
+    refused(
+        &image.oci_with(AS_IS, &change),
+        &["should have 7 bytes", "try: "],
+    );
+}
+
+#[test]
+fn an_image_whose_layer_is_missing_is_refused() {
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    for mut files in [
+        image.docker(),
+        image.oci(),
+        image.docker_25(),
+        image.legacy(),
+    ] {
+        let at = files
+            .iter()
+            .rposition(|(_, bytes)| *bytes == image.layers[0].packed);
+        let (name, _) = files.remove(at.unwrap());
+        refused(&files, &[&name, "try: "]);
+    }
+}
+
+#[test]
+fn documents_that_are_missing_or_no_json_are_refused() {
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    let mut files = image.docker();
+    let (config, _) = files.remove(0);
+    refused(&files, &[&config, "missing", "try: "]);
+
+    let mut files = image.docker();
+    edit(&mut files, "manifest.json", "").truncate(20);
+    refused(&files, &["`manifest.json`"]);
+
+    let mut files = image.oci();
+    *edit(&mut files, "index.json", "") = b"{}".to_vec();
+    refused(&files, &["`index.json`"]);
+
+    let mut files = image.docker();
+    edit_json(&mut files, "manifest.json", |said| *said = json!([]));
+    refused(&files, &["no image"]);
+
+    let mut files = image.docker();
+    edit_json(&mut files, "manifest.json", |said| {
+        said[0]["Layers"].as_array_mut().unwrap().pop();
+    });
+    refused(&files, &["has 1 layers", "has 2"]);
+}
+
+#[test]
+fn names_that_lead_out_of_the_archive_are_refused() {
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    for name in ["../x", "/etc/passwd", "a/../../x", ""] {
+        for key in ["Config", "Layers"] {
+            let mut files = image.docker();
+            edit_json(&mut files, "manifest.json", |said| match key {
+                "Config" => said[0]["Config"] = json!(name),
+                _ => said[0]["Layers"][0] = json!(name),
+            });
+            refused(&files, &["`manifest.json`", "points outside the archive"]);
+        }
+    }
+    let mut files = image.legacy();
+    edit_json(&mut files, "repositories", |said| {
+        said["bad"]["1"] = json!("../../etc")
+    });
+    refused(&files, &["`repositories`", "points outside the archive"]);
+}
+
+#[test]
+fn one_file_named_for_two_different_layers_is_refused() {
+    // Only one of the two can be right; the image of the other would be damaged.
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    let mut files = image.docker();
+    edit_json(&mut files, "manifest.json", |said| {
+        said[0]["Layers"][0] = said[0]["Layers"][1].clone();
+    });
+    refused(&files, &["unpacks to", &image.layers[0].diff, "try: "]);
+}
+
+#[test]
+fn links_out_of_a_directory_are_not_followed() {
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    let bench = bench();
+    let at = bench.path("layout");
+    directory(&image.oci(), &at);
+    let name = hex(&image.layers[0].packed);
+    let blob = at.join("blobs/sha256").join(&name);
+    let outside = bench.path("outside");
+    std::fs::rename(&blob, &outside).unwrap();
+    for target in [outside.to_str().unwrap(), "../../../outside"] {
+        symlink(target, &blob).unwrap();
+        bench.refuses(1, &[&name, "leads out of the directory"], |bench| {
+            bench.import(&at, &[])
+        });
+        std::fs::remove_file(&blob).unwrap();
+    }
+    // A link that stays inside is one.
+    std::fs::rename(&outside, at.join("elsewhere")).unwrap();
+    symlink("../../elsewhere", &blob).unwrap();
+    bench.import(&at, &[]).ok();
+}
+
+#[test]
+fn links_out_of_a_tar_are_not_followed() {
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    for target in ["/etc/passwd", "../../../etc/passwd", "nothing"] {
+        let mut tar = Tar::new();
+        for (name, bytes) in image.docker() {
+            tar = match bytes == image.layers[0].packed {
+                true => tar.symlink(&name, target),
+                false => tar.file(&name, &bytes),
+            };
+        }
+        let tar = tar.end();
+        let bench = bench();
+        let path = bench.write("image.tar", &tar);
+        bench.refuses(1, &["layer.tar"], |bench| bench.import(&path, &[]));
+        bench.refuses(1, &["layer.tar"], |bench| bench.pipe(&tar, &[]));
+    }
+}
+
+#[test]
+fn what_is_no_archive_is_refused_by_what_it_seems_to_be() {
+    let bench = bench();
+    let tar = Tar::new().file("readme", b"hello").end();
+    let elf = [b"\x7fELF".as_slice(), &noise(3, 4000)].concat();
+    for (bytes, word) in [
+        (b"".to_vec(), "empty"),
+        (b"hello, this is text\n".repeat(100), "text"),
+        (elf, "ELF"),
+        (noise(1, 5000), "no known kind"),
+        (noise(2, 3), ""),
+        (br#"{"schemaVersion": 2}"#.to_vec(), "JSON"),
+        (tar.clone(), "no image"),
+        (Packing::Gzip.pack(&tar), "no image"),
+        (Packing::Zstd.pack(b"text, packed\n"), "inside zstd"),
+        (vec![0; 10_240], ""),
+        (vec![0; 100], ""),
+    ] {
+        let path = bench.write("thing", &bytes);
+        bench.refuses(1, &["cannot import", word], |bench| {
+            bench.import(&path, &[])
+        });
+        bench.refuses(1, &["cannot import", word], |bench| bench.pipe(&bytes, &[]));
+    }
+    let directory = bench.path("directory");
+    std::fs::create_dir(&directory).unwrap();
+    bench.refuses(1, &["no image", "try: "], |bench| {
+        bench.import(&directory, &[])
+    });
+    let nothing = bench.path("nothing");
+    bench.refuses(1, &["cannot open", "nothing", "No such file"], |bench| {
+        bench.import(&nothing, &[])
+    });
+}
+
+#[test]
+fn compression_that_is_not_known_is_named() {
+    let (xz, bzip2) = (b"\xfd7zXZ\0\0\x04", b"BZh91AY&SY");
+    let bench = bench();
+    for (magic, name) in [(&xz[..], "xz"), (&bzip2[..], "bzip2")] {
+        let bytes = [magic, &noise(5, 900)].concat();
+        let whole = bench.write("image.tar.xz", &bytes);
+        let hint = format!("try: `{name} -dc");
+        bench.refuses(1, &["compressed with", name, &hint], |bench| {
+            bench.import(&whole, &[])
+        });
+        let image = Image::new("bad:1", vec![Layer::raw(bytes)]);
+        for files in [image.docker(), image.oci()] {
+            refused(&files, &["layer `", "compressed with", name, "try: "]);
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_is_no_tar_is_refused() {
+    for bytes in [
+        b"just text".repeat(100),
+        noise(8, 3000),
+        b"{\"a\":1}".to_vec(),
+    ] {
+        let image = Image::new("bad:1", vec![Layer::raw(bytes)]);
+        let bench = bench();
+        let tar = archive(&image.docker());
+        let path = bench.write("image.tar", &tar);
+        bench.refuses(1, &["layer.tar", "neither a tar"], |bench| {
+            bench.import(&path, &[])
+        });
+        bench.refuses(1, &["layer.tar"], |bench| bench.pipe(&tar, &[]));
+    }
+    let packed = Layer::new(&b"text, packed\n".repeat(100), Packing::Gzip);
+    refused(
+        &Image::new("bad:1", vec![packed]).oci(),
+        &["layer `", "try: "],
+    );
+}
+
+#[test]
+fn a_platform_that_is_not_there_is_refused_with_those_that_are() {
+    let bench = bench();
+    let path = bench.write(
+        "image.tar",
+        &archive(&Image::small("bad:1", 1, Packing::Gzip).oci()),
+    );
+    let mut ran = None;
+    bench.refuses(
+        1,
+        &["linux/s390x", "linux/amd64", "try: `--platform"],
+        |bench| bench.import(&path, &["--platform", "linux/s390x"]),
+    );
+    ran.get_or_insert(bench.import(&path, &["--name", "BAD NAME"]));
+    assert_eq!(ran.unwrap().code, 2);
+}

@@ -1,0 +1,330 @@
+//! What the verbs say and answer, in one table: messages and exit codes are
+//! what scripts and people rely on.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/images.rs"]
+#[expect(dead_code, reason = "the tests of imports need more of it")]
+mod images;
+
+use std::fs;
+
+use images::*;
+use lazyroot::digest::DiffId;
+use lazyroot::store::Store;
+use serde_json::Value;
+
+/// A store with `one:1` (two layers) and `two:2` (one of them, and another).
+fn bench() -> Bench {
+    let bench = Bench::new();
+    let one = Image::small("one:1", 1, Packing::Gzip);
+    let layers = [1, 2].map(|salt| Layer::new(&sound_layer(salt), Packing::Gzip));
+    let two = Image::new("two:2", layers.to_vec());
+    bench.pipe(&archive(&one.docker()), &[]).ok();
+    bench.pipe(&archive(&two.oci()), &[]).ok();
+    bench
+}
+
+fn id(bench: &Bench, name: &str) -> String {
+    let images = json(bench, &["images", "--json"]);
+    let named = |image: &&Value| image["names"].to_string().contains(name);
+    let image = images.as_array().unwrap().iter().find(named).unwrap();
+    image["id"].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn json(bench: &Bench, args: &[&str]) -> Value {
+    serde_json::from_slice(&bench.run(args).ok().out).unwrap()
+}
+
+/// Arguments, exit code, and all of standard error. `STORE` and `DIR` are the
+/// store and the directory that it is in.
+const FAILURES: &[(&str, i32, &str)] = &[
+    (
+        "cat nothing:1:/etc/hosts",
+        3,
+        "error: image `nothing:1` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "inspect nothing:1",
+        3,
+        "error: image `nothing:1` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "mount --read-only sha256:ffff DIR/mnt",
+        3,
+        "error: image `sha256:ffff` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "remove nothing:1",
+        3,
+        "error: image `nothing:1` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "tag nothing:1 other:1",
+        3,
+        "error: image `nothing:1` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "verify nothing:1",
+        3,
+        "error: image `nothing:1` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "cat one:1:/etc/none",
+        3,
+        "error: `one:1:/etc/none`: no such file or directory\n",
+    ),
+    (
+        "ls one:1:/etc/hosts-1/below",
+        3,
+        "error: `one:1:/etc/hosts-1/below`: not a directory\n",
+    ),
+    ("cat one:1:/etc", 1, "error: `one:1:/etc`: is a directory\n"),
+    ("cat one:1", 1, "error: `one:1:/`: is a directory\n"),
+    (
+        "mount one:1 DIR/mnt",
+        2,
+        "error: writable mounts are not there yet\ntry: lazyroot mount --read-only\n",
+    ),
+    ("umount DIR", 3, "error: `DIR` is not a mount point\n"),
+    (
+        "umount DIR/nothing",
+        3,
+        "error: `DIR/nothing` is not a mount point\n",
+    ),
+    (
+        "man DIR/nothing",
+        1,
+        "error: cannot write manual pages to `DIR/nothing`: No such file or directory (os error 2)\n",
+    ),
+];
+
+#[test]
+fn failures_have_their_messages_and_exit_codes() {
+    let bench = bench();
+    let dir = bench.path("");
+    let dir = dir.to_str().unwrap().trim_end_matches('/');
+    fs::create_dir(bench.path("mnt")).unwrap();
+    let mut wrong = String::new();
+    for (args, code, message) in FAILURES {
+        let typed = args.replace("DIR", dir);
+        let ran = bench.run(&typed.split(' ').collect::<Vec<_>>());
+        let said = ran.err.replace(dir, "DIR");
+        if (ran.code, &*said) != (*code, *message) {
+            wrong.push_str(&format!("{args}: exit {}, not {code}\n{said}\n", ran.code));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn what_cannot_be_understood_is_a_usage_error() {
+    let bench = bench();
+    for args in [
+        &["tag", "one:1", "BAD NAME"][..],
+        &["tag", "one:1", "one/UPPER:1"],
+        &["import", "--name", "a:b:c", "file"],
+        &["import", "--platform", "", "file"],
+        &["import", "--limit", "colour=3", "file"],
+        &["import", "--limit", "entries", "file"],
+        &["import"],
+        &["--cache-size", "12X", "images"],
+        &["completions", "no-shell"],
+        &["fly"],
+        &["cat", "one:1:/../x"],
+    ] {
+        let ran = bench.run(args);
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
+        assert!(ran.err.starts_with("error: "), "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn without_a_store_there_are_no_images_and_nothing_else_either() {
+    let bench = Bench::new();
+    let none = bench.run(&["images"]).ok();
+    assert_eq!((none.text(), none.err), (String::new(), String::new()));
+    assert_eq!(json(&bench, &["images", "--json"]), serde_json::json!([]));
+    for args in [
+        &["cat", "one:1:/x"][..],
+        &["ls", "one:1"],
+        &["inspect", "one:1"],
+        &["tag", "one:1", "two:1"],
+        &["remove", "one:1"],
+        &["gc"],
+        &["du"],
+        &["verify"],
+        &["mount", "--read-only", "one:1", "/nowhere"],
+    ] {
+        let ran = bench.run(args);
+        let said = format!(
+            "error: there is no store at `{}`\ntry: ",
+            bench.store.display()
+        );
+        assert_eq!(ran.code, 3, "{args:?}: {}", ran.err);
+        assert!(ran.err.starts_with(&said), "{args:?}: {}", ran.err);
+    }
+    assert!(!bench.store.try_exists().unwrap(), "to look makes no store");
+}
+
+#[test]
+fn names_are_given_moved_and_taken() {
+    let bench = bench();
+    let (one, two) = (id(&bench, "one"), id(&bench, "two"));
+    bench.run(&["tag", "one:1", "both:1"]).ok();
+    assert_eq!(id(&bench, "both"), one);
+    bench.run(&["tag", &two, "both:1"]).ok();
+    assert_eq!(id(&bench, "both"), two);
+    // One of two names: the image stays.
+    let ran = bench.run(&["remove", "both:1"]).ok().text();
+    assert!(
+        ran.contains("removed name") && !ran.contains("removed image"),
+        "{ran}"
+    );
+    assert_eq!(id(&bench, "two"), two);
+    let ran = bench.run(&["remove", "two:2"]).ok().text();
+    assert!(ran.contains(&format!("removed image {two}")), "{ran}");
+    assert!(ran.contains("freed "), "{ran}");
+    bench.run(&["verify"]).ok();
+    bench.run(&["remove", &one]).ok();
+    assert_eq!(bench.run(&["images", "--quiet"]).ok().text(), "");
+}
+
+#[test]
+fn what_programs_read_is_json() {
+    let bench = bench();
+    let images = json(&bench, &["images", "--json"]);
+    assert_eq!(images.as_array().unwrap().len(), 2);
+    for key in [
+        "id",
+        "names",
+        "platform",
+        "layers",
+        "size",
+        "imported",
+        "last_used",
+    ] {
+        assert!(!images[0][key].is_null(), "{key}");
+    }
+    let inspected = json(&bench, &["inspect", "--json", "one:1"]).to_string();
+    assert!(inspected.contains(&id(&bench, "one")), "{inspected}");
+    assert!(json(&bench, &["du", "--json"])["blobs"].as_u64().unwrap() > 0);
+    let gone = json(&bench, &["gc", "--json"]);
+    assert_eq!(gone, serde_json::json!({ "files": 0, "bytes": 0 }));
+    bench.run(&["remove", "--no-gc", "two:2"]).ok();
+    let gone = json(&bench, &["gc", "--json"]);
+    assert!(gone["files"].as_u64().unwrap() > 3 && gone["bytes"].as_u64().unwrap() > 0);
+    let verified = json(&bench, &["verify", "--json"]);
+    assert_eq!(verified["damaged"], serde_json::json!([]));
+    let listed = json(&bench, &["ls", "-R", "--json", "one:1"]).to_string();
+    assert!(listed.contains("hosts-101"), "{listed}");
+    let path = bench.write(
+        "image",
+        &archive(&Image::small("three:3", 3, Packing::Zstd).oci()),
+    );
+    let imported = bench.import(&path, &["--json"]).ok();
+    let imported: Value = serde_json::from_slice(&imported.out).unwrap();
+    assert_eq!(imported[0]["layers"], 2);
+}
+
+#[test]
+fn a_short_id_stands_for_one_image_or_is_refused() {
+    let bench = bench();
+    let one = id(&bench, "one");
+    let digits = one.strip_prefix("sha256:").unwrap();
+    for text in [&digits[..4], &digits[..12], digits, &one] {
+        bench.run(&["inspect", text]).ok();
+    }
+    assert_eq!(bench.run(&["inspect", &digits[..3]]).code, 3);
+    // Another image whose ID begins alike: only its record's name counts here.
+    let mut other = digits.to_owned();
+    other.replace_range(
+        40..44,
+        if &digits[40..44] == "abcd" {
+            "dcba"
+        } else {
+            "abcd"
+        },
+    );
+    let records = bench.store.join("images-v1");
+    let from = records.join(format!("sha256-{digits}.json"));
+    fs::copy(from, records.join(format!("sha256-{other}.json"))).unwrap();
+    let ran = bench.run(&["inspect", &digits[..12]]);
+    assert_eq!(ran.code, 3);
+    for word in [
+        "is the beginning of several",
+        digits,
+        &other,
+        "try: more digits",
+    ] {
+        assert!(ran.err.contains(word), "{}", ran.err);
+    }
+    bench.run(&["inspect", &digits[..60]]).ok();
+}
+
+#[test]
+fn an_image_that_is_in_use_is_not_removed_unless_by_force() {
+    let bench = bench();
+    let store = Store::create(&bench.store, 0).unwrap();
+    let lease = store.lease().unwrap().unwrap();
+    let record = store.image(store.find("one:1").unwrap()).unwrap();
+    let layers: Vec<DiffId> = record.layers.iter().map(|layer| layer.diff).collect();
+    store.pin(&lease, &layers).unwrap();
+    bench.refuses(
+        4,
+        &["`one:1` is in use by a running mount", "try: ", "--force"],
+        |bench| bench.run(&["remove", "one:1"]),
+    );
+    bench.run(&["remove", "two:2"]).ok();
+    bench.run(&["remove", "--force", "one:1"]).ok();
+    assert_eq!(bench.run(&["images", "-q"]).ok().text(), "");
+    for layer in &layers {
+        assert!(
+            store.has_layer(*layer).unwrap().is_some(),
+            "a lease keeps it"
+        );
+    }
+    drop(lease);
+    bench.run(&["gc"]).ok();
+    for layer in &layers {
+        assert!(store.has_layer(*layer).unwrap().is_none());
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_are_written() {
+    let bench = Bench::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = bench.run(&["completions", shell]).ok().text();
+        assert!(
+            script.contains("lazyroot") && script.contains("umount"),
+            "{shell}"
+        );
+    }
+    let pages = bench.path("man1");
+    fs::create_dir(&pages).unwrap();
+    bench.run(&["man", pages.to_str().unwrap()]).ok();
+    let count = fs::read_dir(&pages).unwrap().count();
+    assert!(count >= 16, "{count} pages");
+    let page = fs::read_to_string(pages.join("lazyroot-import.1")).unwrap();
+    assert!(page.contains(".TH lazyroot-import 1"), "{page}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let bench = bench();
+    let mut child = bench
+        .command(&["cat", "one:1:/etc/big-1"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
