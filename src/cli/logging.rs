@@ -39,7 +39,11 @@ pub(super) fn begin(
         (Some(path), _) => To::File(open(path)?),
         (None, true) => match syslog() {
             Some(socket) => To::Syslog(socket),
-            None => To::File(open(fallback)?),
+            None => {
+                // If its directory cannot be made, opening the file says so.
+                let _ = fallback.parent().map(fs::create_dir_all);
+                To::File(open(fallback)?)
+            }
         },
         (None, false) => To::Stderr,
     };
@@ -56,10 +60,6 @@ pub(super) fn begin(
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
-    if let Some(directory) = path.parent() {
-        // If it cannot be made, opening the file says so.
-        let _ = fs::create_dir_all(directory);
-    }
     OpenOptions::new()
         .create(true)
         .append(true)

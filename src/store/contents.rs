@@ -267,33 +267,37 @@ impl Contents {
         })
     }
 
-    /// A span of a layer that is only decoded as a whole.
+    /// A span of a layer that is only decoded as a whole. The copy on disk is a
+    /// cache that nobody has to trust: where it is damaged it is made again.
     fn read_expanded(&self, span: u32, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
-        let expanded = self.expanded()?;
-        expanded.begin(&self.map, &self.blob);
-        if let Err(error) = expanded.wait(range.end) {
-            // The next reader tries anew: what failed may have been mended.
-            self.expanded
-                .lock()
-                .take_if(|now| Arc::ptr_eq(now, &expanded));
-            return Err(error);
+        for _ in 0..2 {
+            let expanded = self.expanded()?;
+            expanded.begin(&self.map, &self.blob);
+            let forget = || {
+                let mut now = self.expanded.lock();
+                now.take_if(|now| Arc::ptr_eq(now, &expanded));
+            };
+            if let Err(error) = expanded.wait(range.end) {
+                // The next reader tries anew: what failed may have been mended.
+                forget();
+                return Err(error);
+            }
+            let size = usize::try_from(range.end - range.start);
+            let mut bytes = vec![0; size.map_err(|_| too_large(&self.expanded_path))?];
+            let read = expanded.file.read_exact_at(&mut bytes, range.start);
+            // One that became shorter is as damaged as one with other bytes.
+            if read.is_ok() && self.map.is_span(span, &bytes)? {
+                return Ok(bytes);
+            }
+            let path = self.expanded_path.display();
+            log::warn!("`{path}` is damaged in span {span}: dropped, and made again");
+            forget();
+            let _ = fs::remove_file(&self.expanded_path);
         }
-        let size = usize::try_from(range.end - range.start);
-        let mut bytes = vec![0; size.map_err(|_| too_large(&self.expanded_path))?];
-        let read = expanded.file.read_exact_at(&mut bytes, range.start);
-        // One that became shorter is as damaged as one with other bytes.
-        if read.is_ok() && self.map.is_span(span, &bytes)? {
-            return Ok(bytes);
-        }
-        // The copy is only a cache: drop it, so that the next reader makes it anew.
-        self.expanded
-            .lock()
-            .take_if(|now| Arc::ptr_eq(now, &expanded));
-        let _ = fs::remove_file(&self.expanded_path);
         Err(ReadError::Corrupt {
             file: self.expanded_path.display().to_string(),
             offset: range.start,
-            what: format!("span {span} fails its check; the copy was dropped and is made again"),
+            what: format!("span {span} fails its check, also after the copy was made again"),
         })
     }
 

@@ -5,7 +5,7 @@
 //! unpacked. May assume a [`Source`] for blob and map, or bytes pushed in. Must
 //! not know files, the store's layout, or what a tar is.
 //!
-//! * [`sniff`]: what a stream is.
+//! * `sniff`: what a stream is.
 //! * [`Recorder`]: the one pass of import. It cuts the plain bytes into *spans*
 //!   and notes where each can be decoded from.
 //! * [`WindowJob`]: the part of that work that another thread can do.
