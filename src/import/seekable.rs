@@ -2,11 +2,13 @@
 //! are not read, others go two at a time, the longest first.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
 use std::thread;
 
 use parking_lot::Mutex;
 
-use super::layer::{self, Expected};
+use super::layer::{self, Expected, LayerError};
 use super::publish::publish;
 use super::{Context, Got, ImportError, Imported, Layers, Options};
 use crate::archive::StoredFiles;
@@ -17,6 +19,8 @@ use crate::store::leases::Lease;
 /// Layers that are taken at once. Each keeps about a core and a half busy; a
 /// third would only wait for memory.
 const AT_ONCE: usize = 2;
+/// Blobs over this length (8 MiB) go to the disk while other layers are decoded.
+const FLUSH_EARLY: u64 = 8 << 20;
 
 pub(super) fn import(
     store: &Store,
@@ -43,17 +47,18 @@ pub(super) fn import(
                     let Some((number, (layer, size))) = queue.lock().pop() else {
                         return;
                     };
-                    let outcome = take(files, &layer, size, number, &context);
-                    let mut taken = taken.lock();
-                    match (outcome, &mut *taken) {
-                        (Ok(got), Ok(all)) => {
-                            all.insert(layer.file, got);
+                    match take(files, &layer, size, number, &context) {
+                        Ok(got) => {
+                            // On its way to the disk while others are decoded.
+                            if size > FLUSH_EARLY {
+                                let blob = staging.file(&format!("{number}.blob"));
+                                scope.spawn(|| stop_at(flush(blob), &taken, &queue));
+                            }
+                            if let Ok(all) = &mut *taken.lock() {
+                                all.insert(layer.file, got);
+                            }
                         }
-                        (Err(error), Ok(_)) => {
-                            *taken = Err(error);
-                            queue.lock().clear();
-                        }
-                        (_, Err(_)) => {}
+                        failed => stop_at(failed.map(|_| ()), &taken, &queue),
                     }
                 }
             });
@@ -61,6 +66,31 @@ pub(super) fn import(
     });
     layers.extend(taken.into_inner()?);
     publish(store, &staging, &lease, &found, layers, options)
+}
+
+/// Keeps the first error, and lets no further layer begin.
+fn stop_at(
+    outcome: Result<(), ImportError>,
+    taken: &Mutex<Result<Layers, ImportError>>,
+    queue: &Mutex<Vec<(usize, (LayerRef, u64))>>,
+) {
+    let mut taken = taken.lock();
+    if let (Err(error), true) = (outcome, taken.is_ok()) {
+        *taken = Err(error);
+        queue.lock().clear();
+    }
+}
+
+/// Brings a staged blob to the disk.
+fn flush(blob: PathBuf) -> Result<(), ImportError> {
+    File::open(&blob)
+        .and_then(|file| file.sync_data())
+        .map_err(|error| {
+            ImportError::layer(
+                &blob.display().to_string(),
+                LayerError::Write(blob.clone(), error),
+            )
+        })
 }
 
 fn expected(layer: &LayerRef) -> Expected {
@@ -109,7 +139,7 @@ fn plan(
 }
 
 fn unreadable(layer: &LayerRef, error: std::io::Error) -> ImportError {
-    ImportError::layer(&layer.file, layer::LayerError::Read(error))
+    ImportError::layer(&layer.file, LayerError::Read(error))
 }
 
 fn take(
