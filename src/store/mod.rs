@@ -214,9 +214,9 @@ impl Caches {
 }
 
 impl Default for Caches {
-    /// 8 MiB of blocks, 24 MiB of spans.
+    /// 8 MiB of blocks, 16 MiB of spans.
     fn default() -> Self {
-        Self::new(8 << 20, 24 << 20)
+        Self::new(8 << 20, 16 << 20)
     }
 }
 
