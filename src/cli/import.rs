@@ -85,6 +85,9 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.create()?;
     let mut all = Vec::new();
     for path in &args.paths {
+        if context.stop.load(Ordering::Relaxed) {
+            return Err(ImportError::Interrupted.into());
+        }
         let progress = Shown::new(args.quiet);
         let options = Options {
             names: &args.names,

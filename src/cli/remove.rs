@@ -19,18 +19,20 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.open()?;
-    for image in &args.images {
+    let removed = args.images.iter().try_for_each(|image| {
         let removed = store.remove(image, args.force)?;
         for name in &removed.names {
             print(format!("removed name {name}\n").as_bytes())?;
         }
-        if let Some(id) = removed.image {
-            print(format!("removed image {id}\n").as_bytes())?;
+        match removed.image {
+            Some(id) => print(format!("removed image {id}\n").as_bytes()),
+            None => Ok(()),
         }
+    });
+    // What was removed before a failure is swept all the same.
+    if !args.no_gc {
+        let swept = store.gc()?;
+        print(format!("freed {} in {} files\n", human(swept.bytes), swept.files).as_bytes())?;
     }
-    if args.no_gc {
-        return Ok(());
-    }
-    let swept = store.gc()?;
-    print(format!("freed {} in {} files\n", human(swept.bytes), swept.files).as_bytes())
+    removed
 }

@@ -170,11 +170,16 @@ fn no_dangling_links(
     let mut stack = Vec::new();
     let mut links = 0;
     for got in of_image(image, layers) {
-        let path = match got? {
+        let got = got?;
+        let path = match got {
             Got::Staged(layer) => staging.file(&format!("{}.idx", layer.name)),
             Got::Kept(diff) => store.index_path(*diff),
         };
         let index = Index::open(Box::new(FileSource::open(path)?), Arc::clone(&cache))?;
+        if index.diff_id() != got.diff() {
+            // Two imports in one staging directory would have to share a name.
+            return Err(StoreError::NoLayer(got.diff()).into());
+        }
         links += index.summary().unresolved;
         // Only trees are looked at, so there are no contents.
         let contents = Box::new(Vec::new());

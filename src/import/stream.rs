@@ -45,6 +45,8 @@ fn pass(
     context: &Context<'_>,
 ) -> Result<(), ImportError> {
     let mut members = archive.members()?;
+    // Not the number of names: one that comes twice has files of its own twice.
+    let mut taken = 0u64;
     while let Some(mut member) = members.next_member()? {
         let name = member.name().unwrap_or_default().to_owned();
         let broken = |source| ArchiveError::Read {
@@ -63,9 +65,10 @@ fn pass(
         let outcome = layer::take(
             &mut member,
             Expected::default(),
-            &tried.len().to_string(),
+            &taken.to_string(),
             context,
         );
+        taken += 1;
         // What is wrong with the archive or with us ends the import; what is wrong
         // with a member matters only if it is a layer of an image.
         if let Err(

@@ -55,7 +55,9 @@ pub struct SpanCache {
 }
 
 struct State {
-    slots: LruCache<Key, Slot>,
+    /// Each with the bytes that it is counted for: 0 until it is whole.
+    slots: LruCache<Key, (Slot, u64)>,
+    /// The sum of those.
     bytes: u64,
 }
 
@@ -74,6 +76,10 @@ impl Unfinished {
             return;
         };
         let mut content = self.slot.lock();
+        // Another reader may have finished it meanwhile.
+        if !matches!(*content, Content::Begun(_)) {
+            return;
+        }
         if let Content::Begun(decoder) = std::mem::take(&mut *content)
             && let Ok(bytes) = decoder.finish(&*self.blob)
         {
@@ -118,7 +124,9 @@ impl SpanCache {
     }
 
     fn slot(&self, key: Key) -> Slot {
-        Arc::clone(self.state.lock().slots.get_or_insert(key, Slot::default))
+        let mut state = self.state.lock();
+        let (slot, _) = state.slots.get_or_insert(key, || (Slot::default(), 0));
+        Arc::clone(slot)
     }
 
     /// The span, from the cache or by `decode`. Others who want the same span
@@ -200,24 +208,16 @@ impl SpanCache {
     fn count(&self, key: Key, slot: &Slot, len: u64) {
         let mut state = self.state.lock();
         // While it was decoded it may have been dropped, or made anew.
-        if state
-            .slots
-            .peek(&key)
-            .is_none_or(|now| !Arc::ptr_eq(now, slot))
-        {
-            return;
+        match state.slots.peek_mut(&key) {
+            Some((now, counted)) if Arc::ptr_eq(now, slot) && *counted == 0 => *counted = len,
+            _ => return,
         }
         state.bytes += len;
         while state.bytes > self.capacity && state.slots.len() > 1 {
-            let Some((_, old)) = state.slots.pop_lru() else {
+            let Some((_, (_, counted))) = state.slots.pop_lru() else {
                 break;
             };
-            // A slot that is locked is being decoded and not counted yet.
-            let freed = old.try_lock().map_or(0, |old| match &*old {
-                Content::Whole(bytes) => bytes.len() as u64,
-                _ => 0,
-            });
-            state.bytes = state.bytes.saturating_sub(freed);
+            state.bytes -= counted;
         }
     }
 }
@@ -420,7 +420,10 @@ impl Expanded {
                     making: None,
                 });
             }
-            Ok(_) => fs::remove_file(path)?,
+            Ok(_) => {
+                // Not whole: nobody can use it. Another may have removed it already.
+                let _ = fs::remove_file(path);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -444,20 +447,28 @@ impl Expanded {
         *progress = Progress::Until(0);
         drop(progress);
         let (this, map, blob) = (Arc::clone(self), Arc::clone(map), Arc::clone(blob));
-        thread::spawn(move || {
+        let making = thread::Builder::new().name("expand".to_owned());
+        let spawned = making.spawn(move || {
             let outcome = this.fill(&map, &blob);
-            let mut progress = this.progress.lock();
-            let there = if let Progress::Until(there) = *progress {
-                there
-            } else {
-                0
-            };
-            *progress = match outcome {
-                Ok(()) => Progress::Whole,
-                Err(error) => Progress::Failed(there, error),
-            };
-            this.moved.notify_all();
+            this.end(outcome);
         });
+        if let Err(error) = spawned {
+            self.end(Err(io_error(Path::new("a thread"))(error)));
+        }
+    }
+
+    /// The decoding ended, and those who wait may know how.
+    fn end(&self, outcome: Result<(), ReadError>) {
+        let mut progress = self.progress.lock();
+        let there = match *progress {
+            Progress::Until(there) => there,
+            _ => 0,
+        };
+        *progress = match outcome {
+            Ok(()) => Progress::Whole,
+            Err(error) => Progress::Failed(there, error),
+        };
+        self.moved.notify_all();
     }
 
     /// Waits until all bytes below `end` are in the file.
@@ -517,11 +528,21 @@ fn again(error: &ReadError) -> ReadError {
 /// Drops the copies that were not used for the longest time until `wanted` more
 /// bytes fit below `quota`. Readers keep their files open, so none is disturbed.
 fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result<()> {
+    if wanted > quota {
+        return Err(io::Error::other(format!(
+            "a layer of {wanted} bytes does not fit the cache of {quota} bytes (--cache-size)"
+        )));
+    }
+    // Others make room too: what they have removed is gone for us as well.
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let mut files = Vec::new();
     let mut total = wanted;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let meta = entry.metadata()?;
+        let meta = match entry.metadata() {
+            Err(error) if gone(&error) => continue,
+            other => other?,
+        };
         total += meta.len();
         files.push((meta.modified()?, meta.len(), entry.path()));
     }
@@ -530,13 +551,10 @@ fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result<()> {
         if total <= quota {
             break;
         }
-        fs::remove_file(&path)?;
-        total -= len;
-    }
-    if total > quota {
-        return Err(io::Error::other(format!(
-            "a layer of {wanted} bytes does not fit the cache of {quota} bytes (--cache-size)"
-        )));
+        match fs::remove_file(&path) {
+            Err(error) if !gone(&error) => return Err(error),
+            _ => total -= len,
+        }
     }
     Ok(())
 }

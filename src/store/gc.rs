@@ -114,7 +114,8 @@ impl Store {
                 let path = directory.join(&name);
                 if !keep.contains(&path) {
                     let to = trash.join(&name);
-                    fs::rename(&path, &to).map_err(failed("rename", &path))?;
+                    // Copies of layers may be dropped by their readers at any time.
+                    gone_is_fine(fs::rename(&path, &to).map_err(failed("rename", &path)))?;
                 }
             }
         }

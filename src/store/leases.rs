@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
 use super::{Store, StoreError, StoreLock, failed, gone_is_fine, read_small};
@@ -21,6 +22,8 @@ use crate::digest::DiffId;
 pub struct Lease {
     _file: File,
     path: PathBuf,
+    /// What is in the file already.
+    pinned: Mutex<BTreeSet<DiffId>>,
 }
 
 impl Drop for Lease {
@@ -52,7 +55,11 @@ impl Store {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| failed("lock", &path)(error.into()))?;
         drop(lock);
-        Ok(Some(Lease { _file: file, path }))
+        Ok(Some(Lease {
+            _file: file,
+            path,
+            pinned: Mutex::default(),
+        }))
     }
 
     /// Adds pins. From here on gc leaves these layers and their blobs alone.
@@ -60,8 +67,9 @@ impl Store {
     /// # Errors
     /// When the lease cannot be written.
     pub fn pin(&self, lease: &Lease, layers: &[DiffId]) -> Result<(), StoreError> {
+        let mut pinned = lease.pinned.lock();
         let mut text = String::new();
-        for layer in layers {
+        for layer in layers.iter().filter(|layer| !pinned.contains(layer)) {
             text.push_str(&layer.to_string());
             text.push('\n');
         }
@@ -69,9 +77,16 @@ impl Store {
         let written = OpenOptions::new()
             .append(true)
             .open(&lease.path)
-            .and_then(|mut file| file.write_all(text.as_bytes()));
+            .and_then(|mut file| {
+                let before = file.metadata()?.len();
+                // Half a line would be damage to those who read pins.
+                file.write_all(text.as_bytes())
+                    .inspect_err(|_| drop(file.set_len(before)))
+            });
         drop(lock);
-        written.map_err(failed("write", &lease.path))
+        written.map_err(failed("write", &lease.path))?;
+        pinned.extend(layers);
+        Ok(())
     }
 
     /// All layers that living leases pin; sweeps dead leases.

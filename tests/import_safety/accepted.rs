@@ -127,3 +127,20 @@ fn a_file_that_is_no_layer_may_be_anything() {
     files.insert(0, ("old.xz".into(), b"\xfd7zXZ\0\0\x04....".to_vec()));
     accepted(&archive(&files), "good:1", &sound_files(1));
 }
+
+#[test]
+fn a_member_that_comes_twice_counts_once_and_disturbs_no_other() {
+    // The bug: what was taken from a stream was staged under the number of names
+    // so far, so behind a name that came twice two layers shared their files, and
+    // a blob was published under another's digest.
+    let other = |salt| Layer::new(&sound_layer(salt), Packing::Gzip).packed;
+    let mut files = Image::small("good:1", 1, Packing::Gzip).docker();
+    let layer = files
+        .iter()
+        .position(|(name, _)| name.ends_with("/layer.tar"));
+    let name = files[layer.unwrap()].0.clone();
+    files.insert(0, (name, other(40)));
+    files.push(("b.tar".into(), other(41)));
+    files.push(("c.tar".into(), other(42)));
+    accepted(&archive(&files), "good:1", &sound_files(1));
+}
