@@ -46,9 +46,10 @@ impl TarFiles {
             let offset = entry.raw_file_position();
             let size = entry.size();
             let sparse = entry.header().entry_type().is_gnu_sparse();
-            // Where it ends, sparse or not, the next header's place says.
+            // A sparse one stores less than its size says.
             end = if sparse {
-                offset
+                let stored = entry.header().entry_size().unwrap_or(0);
+                state.at().saturating_add(stored)
             } else {
                 offset.saturating_add(size)
             };

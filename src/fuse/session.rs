@@ -200,7 +200,12 @@ fn wait(
             None => events.recv_timeout(after),
         };
         match event {
-            Ok(Event::Ended(result)) => return result,
+            Ok(Event::Ended(result)) => {
+                // Mostly because it was unmounted; an aborted connection leaves a
+                // dead mount behind, which nobody but us would take away.
+                detach(mount);
+                return result;
+            }
             Ok(Event::Awake) => {}
             Ok(Event::Signal) if leaving.is_none() => {
                 detach(mount);

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use super::config::or_default;
 use super::documents::{Documents, blob_digest, check_digest, inside, parse};
 use super::manifest::{Descriptor, is_foreign};
-use super::{Config, FoundImage, IMAGES_MAX, ImageError, LAYERS_MAX, LayerRef, Source, Want};
+use super::{
+    Config, FoundImage, IMAGES_MAX, ImageError, LAYERS_MAX, LayerRef, NAMES_MAX, Source, Want,
+};
 use crate::digest::{BlobId, Digest};
 use crate::reference::Reference;
 
@@ -66,6 +68,7 @@ impl Item {
             platform: parsed.platform(),
             history: Vec::new(),
         };
+        few_names(MANIFEST, self.repo_tags.len())?;
         for tag in &self.repo_tags {
             image.add_name(tag);
         }
@@ -232,4 +235,16 @@ impl FoundImage {
         } = self;
         other_names.retain(|tag| !names.iter().any(|name| name.tag() == Some(tag)));
     }
+}
+
+/// Refuses a document that gives one image more names than anybody needs.
+pub(super) fn few_names(file: &str, names: usize) -> Result<(), ImageError> {
+    if names <= NAMES_MAX {
+        return Ok(());
+    }
+    Err(ImageError::Limit {
+        file: file.to_owned(),
+        what: "names of one image",
+        limit: NAMES_MAX as u64,
+    })
 }

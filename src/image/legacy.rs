@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::config::or_default;
+use super::docker::few_names;
 use super::documents::{Documents, parse};
 use super::{FoundImage, History, IMAGES_MAX, ImageError, LAYERS_MAX, LayerRef, Platform, Source};
 use crate::digest::DiffId;
@@ -149,6 +150,7 @@ fn image(documents: &Documents<'_>, top: &str, names: &[String]) -> Result<Found
         platform,
         history,
     };
+    few_names(REPOSITORIES, names.len())?;
     for name in names {
         image.add_name(name);
     }

@@ -43,6 +43,8 @@ pub const JSON_MAX: u64 = 8 << 20;
 pub const LAYERS_MAX: usize = 1024;
 /// Most images of one archive.
 pub const IMAGES_MAX: usize = 1024;
+/// Most names that one document gives one image: each is compared with all.
+pub const NAMES_MAX: usize = 4096;
 /// Most entries of one index, and most manifests below one name.
 pub const DESCRIPTORS_MAX: usize = 4096;
 /// Deepest nesting of indexes, the layout's own included. Two is usual.

@@ -159,17 +159,17 @@ impl Union {
     /// # Errors
     /// `NotFound`, `NotDir`, `Stale`, `Damaged`.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Found, FsError> {
+        // The kernel asks for `.` of anything it has a file handle of
+        // (FUSE_EXPORT_SUPPORT), not only of directories.
+        if name == b"." {
+            let attr = self.attr(dir)?;
+            return Ok(Found { ino: dir, attr });
+        }
         let parent = self.dir(dir)?;
-        match name {
-            b"." => return self.found_dir(&parent),
-            b".." => {
-                let ino = self.parent(dir)?;
-                return Ok(Found {
-                    ino,
-                    attr: self.attr(ino)?,
-                });
-            }
-            _ => {}
+        if name == b".." {
+            let ino = self.parent(dir)?;
+            let attr = self.attr(ino)?;
+            return Ok(Found { ino, attr });
         }
         match self.child(&parent, name)? {
             Step::Dir(dir) => {

@@ -300,3 +300,15 @@ fn a_platform_that_is_not_there_is_refused_with_those_that_are() {
     ran.get_or_insert(bench.import(&path, &["--name", "BAD NAME"]));
     assert_eq!(ran.unwrap().code, 2);
 }
+
+#[test]
+fn an_image_with_more_names_than_anybody_needs_is_refused_at_once() {
+    // The bug: each of half a million names was compared with all before it, for
+    // hours, and no signal ended it.
+    let tags: Vec<String> = (0..500_000).map(|n| format!("a:{n}")).collect();
+    let mut files = Image::small("good:1", 1, Packing::Gzip).docker();
+    edit_json(&mut files, "manifest.json", |manifest| {
+        manifest[0]["RepoTags"] = json!(tags);
+    });
+    refused(&files, &["`manifest.json`", "4096 names of one image"]);
+}

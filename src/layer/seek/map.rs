@@ -273,7 +273,8 @@ impl SeekMap {
             _ => Engine::new(self.compression(), false),
         };
         let stream = Stream::new(engine, from.span.at, place.at_end);
-        let skip = place.span.out - from.span.out;
+        let skip = place.span.out.checked_sub(from.span.out);
+        let skip = skip.ok_or_else(|| self.bad(span, "a point leads to a later one"))?;
         Ok(SpanDecoder::new(
             stream,
             span,
