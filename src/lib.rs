@@ -18,6 +18,7 @@
 //! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
 //! | 3 movers | [`import`] | an image's layers into the store |
 //! | | [`fuse`] | a tree shown through FUSE; the only home of the crate `fuser` |
+//! | | [`upper`] | the upper directory of a writable mount, on disk |
 //! | | [`verify`] | reading all of an image again, to find damage |
 //! | | [`view`] | a stored image as one tree |
 //! | 4 backends | [`backend`] | ways to get a rootfs: a FUSE server in the background |
@@ -41,5 +42,6 @@ pub mod reference;
 pub mod store;
 pub mod tree_path;
 pub mod union;
+pub mod upper;
 pub mod verify;
 pub mod view;

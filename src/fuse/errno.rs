@@ -20,7 +20,14 @@ pub(super) fn of(error: &FsError) -> Errno {
         // Not ENOENT: a path walk that meets ESTALE is tried again with fresh
         // lookups (kernel Documentation/filesystems/path-lookup.rst).
         FsError::Stale => Errno::ESTALE,
-        FsError::Damaged(_) => Errno::EIO,
+        FsError::Exists => Errno::EEXIST,
+        FsError::NotEmpty => Errno::ENOTEMPTY,
+        FsError::NameTooLong => Errno::ENAMETOOLONG,
+        FsError::NotPermitted => Errno::EPERM,
+        FsError::BelowItself => Errno::EINVAL,
+        // What a program would get from the same call there.
+        FsError::Upper(error) => Errno::from_i32(error.raw_os_error().unwrap_or(libc::EIO)),
+        FsError::UpperDamaged(_) | FsError::Damaged(_) => Errno::EIO,
     }
 }
 

@@ -27,6 +27,8 @@ mod list;
 mod numbers;
 mod resolve;
 mod stack;
+pub mod upper;
+pub mod writable;
 
 use std::sync::OnceLock;
 
@@ -61,6 +63,27 @@ pub enum FsError {
     /// ENODATA
     #[error("no such extended attribute")]
     NoAttribute,
+    /// EEXIST
+    #[error("file exists")]
+    Exists,
+    /// ENOTEMPTY
+    #[error("directory not empty")]
+    NotEmpty,
+    /// ENAMETOOLONG: a name of more than 255 bytes
+    #[error("name too long")]
+    NameTooLong,
+    /// EPERM: a hard link to a directory
+    #[error("operation not permitted")]
+    NotPermitted,
+    /// EINVAL: a directory cannot be moved below itself
+    #[error("a directory cannot be moved below itself")]
+    BelowItself,
+    /// The upper directory's file system refuses: its own errno
+    #[error("the upper directory refuses")]
+    Upper(#[source] std::io::Error),
+    /// EIO: what the upper directory has makes no sense
+    #[error("the upper directory is damaged: {0}")]
+    UpperDamaged(String),
     /// ESTALE: a number that this union never gave out
     #[error("no such object")]
     Stale,
