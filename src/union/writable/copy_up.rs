@@ -20,6 +20,9 @@ const PIECE: usize = 1 << 20;
 /// File capabilities: a write takes them away (capabilities(7)), also ours.
 const CAPABILITY: &[u8] = b"security.capability";
 
+/// A name in a directory.
+type Name = (Arc<Dir>, Vec<u8>);
+
 impl Writable {
     /// A directory, in the upper directory; the caller has the lock for changes.
     pub(super) fn raise_dir(&self, ino: Ino) -> Result<Arc<Dir>, FsError> {
@@ -114,6 +117,7 @@ impl Writable {
             Kind::Char => What::Char(attr.rdev),
             Kind::Block => What::Block(attr.rdev),
             Kind::Fifo => What::Fifo,
+            Kind::Socket => What::Socket,
             Kind::File | Kind::Dir => What::File(attr.size),
         };
         let metacopy = attr.kind == Kind::File && attr.size > 0;
@@ -175,7 +179,7 @@ impl Writable {
 
     /// The names that a layer's object has now, their directories in the upper
     /// directory.
-    fn raise_names(&self, ino: Ino) -> Result<Vec<(Arc<Dir>, Vec<u8>)>, FsError> {
+    fn raise_names(&self, ino: Ino) -> Result<Vec<Name>, FsError> {
         if matches!(self.node(ino), Some(Node::Gone)) {
             return Ok(Vec::new());
         }
