@@ -16,6 +16,7 @@ mod twins;
 mod upper;
 
 use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lazyroot::node::Time;
 use lazyroot::union::upper::{Change, SetTime, SetXattr};
@@ -349,14 +350,19 @@ impl Program {
 
     /// Does all of it, or says what happened and what is wrong.
     fn run(&mut self, ops: &[(Op, Option<(u32, Fault)>)]) -> Verdict {
-        let mut run = || {
+        let run = || {
             self.twins.check()?;
             for (op, fault) in ops {
                 self.step(op, *fault)?;
             }
             self.twins.end()
         };
-        run().map_err(|wrong| self.twins.tale(&wrong))
+        // The referee's complaints come as panics.
+        let verdict = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().cloned();
+            Err(said.unwrap_or_else(|| "a panic".to_owned()))
+        });
+        verdict.map_err(|wrong| self.twins.tale(&wrong))
     }
 }
 
@@ -368,6 +374,7 @@ fn cases(few: u32) -> ProptestConfig {
     };
     ProptestConfig {
         cases,
+        failure_persistence: None,
         max_shrink_iters: 20_000,
         max_shrink_time: 60_000,
         ..ProptestConfig::default()

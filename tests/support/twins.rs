@@ -763,7 +763,8 @@ impl Twins {
                 "{path} -> {target:?}"
             ),
         }
-        if let (false, Ok(named)) = (self.model.is_lost(id), self.union().path_of(ino)) {
+        if self.model.is_dir(id) && !self.model.is_lost(id) {
+            let named = well(self.union().path_of(ino), &path)?;
             let mut at = Ok(self.model.root);
             for name in named.names() {
                 at = at.and_then(|dir| self.model.lookup(dir, name));
