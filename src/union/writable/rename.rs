@@ -90,11 +90,14 @@ impl Writable {
             };
         };
         let replaces_dir = is_dir(other.ino)?;
+        if replaces_dir && self.is_below(dirs.0, other.ino)? {
+            return Err(match how {
+                Rename::Exchange => FsError::BelowItself,
+                _ => FsError::NotEmpty,
+            });
+        }
         if how == Rename::Exchange {
-            return match replaces_dir && self.is_below(dirs.0, other.ino)? {
-                true => Err(FsError::BelowItself),
-                false => Ok(()),
-            };
+            return Ok(());
         }
         match (moves_dir, replaces_dir) {
             _ if moved.ino == other.ino => Ok(()),
