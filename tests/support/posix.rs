@@ -220,14 +220,19 @@ impl Posix {
     }
 
     pub(crate) fn link(&mut self, id: Id, dir: Id, name: &[u8]) -> Result<(), i32> {
-        if self.find(dir, name)?.is_some() {
-            return Err(EEXIST);
+        // link(2) lets a file system look at either end first; Linux looks at both
+        // itself before it asks one.
+        if name.len() > 255 {
+            return Err(ENAMETOOLONG);
         }
         if self.is_dir(id) {
             return Err(EPERM);
         }
         if self.is_lost(id) {
             return Err(ENOENT);
+        }
+        if self.find(dir, name)?.is_some() {
+            return Err(EEXIST);
         }
         self.put(dir, name, id);
         Ok(())

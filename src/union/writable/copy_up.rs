@@ -216,7 +216,10 @@ impl Writable {
             match self.node(ino) {
                 Some(Node::File(File {
                     key, below: None, ..
-                })) => return Ok(key),
+                })) => {
+                    self.check_regular(key)?;
+                    return Ok(key);
+                }
                 Some(Node::File(File {
                     key,
                     below: Some(below),
