@@ -77,17 +77,16 @@ impl Writable {
     ) -> Result<(), FsError> {
         let is_dir = |ino| Ok::<_, FsError>(self.attr(ino)?.attr.kind == Kind::Dir);
         let moves_dir = is_dir(moved.ino)?;
-        if how == Rename::NoReplace && replaced.is_some() {
-            return Err(FsError::Exists);
+        match how {
+            Rename::NoReplace if replaced.is_some() => return Err(FsError::Exists),
+            Rename::Exchange if replaced.is_none() => return Err(FsError::NotFound),
+            _ => {}
         }
         if moves_dir && self.is_below(dirs.1, moved.ino)? {
             return Err(FsError::BelowItself);
         }
         let Some(other) = replaced else {
-            return match how {
-                Rename::Exchange => Err(FsError::NotFound),
-                _ => Ok(()),
-            };
+            return Ok(());
         };
         let replaces_dir = is_dir(other.ino)?;
         if replaces_dir && self.is_below(dirs.0, other.ino)? {
