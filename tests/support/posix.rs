@@ -145,14 +145,15 @@ impl Posix {
     }
 
     fn find(&self, dir: Id, name: &[u8]) -> Result<Option<Id>, i32> {
+        // A name that is too long is so anywhere.
+        if name.len() > 255 {
+            return Err(ENAMETOOLONG);
+        }
         if !self.is_dir(dir) {
             return Err(ENOTDIR);
         }
         if self.is_lost(dir) {
             return Err(ENOENT);
-        }
-        if name.len() > 255 {
-            return Err(ENAMETOOLONG);
         }
         Ok(self.get(dir).entries.get(name).copied())
     }
@@ -265,6 +266,9 @@ impl Posix {
         to: (Id, &[u8]),
         how: Rename,
     ) -> Result<(), i32> {
+        if from.1.len().max(to.1.len()) > 255 {
+            return Err(ENAMETOOLONG);
+        }
         if !self.is_dir(to.0) {
             return Err(ENOTDIR);
         }
