@@ -45,6 +45,10 @@ impl Writable {
         check_name(to.1)?;
         let _changes = self.changes.lock();
         let moved = self.hold_with(from.0, from.1, true)?;
+        // Where a removed directory was says nothing any more.
+        if matches!(self.dir(to.0)?, Where::Upper(dir) if dir.is_gone()) {
+            return Err(FsError::NotFound);
+        }
         let replaced = match self.hold_with(to.0, to.1, true) {
             Ok(held) => Some(held),
             Err(FsError::NotFound) => None,
