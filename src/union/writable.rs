@@ -270,7 +270,10 @@ impl Writable {
         match self.node(ino) {
             Some(Node::Dir(dir)) => Ok(Where::Upper(dir)),
             Some(Node::File(_)) => Err(FsError::NotDir),
-            Some(Node::Gone) => Err(FsError::NotFound),
+            Some(Node::Gone) => Err(match self.lower_kind(ino)?.kind {
+                Kind::Dir => FsError::NotFound,
+                _ => FsError::NotDir,
+            }),
             None => Ok(Where::Lower(ino)),
         }
     }
