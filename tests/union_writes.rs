@@ -10,17 +10,19 @@ mod support;
 
 #[path = "support/posix.rs"]
 mod posix;
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/twins.rs"]
 mod twins;
 #[path = "support/upper.rs"]
 mod upper;
 
 use std::env;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use lazyroot::node::Time;
-use lazyroot::union::upper::{Change, SetTime, SetXattr};
+use lazyroot::union::upper::{Change, SetXattr};
 use lazyroot::union::writable::{Maker, Open, Rename};
+use posix::Id;
+use program::{Program, fault, op};
 use proptest::prelude::*;
 use support::layers::{Data, Entry, What};
 use support::stacks::stacks;
@@ -29,344 +31,6 @@ use upper::Fault;
 
 /// Fewer than in the layers' own test, so that operations meet more often.
 const NAMES: &[&[u8]] = &[b"a", b"b", b"c"];
-
-/// What a random program does. Numbers pick one of what is there at the moment.
-#[derive(Debug, Clone)]
-enum Op {
-    Make(u8, u8, Thing, Maker),
-    Link(u8, u8, u8),
-    /// The call that fits what is there, or the other one.
-    Remove(u8, bool),
-    /// A name that may not be there.
-    RemoveAt(u8, u8, bool),
-    /// A whole tree, name by name.
-    Sweep(u8),
-    /// To a place that may be free.
-    RenameTo(u8, u8, u8, Rename),
-    /// Onto something.
-    RenameOnto(u8, u8, Rename),
-    Chmod(u8, u16),
-    Chown(u8, Option<u32>, Option<u32>),
-    Utimens(u8, Option<SetTime>, Option<SetTime>),
-    Truncate(u8, u64),
-    Strip(u8),
-    Open(u8, Open),
-    Close(u8),
-    Write(u8, u8, Vec<u8>),
-    Punch(u8, u8, u8),
-    SetXattr(u8, &'static [u8], u8, SetXattr),
-    RemoveXattr(u8, &'static [u8]),
-    Begin(u8),
-    ReadOn(u8, usize),
-    Forget(u8),
-    ForgetAll,
-    Remount,
-}
-
-const XATTRS: &[&[u8]] = &[
-    b"user.a",
-    b"user.b",
-    b"trusted.t",
-    b"trusted.overlay.opaque",
-    b"trusted.overlay.redirect",
-    b"trusted.overlay.metacopy",
-];
-
-fn thing() -> impl Strategy<Value = Thing> {
-    prop_oneof![
-        4 => Just(Thing::File),
-        4 => Just(Thing::Dir),
-        1 => prop::sample::select(vec![&b"a"[..], b"/b/c", b"nowhere"]).prop_map(Thing::Symlink),
-        2 => (0u32..2, 0u32..2).prop_map(|(major, minor)| Thing::Char(major, minor)),
-        1 => Just(Thing::Block(8, 1)),
-        1 => Just(Thing::Fifo),
-    ]
-}
-
-fn maker() -> impl Strategy<Value = Maker> {
-    let modes = vec![0o644, 0o755, 0o1777, 0o2755, 0o4755, 0];
-    let umask = prop::sample::select(vec![0, 0o022, 0o077]);
-    (0u32..3, 0u32..3, prop::sample::select(modes), umask).prop_map(|(uid, gid, mode, umask)| {
-        Maker {
-            uid,
-            gid,
-            mode,
-            umask,
-        }
-    })
-}
-
-fn rename_mode() -> impl Strategy<Value = Rename> {
-    prop_oneof![
-        6 => Just(Rename::Replace),
-        1 => Just(Rename::NoReplace),
-        3 => Just(Rename::Exchange),
-        1 => Just(Rename::Whiteout),
-    ]
-}
-
-fn set_time() -> impl Strategy<Value = Option<SetTime>> {
-    let to = |seconds| SetTime::To(Time { seconds, nanos: 5 });
-    prop_oneof![
-        Just(None),
-        Just(Some(SetTime::Now)),
-        (-5i64..50).prop_map(move |seconds| Some(to(seconds))),
-    ]
-}
-
-fn open_mode() -> impl Strategy<Value = Open> {
-    prop::sample::select(vec![
-        Open::Read,
-        Open::Read,
-        Open::Write,
-        Open::Write,
-        Open::Truncate,
-    ])
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let any = any::<u8>;
-    let owner = || prop::option::of(0u32..9);
-    let bytes = prop::collection::vec(0u8..4, 1..20);
-    let name = || prop::sample::select(XATTRS);
-    let how = prop::sample::select(vec![
-        SetXattr::Any,
-        SetXattr::Any,
-        SetXattr::Create,
-        SetXattr::Replace,
-    ]);
-    let names = prop_oneof![
-        10 => (any(), any(), thing(), maker()).prop_map(|(d, n, t, m)| Op::Make(d, n, t, m)),
-        5 => (any(), any(), any()).prop_map(|(of, d, n)| Op::Link(of, d, n)),
-        8 => (any(), prop::bool::weighted(0.9)).prop_map(|(at, fits)| Op::Remove(at, fits)),
-        2 => (any(), any(), prop::bool::ANY).prop_map(|(d, n, dir)| Op::RemoveAt(d, n, dir)),
-        4 => any().prop_map(Op::Sweep),
-        12 => (any(), any(), any(), rename_mode()).prop_map(|(f, d, n, how)| Op::RenameTo(f, d, n, how)),
-        8 => (any(), any(), rename_mode()).prop_map(|(f, onto, how)| Op::RenameOnto(f, onto, how)),
-    ];
-    let attrs = prop_oneof![
-        3 => (any(), 0u16..0o10000).prop_map(|(of, mode)| Op::Chmod(of, mode)),
-        3 => (any(), owner(), owner()).prop_map(|(of, uid, gid)| Op::Chown(of, uid, gid)),
-        2 => (any(), set_time(), set_time()).prop_map(|(of, a, m)| Op::Utimens(of, a, m)),
-        3 => (any(), 0u64..50).prop_map(|(of, size)| Op::Truncate(of, size)),
-        1 => any().prop_map(Op::Strip),
-        3 => (any(), name(), any(), how).prop_map(|(of, name, v, how)| Op::SetXattr(of, name, v, how)),
-        2 => (any(), name()).prop_map(|(of, name)| Op::RemoveXattr(of, name)),
-    ];
-    let contents = prop_oneof![
-        4 => (any(), open_mode()).prop_map(|(of, how)| Op::Open(of, how)),
-        1 => any().prop_map(Op::Close),
-        5 => (any(), 0u8..40, bytes).prop_map(|(n, at, bytes)| Op::Write(n, at, bytes)),
-        1 => (any(), 0u8..40, 1u8..20).prop_map(|(n, at, len)| Op::Punch(n, at, len)),
-    ];
-    let around = prop_oneof![
-        2 => any().prop_map(Op::Begin),
-        4 => (any(), 1usize..5).prop_map(|(n, most)| Op::ReadOn(n, most)),
-        2 => any().prop_map(Op::Forget),
-        1 => Just(Op::ForgetAll),
-        2 => Just(Op::Remount),
-    ];
-    prop_oneof![9 => names, 4 => attrs, 3 => contents, 3 => around]
-}
-
-/// Picks, and does.
-struct Program {
-    twins: Twins,
-}
-
-impl Program {
-    fn new(stack: &[Vec<Entry>], keeps: bool) -> Self {
-        let twins = Twins::new(stack, keeps);
-        Self { twins }
-    }
-
-    /// A name that is there.
-    fn named(&self, n: u8) -> Option<(At, posix::Id)> {
-        let mut all = self.twins.model.all();
-        let n = usize::from(n) % all.len().max(1);
-        (!all.is_empty())
-            .then(|| all.swap_remove(n))
-            .map(|(dir, name, id)| ((dir, name), id))
-    }
-
-    /// An object: the root, one with a name, or one that lost it.
-    fn any(&self, n: u8) -> posix::Id {
-        let mut all = vec![self.twins.model.root];
-        all.extend(self.twins.model.all().into_iter().map(|(_, _, id)| id));
-        all.extend(self.twins.lost());
-        all[usize::from(n) % all.len()]
-    }
-
-    /// Rather a file.
-    fn file(&self, n: u8) -> posix::Id {
-        let model = &self.twins.model;
-        let mut all: Vec<_> = model.all().into_iter().map(|(_, _, id)| id).collect();
-        all.extend(self.twins.lost());
-        all.retain(|id| model.get(*id).kind == lazyroot::node::Kind::File);
-        match all[..] {
-            _ if n % 16 == 15 => self.any(n / 16),
-            [] => self.any(n),
-            _ => all[usize::from(n) % all.len()],
-        }
-    }
-
-    /// A directory; now and then one that is removed, or that is none.
-    fn dir(&self, n: u8) -> posix::Id {
-        let mut all = vec![self.twins.model.root];
-        all.extend(self.twins.model.all().into_iter().map(|(_, _, id)| id));
-        all.extend(self.twins.lost());
-        all.retain(|id| self.twins.model.is_dir(*id));
-        match n {
-            250.. => self.any(n),
-            _ => all[usize::from(n) % all.len()],
-        }
-    }
-
-    fn at(&self, dir: u8, name: u8) -> At {
-        let long = vec![b'x'; 256];
-        let name = match name {
-            253.. => long,
-            _ => NAMES[usize::from(name) % NAMES.len()].to_vec(),
-        };
-        (self.dir(dir), name)
-    }
-
-    /// The calls that an operation is; nothing for what is no change of the tree.
-    fn calls(&self, op: &Op) -> Vec<Call> {
-        let model = &self.twins.model;
-        let removal = |at: At, dir: bool| {
-            if dir {
-                Call::Rmdir(at)
-            } else {
-                Call::Unlink(at)
-            }
-        };
-        let change = |of: u8, change| vec![Call::SetAttr(self.any(of), change)];
-        let none = Change::default();
-        let named = |n: u8, then: &dyn Fn(At, posix::Id) -> Call| {
-            self.named(n)
-                .map(|(at, id)| then(at, id))
-                .into_iter()
-                .collect()
-        };
-        match *op {
-            Op::Make(dir, name, thing, maker) => {
-                // What the kernel takes away before it asks (vfs_mkdir).
-                let mask = if thing == Thing::Dir { 0o1777 } else { 0o7777 };
-                let mode = maker.mode & mask;
-                vec![Call::Make(
-                    self.at(dir, name),
-                    thing,
-                    Maker { mode, ..maker },
-                )]
-            }
-            Op::Link(of, dir, name) => vec![Call::Link(self.any(of), self.at(dir, name))],
-            Op::Remove(n, fits) => named(n, &|at, id| removal(at, model.is_dir(id) == fits)),
-            Op::RemoveAt(dir, name, rmdir) => vec![removal(self.at(dir, name), rmdir)],
-            Op::Sweep(n) => {
-                let Some((at, id)) = self.named(n) else {
-                    return Vec::new();
-                };
-                let mut all = vec![(at.0, at.1, id)];
-                model.all_below(id, &mut all);
-                let all = all.into_iter().rev();
-                all.map(|(dir, name, id)| removal((dir, name), model.is_dir(id)))
-                    .collect()
-            }
-            Op::RenameTo(from, dir, name, how) => {
-                named(from, &|from, _| Call::Rename(from, self.at(dir, name), how))
-            }
-            Op::RenameOnto(from, onto, how) => match self.named(onto) {
-                Some((onto, _)) => named(from, &|from, _| Call::Rename(from, onto.clone(), how)),
-                None => Vec::new(),
-            },
-            Op::Chmod(of, mode) => match model.get(self.any(of)).kind {
-                // The kernel answers EOPNOTSUPP itself.
-                lazyroot::node::Kind::Symlink => Vec::new(),
-                _ => change(
-                    of,
-                    Change {
-                        mode: Some(mode),
-                        ..none
-                    },
-                ),
-            },
-            Op::Chown(of, uid, gid) => change(of, Change { uid, gid, ..none }),
-            Op::Utimens(of, atime, mtime) => change(
-                of,
-                Change {
-                    atime,
-                    mtime,
-                    ..none
-                },
-            ),
-            Op::Truncate(of, size) => {
-                vec![Call::SetAttr(
-                    self.file(of),
-                    Change {
-                        size: Some(size),
-                        ..none
-                    },
-                )]
-            }
-            Op::Strip(of) => match self.file(of) {
-                of if model.get(of).kind == lazyroot::node::Kind::File => vec![Call::Strip(of)],
-                _ => Vec::new(),
-            },
-            Op::Open(of, how) => vec![Call::Open(self.file(of), how)],
-            Op::SetXattr(of, name, value, how) => {
-                vec![Call::SetXattr(
-                    self.any(of),
-                    name.to_vec(),
-                    vec![value],
-                    how,
-                )]
-            }
-            Op::RemoveXattr(of, name) => vec![Call::RemoveXattr(self.any(of), name.to_vec())],
-            _ => Vec::new(),
-        }
-    }
-
-    fn step(&mut self, op: &Op, fault: Option<(u32, Fault)>) -> Verdict {
-        for call in self.calls(op) {
-            // The device that this one leaves behind comes in a second step.
-            let two_steps = matches!(call, Call::Rename(.., Rename::Whiteout));
-            self.twins.call(&call, fault.filter(|_| !two_steps))?;
-        }
-        match *op {
-            Op::Close(n) => self.twins.close(n.into()),
-            Op::Write(n, at, ref bytes) => self.twins.write(n.into(), at.into(), bytes)?,
-            Op::Punch(n, at, len) => self.twins.punch(n.into(), at.into(), len.into())?,
-            Op::Begin(dir) => self.twins.begin(match self.dir(dir) {
-                id if self.twins.model.is_dir(id) && !self.twins.model.is_lost(id) => id,
-                _ => self.twins.model.root,
-            })?,
-            Op::ReadOn(n, most) => self.twins.read_on(n.into(), most)?,
-            Op::Forget(of) => self.twins.forget(self.any(of)),
-            Op::ForgetAll => self.twins.forget_all(),
-            Op::Remount => self.twins.remount()?,
-            _ => return Ok(()),
-        }
-        self.twins.check()
-    }
-
-    /// Does all of it, or says what happened and what is wrong.
-    fn run(&mut self, ops: &[(Op, Option<(u32, Fault)>)]) -> Verdict {
-        let run = || {
-            self.twins.check()?;
-            for (op, fault) in ops {
-                self.step(op, *fault)?;
-            }
-            self.twins.end()
-        };
-        // The referee's complaints come as panics.
-        let verdict = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<String>().cloned();
-            Err(said.unwrap_or_else(|| "a panic".to_owned()))
-        });
-        verdict.map_err(|wrong| self.twins.tale(&wrong))
-    }
-}
 
 /// As many as take seconds; `PROPTEST_CASES` asks for more.
 fn cases(few: u32) -> ProptestConfig {
@@ -416,7 +80,341 @@ proptest! {
     }
 }
 
-fn fault() -> impl Strategy<Value = Option<(u32, Fault)>> {
-    let fault = prop::sample::select(vec![Fault::NoSpace, Fault::Crash]);
-    prop::option::of((0u32..8, fault))
+/// A tree with a hand for each change, by path.
+struct Story(Twins);
+
+impl Story {
+    fn of(stack: &[Vec<Entry>]) -> Self {
+        let mut story = Self(Twins::new(stack, false));
+        let verdict = story.0.check();
+        story.went(verdict);
+        story
+    }
+
+    #[track_caller]
+    fn went(&self, verdict: Verdict) {
+        if let Err(wrong) = verdict {
+            panic!("{}", self.0.tale(&wrong));
+        }
+    }
+
+    fn at(&self, path: &str) -> At {
+        let (dir, name) = path.rsplit_once('/').unwrap();
+        (self.id(dir), name.as_bytes().to_vec())
+    }
+
+    fn id(&self, path: &str) -> Id {
+        let names = path.split('/').filter(|name| !name.is_empty());
+        let model = &self.0.model;
+        names.fold(model.root, |dir, name| {
+            model.lookup(dir, name.as_bytes()).unwrap()
+        })
+    }
+
+    #[track_caller]
+    fn call(&mut self, call: Call) {
+        let verdict = self.0.call(&call, None);
+        self.went(verdict);
+    }
+
+    #[track_caller]
+    fn make(&mut self, path: &str, thing: Thing) {
+        let maker = Maker {
+            uid: 1,
+            gid: 2,
+            mode: 0o755,
+            umask: 0,
+        };
+        self.call(Call::Make(self.at(path), thing, maker));
+    }
+
+    #[track_caller]
+    fn rename(&mut self, from: &str, to: &str, how: Rename) {
+        self.call(Call::Rename(self.at(from), self.at(to), how));
+    }
+
+    #[track_caller]
+    fn chmod(&mut self, path: &str, mode: u16) {
+        self.call(Call::SetAttr(self.id(path), chmod(mode)));
+    }
+
+    #[track_caller]
+    fn open(&mut self, path: &str, how: Open) {
+        self.call(Call::Open(self.id(path), how));
+    }
+
+    #[track_caller]
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let verdict = self.0.write(0, offset, bytes);
+        self.went(verdict);
+    }
+
+    #[track_caller]
+    fn remount(&mut self) {
+        let verdict = self.0.remount().and_then(|()| self.0.check());
+        self.went(verdict);
+    }
+
+    fn names(&self, path: &str) -> usize {
+        self.0.model.get(self.id(path)).entries.len()
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let verdict = self.0.end();
+            self.went(verdict);
+        }
+    }
+}
+
+fn chmod(mode: u16) -> Change {
+    Change {
+        mode: Some(mode),
+        ..Change::default()
+    }
+}
+
+fn file(path: &str) -> Entry {
+    let stored = None;
+    Entry::new(
+        path,
+        What::File(Data {
+            size: 20,
+            salt: 4,
+            stored,
+        }),
+    )
+}
+
+fn link(path: &str, target: &str) -> Entry {
+    Entry::new(path, What::Link(target.as_bytes().to_vec()))
+}
+
+/// Four names of one file: two in a layer, two in others above.
+fn group() -> Vec<Vec<Entry>> {
+    vec![
+        vec![file("a"), link("d/b", "a")],
+        vec![link("d/e/c", "d/b")],
+        vec![link("f", "d/e/c"), file("d/e/other")],
+    ]
+}
+
+#[test]
+fn a_hard_link_group_of_layers_is_one_object_over_copy_up_and_remount() {
+    let mut story = Story::of(&group());
+    story.chmod("/d/b", 0o600);
+    story.remount();
+    story.open("/f", Open::Write);
+    story.write(3, b"new");
+    story.rename("/d", "/moved", Rename::Replace);
+    story.remount();
+    story.call(Call::Unlink(story.at("/a")));
+    story.call(Call::Link(story.id("/moved/b"), story.at("/moved/e/again")));
+    story.remount();
+    assert_eq!(story.id("/moved/e/again"), story.id("/f"));
+}
+
+#[test]
+fn a_name_of_a_group_in_a_renamed_directory_goes_up_where_it_is_now() {
+    let mut story = Story::of(&group());
+    story.rename("/d", "/moved", Rename::Replace);
+    story.make("/d", Thing::Dir);
+    story.remount();
+    story.chmod("/a", 0o600);
+    story.remount();
+    assert_eq!(
+        (story.names("/d"), story.id("/moved/b")),
+        (0, story.id("/a"))
+    );
+}
+
+#[test]
+fn a_crash_between_the_names_of_a_group_leaves_it_whole() {
+    // Attributes alone, contents at once, a new name for one of them.
+    for kind in 0..3 {
+        for crash_at in 0..16 {
+            let mut story = Story::of(&group());
+            let call = match kind {
+                0 => Call::SetAttr(story.id("/a"), chmod(0o600)),
+                1 => Call::Open(story.id("/d/e/c"), Open::Write),
+                _ => Call::Link(story.id("/a"), story.at("/d/new")),
+            };
+            let verdict = story.0.call(&call, Some((crash_at, Fault::Crash)));
+            story.went(verdict);
+            story.open("/f", Open::Write);
+            story.write(0, b"one");
+            story.remount();
+        }
+    }
+}
+
+#[test]
+fn a_renamed_lower_directory_takes_along_what_is_below_and_leaves_nothing() {
+    let mut story = Story::of(&[
+        vec![file("d/e/low"), file("d/gone"), file("d/same")],
+        vec![
+            file("d/e/high"),
+            Entry::new("d/gone", What::Whiteout),
+            file("d/same"),
+        ],
+    ]);
+    story.rename("/d", "/x", Rename::Replace);
+    assert_eq!((story.names("/x"), story.names("/x/e")), (2, 2));
+    story.make("/d", Thing::Dir);
+    assert_eq!(story.names("/d"), 0);
+    story.remount();
+    story.rename("/x/e", "/d/e", Rename::Replace);
+    story.make("/x/e", Thing::Dir);
+    story.remount();
+    assert_eq!((story.names("/d/e"), story.names("/x/e")), (2, 0));
+}
+
+#[test]
+fn lower_directories_go_round_and_come_back() {
+    let mut story = Story::of(&[vec![file("d/one"), file("e/two"), file("f/three")]]);
+    for _ in 0..2 {
+        story.rename("/d", "/spare", Rename::Replace);
+        story.rename("/e", "/d", Rename::Replace);
+        story.rename("/f", "/e", Rename::Replace);
+        story.rename("/spare", "/f", Rename::Replace);
+        story.remount();
+        story.rename("/d", "/e", Rename::Exchange);
+        story.rename("/d", "/f", Rename::Exchange);
+        story.remount();
+        let first = story.0.model.get(story.id("/d")).entries.keys().next();
+        assert_eq!(first.unwrap(), b"one");
+    }
+    story.rename("/d", "/e/d", Rename::Replace);
+    story.rename("/e", "/f/e", Rename::Replace);
+    story.rename("/f/e/d", "/d", Rename::Replace);
+    story.rename("/f/e", "/e", Rename::Replace);
+    story.remount();
+}
+
+#[test]
+fn a_directory_made_where_one_was_removed_is_empty() {
+    let mut story = Story::of(&[vec![file("d/e/f")], vec![file("d/g")]]);
+    for _ in 0..2 {
+        for path in ["/d/e/f", "/d/g"] {
+            if story.names("/d") > 0 {
+                story.call(Call::Unlink(story.at(path)));
+            }
+        }
+        if story.names("/d") > 0 {
+            story.call(Call::Rmdir(story.at("/d/e")));
+        }
+        story.call(Call::Rmdir(story.at("/d")));
+        story.remount();
+        story.make("/d", Thing::Dir);
+        assert_eq!(story.names("/d"), 0);
+        story.remount();
+        story.rename("/d", "/elsewhere", Rename::Replace);
+        story.rename("/elsewhere", "/d", Rename::Replace);
+        story.remount();
+    }
+}
+
+#[test]
+fn marks_that_a_program_or_an_image_says_are_plain_attributes() {
+    let forged: &[(&[u8], &[u8])] = &[
+        (b"trusted.overlay.metacopy", b""),
+        (b"trusted.overlay.opaque", b"y"),
+        (b"trusted.overlay.overlay.opaque", b"y"),
+        (b"trusted.overlay.redirect", b"/e"),
+        (b"user.overlay.opaque", b"y"),
+    ];
+    let mut from_image = Entry::new("d", What::Dir);
+    from_image.xattrs = forged
+        .iter()
+        .map(|(n, v)| (n.to_vec(), v.to_vec()))
+        .collect();
+    let mut story = Story::of(&[vec![file("d/f"), file("e/g")], vec![from_image]]);
+    story.chmod("/d", 0o711);
+    for path in ["/e", "/d/f"] {
+        for (name, value) in forged {
+            let (name, value) = (name.to_vec(), value.to_vec());
+            story.call(Call::SetXattr(story.id(path), name, value, SetXattr::Any));
+        }
+    }
+    story.remount();
+    assert_eq!((story.names("/d"), story.names("/e")), (1, 1));
+    let marks = story.0.upper.marks_of(&[b"d"]).unwrap();
+    assert!(!marks.opaque && marks.redirect.is_none(), "{marks:?}");
+}
+
+#[test]
+fn changes_of_attributes_and_names_copy_no_contents() {
+    let stored = Some(vec![(4, 3), (1000, 10)]);
+    let sparse = Data {
+        size: 2000,
+        salt: 1,
+        stored,
+    };
+    let mut story = Story::of(&[vec![Entry::new("d/f", What::File(sparse)), file("g")]]);
+    let id = story.id("/d/f");
+    story.chmod("/d/f", 0o600);
+    let owner = Change {
+        uid: Some(5),
+        ..Change::default()
+    };
+    story.call(Call::SetAttr(id, owner));
+    story.call(Call::SetXattr(
+        id,
+        b"user.a".to_vec(),
+        b"1".to_vec(),
+        SetXattr::Create,
+    ));
+    story.rename("/d/f", "/h", Rename::Replace);
+    story.rename("/d", "/e", Rename::Replace);
+    story.rename("/h", "/g", Rename::Exchange);
+    story.call(Call::Link(id, story.at("/e/again")));
+    story.remount();
+    story.open("/g", Open::Read);
+    assert_eq!(story.0.upper.written(), 0);
+    // Holes are not written either.
+    story.open("/g", Open::Write);
+    assert_eq!(story.0.upper.written(), 13);
+    let other = story.id("/h");
+    story.call(Call::Open(other, Open::Truncate));
+    assert_eq!(story.0.upper.written(), 13);
+}
+
+#[test]
+fn a_file_open_for_reading_shows_what_is_written_later() {
+    let mut story = Story::of(&[vec![file("a"), link("b", "a")]]);
+    story.open("/a", Open::Read);
+    story.open("/b", Open::Write);
+    // Every handle is compared after every step.
+    story.write(2, b"later");
+    story.call(Call::Unlink(story.at("/a")));
+    story.call(Call::Unlink(story.at("/b")));
+    story.write(30, b"and still");
+}
+
+#[test]
+fn a_removed_file_of_a_layer_can_still_be_changed() {
+    for how in [Open::Write, Open::Truncate] {
+        let mut story = Story::of(&[vec![file("d/a"), file("d/b")]]);
+        let (a, b) = (story.id("/d/a"), story.id("/d/b"));
+        story.call(Call::Open(a, Open::Read));
+        story.call(Call::Open(b, Open::Read));
+        story.call(Call::Unlink(story.at("/d/a")));
+        story.call(Call::SetAttr(b, chmod(0o600)));
+        story.call(Call::Unlink(story.at("/d/b")));
+        story.call(Call::Rmdir(story.at("/d")));
+        story.make("/d", Thing::File);
+        for id in [a, b] {
+            story.call(Call::SetAttr(id, chmod(0o640)));
+            story.call(Call::SetXattr(
+                id,
+                b"user.x".to_vec(),
+                b"1".to_vec(),
+                SetXattr::Any,
+            ));
+            story.call(Call::Open(id, how));
+        }
+        story.write(1, b"nobody finds this");
+    }
 }
