@@ -182,9 +182,8 @@ impl ChainId {
             // The specification names no stack without layers.
             return Self(Digest::sha256(b""));
         };
-        let above = |below: Digest, layer: &DiffId| {
-            Digest::sha256(format!("{below} {layer}").as_bytes())
-        };
+        let above =
+            |below: Digest, layer: &DiffId| Digest::sha256(format!("{below} {layer}").as_bytes());
         Self(rest.iter().fold(first.0, above))
     }
 }

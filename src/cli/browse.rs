@@ -16,5 +16,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    args.mount.clone().mount(None, WriteArgs::default(), context)
+    args.mount
+        .clone()
+        .mount(None, WriteArgs::default(), context)
 }

@@ -16,7 +16,6 @@
 //! removes it when it holds no change, and names it otherwise.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -218,8 +217,7 @@ fn on_disk(path: &Path, depth: u32) -> Result<u64, StoreError> {
     let entries = gone_is_fine(fs::read_dir(path).map_err(failed("read", path)))?;
     for entry in entries.into_iter().flatten() {
         let path = entry.map_err(failed("read", path))?.path();
-        let Some(meta) =
-            gone_is_fine(fs::symlink_metadata(&path).map_err(failed("read", &path)))?
+        let Some(meta) = gone_is_fine(fs::symlink_metadata(&path).map_err(failed("read", &path)))?
         else {
             continue;
         };

@@ -33,6 +33,7 @@ fn special(mode: u32, rdev: u32) -> Result<What<'static>, Errno> {
         libc::S_IFIFO => Ok(What::Fifo),
         libc::S_IFCHR => Ok(What::Char(device)),
         libc::S_IFBLK => Ok(What::Block(device)),
+        libc::S_IFSOCK => Ok(What::Socket),
         _ => Err(Errno::EPERM),
     }
 }
@@ -160,10 +161,11 @@ mod tests {
             (libc::S_IFIFO, What::Fifo),
             (libc::S_IFCHR, What::Char(device)),
             (libc::S_IFBLK, What::Block(device)),
+            (libc::S_IFSOCK, What::Socket),
         ];
         for (mode, what) in table {
             assert_eq!(special(mode | 0o644, 0x103).ok(), Some(what));
         }
-        assert!(special(libc::S_IFSOCK, 0).is_err());
+        assert!(special(libc::S_IFDIR, 0).is_err());
     }
 }
