@@ -30,8 +30,7 @@
 //! that can be seen.
 //!
 //! Limits: below `user.overlay.` symlinks and special files keep no origin, since
-//! `user.*` is for files and directories alone (xattr(7)). Sockets are no
-//! [`Kind`](crate::node::Kind): looking one up is EOPNOTSUPP, listings pass it over.
+//! `user.*` is for files and directories alone (xattr(7)).
 
 mod clean;
 mod data;

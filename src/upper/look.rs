@@ -89,16 +89,13 @@ impl Directory {
         })
     }
 
-    /// An entry that only stat can tell; nothing: a socket, or gone since.
+    /// An entry that only stat can tell; nothing: gone since.
     fn entry(&self, dir: &Opened, name: &[u8]) -> io::Result<Option<Entry>> {
         let Some(raw) = self.stat_here(dir, name)? else {
             return Ok(None);
         };
         if reach::is_whiteout(&raw) {
             return Ok(Some(Entry::Whiteout));
-        }
-        if FileType::from_raw_mode(raw.st_mode) == FileType::Socket {
-            return Ok(None);
         }
         match self.seen_kind(Of::Name(dir, name), &raw) {
             Ok(kind) => Ok(Some(Entry::Object(Key(raw.st_ino), kind))),

@@ -70,7 +70,7 @@ impl Directory {
             // It would inherit the setgid bit.
             What::Dir => handed_down.is_none(),
             What::Char(number) => number != Device::default(),
-            What::Symlink(_) | What::Block(_) | What::Fifo => true,
+            What::Symlink(_) | What::Block(_) | What::Fifo | What::Socket => true,
         };
         kind && new.xattrs.is_empty()
             && *new.marks == Marks::default()
@@ -213,6 +213,7 @@ fn create(dir: impl AsFd, name: &[u8], what: What<'_>, mode: u16) -> io::Result<
         What::Char(number) => mknod(FileType::CharacterDevice, number)?,
         What::Block(number) => mknod(FileType::BlockDevice, number)?,
         What::Fifo => mknod(FileType::Fifo, Device::default())?,
+        What::Socket => mknod(FileType::Socket, Device::default())?,
     }
     Ok(rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }

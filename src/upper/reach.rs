@@ -135,12 +135,12 @@ pub(super) fn check_name(name: &[u8]) -> io::Result<()> {
 /// The kind that the system sees.
 ///
 /// # Errors
-/// EOPNOTSUPP: a socket.
+/// EOPNOTSUPP: of no known type.
 pub(super) fn kind_of(stat: &Stat) -> io::Result<Kind> {
     kind(FileType::from_raw_mode(stat.st_mode)).ok_or_else(|| Errno::OPNOTSUPP.into())
 }
 
-/// The kind that a type of file means; nothing for sockets and unknown ones.
+/// The kind that a type of file means; nothing for unknown ones.
 pub(super) fn kind(file_type: FileType) -> Option<Kind> {
     Some(match file_type {
         FileType::RegularFile => Kind::File,
@@ -149,7 +149,8 @@ pub(super) fn kind(file_type: FileType) -> Option<Kind> {
         FileType::CharacterDevice => Kind::Char,
         FileType::BlockDevice => Kind::Block,
         FileType::Fifo => Kind::Fifo,
-        FileType::Socket | FileType::Unknown => return None,
+        FileType::Socket => Kind::Socket,
+        FileType::Unknown => return None,
     })
 }
 
