@@ -85,15 +85,10 @@ impl Directory {
 
     /// The temporary name of a staged object.
     fn staged_name(&self, key: Key) -> io::Result<String> {
-        if let Place::Names(names) = self.table.lock().place(key)?.1 {
-            for name in names {
-                if name.parent == self.work_key {
-                    return String::from_utf8(name.name.into_vec())
-                        .map_err(|_| Errno::INVAL.into());
-                }
-            }
-        }
-        Err(Errno::INVAL.into())
+        // Not by `place`: a staged directory that is open just now has a name, too.
+        let name = self.table.lock().name_in(key, self.work_key);
+        name.and_then(|name| String::from_utf8(name.into_vec()).ok())
+            .ok_or_else(|| Errno::INVAL.into())
     }
 
     fn sync_staged(&self, opened: &Opened, raw: &RawStat) -> io::Result<()> {

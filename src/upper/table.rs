@@ -226,6 +226,13 @@ impl Table {
         Ok((object.kind, place))
     }
 
+    /// The name that an object has in a directory, as far as it is recorded.
+    pub(super) fn name_in(&self, key: Key, parent: Key) -> Option<Box<[u8]>> {
+        let mut names = self.objects.get(&key)?.names.iter();
+        let name = names.find(|name| name.parent == parent)?;
+        Some(name.name.clone())
+    }
+
     /// Keeps a directory open for a while.
     pub(super) fn keep_open(&mut self, key: Key, opened: &Arc<Opened>) {
         if self.objects.contains_key(&key) {
