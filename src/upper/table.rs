@@ -226,6 +226,13 @@ impl Table {
         Ok((object.kind, place))
     }
 
+    /// A name that an object has in one directory.
+    pub(super) fn name_in(&self, key: Key, parent: Key) -> Option<Box<[u8]>> {
+        let names = &self.objects.get(&key)?.names;
+        let name = names.iter().find(|name| name.parent == parent)?;
+        Some(name.name.clone())
+    }
+
     /// Keeps a directory open for a while.
     pub(super) fn keep_open(&mut self, key: Key, opened: &Arc<Opened>) {
         if self.objects.contains_key(&key) {
