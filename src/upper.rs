@@ -56,6 +56,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
+use rustix::fs::FlockOperation;
 
 use self::reach::Opened;
 use self::table::Table;
@@ -129,5 +130,16 @@ pub struct Directory {
     /// Owner and group of what this process makes.
     process: (u32, u32),
     /// Their locks (flock(2)) keep other mounts away; gone by themselves at kill -9.
-    _locked: [OwnedFd; 2],
+    locked: [OwnedFd; 2],
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Closing is not enough while a process that was just forked has them, too.
+        for fd in &self.locked {
+            if let Err(error) = rustix::fs::flock(fd, FlockOperation::Unlock) {
+                log::warn!("cannot unlock an upper directory: {error}");
+            }
+        }
+    }
 }

@@ -78,7 +78,7 @@ impl Directory {
                 rustix::process::geteuid().as_raw(),
                 rustix::process::getegid().as_raw(),
             ),
-            _locked: [upper.fd, work.fd],
+            locked: [upper.fd, work.fd],
         })
     }
 }
