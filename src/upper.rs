@@ -22,7 +22,8 @@
 //! `user.overlay.` where the process may not set the former (in a user namespace).
 //! What both of them lack has names that overlayfs hides from programs as it hides
 //! its own: `lazyroot` (origin), `lazyroot.layers` (on the root: whose changes
-//! these are), `lazyroot.device` and `lazyroot.devices` (see `device`).
+//! these are), `lazyroot.device` and `lazyroot.devices` (see `device`). What root of
+//! the machine marked, root of a user namespace refuses: it would not see the marks.
 //!
 //! Kill -9 at any moment: whatever a program can see appears, goes and moves by
 //! one system call; everything before it happens in the work directory, which is

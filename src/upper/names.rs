@@ -115,6 +115,7 @@ impl Directory {
         quiet: bool,
     ) -> io::Result<()> {
         let parent = self.dir(dir)?;
+        let kind = self.table.lock().place(key)?.0;
         device::comes_to(&parent, raw, self.prefix)?;
         // By descriptor: what is linked is the object, whatever its names are.
         let link = |to: &Opened, name: &[u8]| {
@@ -134,7 +135,6 @@ impl Directory {
             }
             put
         })?;
-        let kind = self.table.lock().place(key)?.0;
         self.table.lock().found(key, kind, dir, name);
         Ok(())
     }

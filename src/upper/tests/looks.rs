@@ -2,7 +2,6 @@
 
 use rustix::io::Errno;
 
-use super::super::UpperError;
 use super::*;
 use crate::node::Time;
 use crate::union::upper::{Change, Mark, SetTime, SetXattr};
@@ -115,6 +114,7 @@ fn a_group_is_handed_down_by_a_setgid_directory_only_as_far_as_it_was_asked_for(
 fn what_programs_set_below_the_marks_prefix_is_theirs_and_no_mark() {
     let Some(lab) = lab() else { return };
     let up = lab.up();
+    assert_eq!(up.xattrs(up.root()).unwrap(), []);
     for what in [What::Dir, What::File(0), What::Symlink(b"x"), What::Fifo] {
         let name = format!("{:?}", what.kind());
         let key = lab.make(lab.root(), &name, what);
@@ -401,102 +401,6 @@ fn an_object_that_somebody_exchanged_behind_our_back_is_stale() {
         Errno::STALE
     );
     assert_eq!(errno(&lab.up().stat(Key(99)).unwrap_err()), Errno::STALE);
-}
-
-#[test]
-fn a_directory_is_taken_by_one_mount_and_for_one_image() {
-    let Some(mut lab) = lab() else { return };
-    let (upper, work) = (lab.path("upper"), lab.path("work"));
-    let open = |upper: &PathBuf, work: &PathBuf, layers| Directory::open(upper, work, layers);
-    let again = open(&upper, &work, "sha256:1").unwrap_err();
-    assert!(matches!(again, UpperError::InUse(_)), "{again}");
-    let other_work = open(&upper, &lab.path("work2"), "sha256:1").unwrap_err();
-    assert!(matches!(other_work, UpperError::InUse(_)), "{other_work}");
-    lab.upper = None;
-    let other = open(&upper, &work, "sha256:2").unwrap_err();
-    assert!(matches!(other, UpperError::OtherImage(_)), "{other}");
-    let device = |path: &str| std::fs::metadata(path).unwrap().dev();
-    let here = std::fs::metadata(&upper).unwrap().dev();
-    match ["/dev/shm", "/tmp"]
-        .iter()
-        .find(|path| device(path) != here)
-    {
-        Some(elsewhere) => {
-            let elsewhere = tempfile::tempdir_in(elsewhere).unwrap();
-            let apart = open(&upper, &elsewhere.path().join("work"), "sha256:1");
-            assert!(matches!(apart, Err(UpperError::Apart { .. })));
-        }
-        None => println!("SKIPPED: needs two file systems"),
-    }
-    for (upper, work) in [("upper", "upper/w"), ("work/u", "work"), ("upper", "upper")] {
-        let nested = open(&lab.path(upper), &lab.path(work), "sha256:1");
-        assert!(matches!(nested, Err(UpperError::Nested { .. })), "{upper}");
-    }
-    open(&upper, &work, "sha256:1").unwrap();
-}
-
-#[test]
-fn the_work_directory_is_cleared_whatever_is_in_it_and_nothing_else_is() {
-    let Some(mut lab) = lab() else { return };
-    lab.upper = None;
-    let outside = lab.path("outside");
-    std::fs::create_dir(&outside).unwrap();
-    std::fs::write(outside.join("f"), "kept").unwrap();
-    let work = lab.path("work");
-    std::fs::create_dir_all(work.join("index/a/b/c/d")).unwrap();
-    std::fs::write(work.join("index/a/b/f"), "").unwrap();
-    std::fs::create_dir_all(work.join("#1/#2/#3")).unwrap();
-    std::os::unix::fs::symlink(&outside, work.join("link")).unwrap();
-    std::os::unix::fs::symlink(&outside, work.join("index/a/link")).unwrap();
-    lab.reopen();
-    assert_eq!(std::fs::read(outside.join("f")).unwrap(), b"kept");
-    assert_eq!(std::fs::read_dir(&work).unwrap().count(), 1);
-    assert_eq!(lab.left_over(), [""; 0]);
-}
-
-#[test]
-fn marks_below_user_are_used_where_a_user_namespaces_root_began() {
-    let Some(mut lab) = lab() else { return };
-    lab.upper = None;
-    let flags = rustix::fs::XattrFlags::empty();
-    let set = |name: &str, value: &[u8]| {
-        rustix::fs::setxattr(lab.path("upper"), name, value, flags).unwrap();
-    };
-    rustix::fs::removexattr(lab.path("upper"), "trusted.overlay.lazyroot.layers").unwrap();
-    set("user.overlay.lazyroot.layers", b"sha256:1");
-    lab.reopen();
-    let (up, root) = (lab.up(), lab.root());
-    let marks = Marks {
-        opaque: true,
-        origin: Some(b"o".to_vec()),
-        ..PLAIN
-    };
-    let opaque = New {
-        marks: &marks,
-        ..new(What::Dir, 0o755)
-    };
-    let (dir, _) = up.make(root, b"d", &opaque).unwrap();
-    assert_eq!(up.marks(dir).unwrap(), marks);
-    // Neither can have `user.*`: the origin is not kept, which is no error.
-    let origin = Marks {
-        origin: Some(b"o".to_vec()),
-        ..PLAIN
-    };
-    for (name, what) in [("l", What::Symlink(b"x")), ("p", What::Fifo)] {
-        let new = New {
-            marks: &origin,
-            ..new(what, 0o644)
-        };
-        let (key, _) = up.make(root, name.as_bytes(), &new).unwrap();
-        up.mark(key, Mark::Origin(b"o")).unwrap();
-        assert_eq!(up.marks(key).unwrap(), PLAIN);
-    }
-    up.set_xattr(dir, b"user.overlay.opaque", b"mine", SetXattr::Any)
-        .unwrap();
-    let seen = up.xattrs(dir).unwrap();
-    assert_eq!(seen, [(b"user.overlay.opaque".to_vec(), b"mine".to_vec())]);
-    lab.make(dir, "dev", What::Char(Device::default()));
-    assert_eq!(lab.shown(dir), shown(&[("dev", Some(Kind::Char))]));
 }
 
 #[test]
