@@ -12,6 +12,8 @@ mod support;
 mod posix;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/threads.rs"]
+mod threads;
 #[path = "support/twins.rs"]
 mod twins;
 #[path = "support/upper.rs"]
