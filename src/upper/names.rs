@@ -12,7 +12,6 @@ use rustix::fs::{AtFlags, CWD, FileType, OFlags, RenameFlags, Stat as RawStat, T
 use rustix::io::Errno;
 
 use super::reach::{self, Opened};
-use super::table::Place;
 use super::{Directory, clean, device, make};
 use crate::union::upper::{Key, Mark};
 
