@@ -12,6 +12,8 @@
 //!   such links are compared with an unpacked copy instead;
 //! * a descriptor opened for reading before a copy-up reads old contents there
 //!   ([`Hands::readers`]). With the copy it is compared;
+//! * some of its copies up change an mtime
+//!   ([`walk::differences_to_kernel`]). With the copy it may not;
 //! * the root's attributes: there the empty upper directory's ([`Look::root`]);
 //! * link counts and sizes of directories, atime and ctime: never looked at;
 //! * a program's own 0/0 device: refused there, kept here. It has its own test.

@@ -113,7 +113,7 @@ fn a_programs_own_zero_device_is_kept_by_us_and_an_empty_file_for_the_kernel() {
     own_device(&shown.at.join("dir/lower"));
     let seen = walk(&shown.at, &LOOK);
     for name in ["dir/null", "dir/lower"] {
-        let line = &seen[Path::new(name)];
+        let line = seen[Path::new(name)].to_string();
         assert!(
             line.starts_with("20640 ") && line.contains("device 0:0"),
             "{line}"

@@ -262,6 +262,11 @@ impl Maker<'_> {
         {
             return;
         }
+        // Overlayfs shows a lower whiteout that hides nothing as a name without an
+        // object, where it lists a directory of one layer as that is.
+        if what == What::Whiteout && !self.shown.contains_key(&path) {
+            return;
+        }
         if matches!(what, What::Dir { .. }) {
             return self.directory_over(&path);
         }

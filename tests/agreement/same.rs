@@ -5,7 +5,7 @@ use super::layers::{Dice, Links, random};
 use super::operations::{self, Hands, Op};
 use super::scene::{Scene, Who};
 use super::seeds::{before_now, holds, seeds};
-use super::walk::{Look, differences, walk};
+use super::walk::{Look, differences, differences_to_kernel, walk};
 
 const OPS: usize = 60;
 
@@ -36,7 +36,10 @@ fn difference(scene: &mut Scene, who: [Who; 2], ops: [&[Op]; 2]) -> Option<Strin
     }
     drop(hands);
     let walks = [&shown[0], &shown[1]].map(|shown| walk(&shown.at, &look));
-    why = why.or_else(|| differences(&walks[0], &walks[1]));
+    why = why.or_else(|| match who {
+        [_, Who::Kernel] => differences_to_kernel(&walks[0], &walks[1]),
+        _ => differences(&walks[0], &walks[1]),
+    });
     for shown in shown {
         shown.end(scene);
     }
@@ -79,8 +82,8 @@ fn what_an_unpacked_copy_does_our_mount_does() {
 
 /// Proves that the comparison is fair: nothing differs where nothing may.
 #[test]
-fn the_kernel_agrees_with_an_unpacked_copy() {
-    agree([Who::Kernel, Who::Plain], Links::None, 0..6);
+fn an_unpacked_copy_agrees_with_the_kernel() {
+    agree([Who::Plain, Who::Kernel], Links::None, 0..6);
 }
 
 /// Proves that the comparison can fail: one operation less is a difference.

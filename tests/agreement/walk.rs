@@ -3,8 +3,8 @@
 //! What it is for: two trees are the same when their walks are. May assume: root,
 //! nobody changes the tree meanwhile. Must not know who serves the tree.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -24,10 +24,34 @@ pub(crate) struct Look {
     pub(crate) links: bool,
 }
 
+/// What a name shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// When contents changed; nothing: just now.
+    mtime: Option<(i64, i64)>,
+    /// All the rest.
+    rest: String,
+}
+
+impl From<String> for Line {
+    fn from(rest: String) -> Self {
+        Self { mtime: None, rest }
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mtime {
+            Some((seconds, nanos)) => write!(f, "{} at {seconds}.{nanos:09}", self.rest),
+            None => f.write_str(&self.rest),
+        }
+    }
+}
+
 /// Everything below a directory, one line for each name. Attributes of the
 /// mechanism itself (`trusted.overlay.*`), what atime and ctime say, and sizes and
 /// link counts of directories are left out.
-pub(crate) type Walk = BTreeMap<PathBuf, String>;
+pub(crate) type Walk = BTreeMap<PathBuf, Line>;
 
 /// Walks all of it; an error anywhere is a line too, so that it is a difference.
 pub(crate) fn walk(top: &Path, look: &Look) -> Walk {
@@ -37,8 +61,8 @@ pub(crate) fn walk(top: &Path, look: &Look) -> Walk {
     while let Some(path) = todo.pop() {
         let at = top.join(&path);
         let line = match fs::symlink_metadata(&at) {
-            Err(error) => format!("! {error}"),
-            Ok(_) if path.as_os_str().is_empty() && !look.root => "the root".to_owned(),
+            Err(error) => format!("! {error}").into(),
+            Ok(_) if path.as_os_str().is_empty() && !look.root => "the root".to_owned().into(),
             Ok(stat) => line(&at, &path, &stat, look, &mut first),
         };
         if at.symlink_metadata().is_ok_and(|stat| stat.is_dir()) {
@@ -46,7 +70,7 @@ pub(crate) fn walk(top: &Path, look: &Look) -> Walk {
                 // The lowest name comes first, whatever order a listing has.
                 Ok(names) => todo.extend(names.into_iter().rev().map(|name| path.join(name))),
                 Err(error) => {
-                    walk.insert(path.join("!"), error.to_string());
+                    walk.insert(path.join("!"), error.to_string().into());
                 }
             }
         }
@@ -70,12 +94,9 @@ fn line(
     stat: &fs::Metadata,
     look: &Look,
     first: &mut BTreeMap<u64, PathBuf>,
-) -> String {
+) -> Line {
     let kind = stat.file_type();
     let mut line = format!("{:o} {}:{}", stat.mode(), stat.uid(), stat.gid());
-    if stat.mtime() <= look.now {
-        write!(line, " {}.{:09}", stat.mtime(), stat.mtime_nsec()).unwrap();
-    }
     if !kind.is_dir() {
         let group = first.entry(stat.ino()).or_insert_with(|| path.to_owned());
         write!(line, " size {} of {group:?}", stat.size()).unwrap();
@@ -100,7 +121,8 @@ fn line(
         Ok((told, xattrs)) => write!(line, " {told}{xattrs}").unwrap(),
         Err(error) => write!(line, " ! {error}").unwrap(),
     }
-    line
+    let mtime = (stat.mtime() <= look.now).then(|| (stat.mtime(), stat.mtime_nsec()));
+    Line { mtime, rest: line }
 }
 
 fn xattrs(at: &Path) -> io::Result<String> {
@@ -121,15 +143,34 @@ fn xattrs(at: &Path) -> io::Result<String> {
 }
 
 /// How two walks differ, in a few lines; nothing when they do not.
-pub(crate) fn differences(ours: &Walk, theirs: &Walk) -> Option<String> {
+pub(crate) fn differences(one: &Walk, other: &Walk) -> Option<String> {
+    told(one, other, |a, b| a == b)
+}
+
+/// The same, where `kernel` is that of an overlayfs, which changes an mtime at times
+/// when nothing was changed: a file's whose attributes are copied up, when its
+/// contents are too (`metacopy=on`, an open for writing), and that of a directory
+/// when a name was copied up in it for a rename that failed.
+pub(crate) fn differences_to_kernel(one: &Walk, kernel: &Walk) -> Option<String> {
+    let touched = |a: &Line, b: &Line| b.mtime.is_none() && a.rest == b.rest;
+    told(one, kernel, |a, b| {
+        a == b || a.zip(b).is_some_and(|(a, b)| touched(a, b))
+    })
+}
+
+fn told(
+    one: &Walk,
+    other: &Walk,
+    same: impl Fn(Option<&Line>, Option<&Line>) -> bool,
+) -> Option<String> {
     const SHOWN: usize = 12;
+    let all: BTreeSet<&PathBuf> = one.keys().chain(other.keys()).collect();
     let mut lines = Vec::new();
-    let all: std::collections::BTreeSet<&PathBuf> = ours.keys().chain(theirs.keys()).collect();
     for path in all {
-        let (one, other) = (ours.get(path), theirs.get(path));
-        if one != other {
-            let told = |line: Option<&String>| line.map_or("-", |line| line).to_owned();
-            lines.push(format!("{path:?}\n  {}\n  {}", told(one), told(other)));
+        let (a, b) = (one.get(path), other.get(path));
+        if !same(a, b) {
+            let text = |line: Option<&Line>| line.map_or("-".to_owned(), Line::to_string);
+            lines.push(format!("{path:?}\n  {}\n  {}", text(a), text(b)));
         }
     }
     let count = lines.len();
