@@ -22,6 +22,7 @@ pub(super) fn kind(kind: Kind) -> FileType {
         Kind::Char => FileType::CharDevice,
         Kind::Block => FileType::BlockDevice,
         Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
     }
 }
 
