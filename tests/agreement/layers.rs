@@ -114,7 +114,7 @@ impl Entry {
 pub(crate) type Stack = Vec<Vec<Entry>>;
 
 /// Which hard links a random stack has. Kernel overlayfs breaks them at copy-up,
-/// and cannot have them over layers at all.
+/// and cannot have them over layers at all: [`unpack`] leaves those out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links {
     None,
@@ -378,6 +378,7 @@ pub(crate) fn unpack(entries: &[Entry], dir: &Path) {
         let at = dir.join(&entry.path);
         match entry.what {
             What::Whiteout => node(&at, FileType::CharacterDevice, (0, 0)),
+            What::Link(ref target) if !dir.join(target).is_file() => {}
             _ => make(entry, dir, true),
         }
         if entry.what == (What::Dir { opaque: true }) {

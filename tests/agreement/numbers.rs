@@ -6,9 +6,10 @@ use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _, PermissionsExt as _}
 use std::path::{Path, PathBuf};
 
 use super::images::Pack;
+use super::lab::system;
 use super::layers::{Dice, Entry, Links, Stack, What, random};
 use super::operations::{self, Hands};
-use super::scene::{Scene, Shown, Who, drop_caches};
+use super::scene::{Scene, Shown, Who};
 use super::seeds::seeds;
 
 /// The number of every name. Listings and `stat` agree, and all is one device.
@@ -31,6 +32,12 @@ fn numbers(top: &Path) -> BTreeMap<PathBuf, u64> {
         }
     }
     all
+}
+
+/// Forgets what the kernel keeps of names and attributes.
+fn drop_caches() {
+    system("sync", &[]);
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
 }
 
 fn described() -> Stack {

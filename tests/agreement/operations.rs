@@ -349,9 +349,10 @@ pub(crate) type Outcome = Result<String, Errno>;
 pub(crate) struct Hands<'a> {
     at: &'a Path,
     held: [Option<(OwnedFd, OFlags)>; SLOTS],
-    /// Whether what a descriptor opened for reading alone reads is of interest: in
-    /// overlayfs it is the lower file for ever (kernel
-    /// Documentation/filesystems/overlayfs.rst, "Non-standard behavior").
+    /// Whether a descriptor that was opened for reading alone is of interest: in
+    /// overlayfs it reads the lower file for ever (kernel
+    /// Documentation/filesystems/overlayfs.rst, "Non-standard behavior"), and cannot
+    /// change attributes once that has lost its name (EEXIST, tried).
     pub(crate) readers: bool,
 }
 
@@ -478,7 +479,9 @@ impl<'a> Hands<'a> {
         };
         let none = |()| String::new();
         match op {
-            Op::ReadHeld(_) if !self.readers && !flags.contains(OFlags::RDWR) => {
+            Op::ReadHeld(_) | Op::ChmodHeld(..) | Op::ChownHeld(..)
+                if !self.readers && !flags.contains(OFlags::RDWR) =>
+            {
                 Ok("not of interest".to_owned())
             }
             Op::ReadHeld(_) => read(file),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::images::{Pack, Packed};
-use super::lab::{Lab, system};
+use super::lab::Lab;
 use super::layers::{self, Stack};
 use super::walk::{Walk, walk};
 
@@ -27,7 +27,7 @@ pub(crate) enum Who {
 
 /// Layers, in all their forms.
 pub(crate) struct Scene {
-    lab: Lab,
+    pub(crate) lab: Lab,
     stack: Stack,
     made: usize,
 }
@@ -65,14 +65,6 @@ impl Scene {
         }
         let _ = unmount(scene.lab.path("probe"), UnmountFlags::empty());
         Some(scene)
-    }
-
-    pub(crate) fn lab(&self) -> &Lab {
-        &self.lab
-    }
-
-    pub(crate) fn stack(&self) -> &Stack {
-        &self.stack
     }
 
     /// The layers as an image `app:1`; `packs` are taken in turn.
@@ -190,10 +182,4 @@ impl Drop for Shown {
             let _ = unmount(&self.at, UnmountFlags::DETACH);
         }
     }
-}
-
-/// Forgets what the kernel keeps of names and attributes.
-pub(crate) fn drop_caches() {
-    system("sync", &[]);
-    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
 }
