@@ -232,9 +232,10 @@ impl Maker<'_> {
             return Op::Symlink(target.to_owned(), path);
         }
         let minor = 1 + self.dice.below(9) as u32;
-        match self.dice.below(3) {
+        match self.dice.below(4) {
             0 => Op::Mknod(path, FileType::Fifo, 0, 0),
-            1 => Op::Mknod(path, FileType::CharacterDevice, 60, minor),
+            1 => Op::Mknod(path, FileType::Socket, 0, 0),
+            2 => Op::Mknod(path, FileType::CharacterDevice, 60, minor),
             _ => Op::Mknod(path, FileType::BlockDevice, 61, minor),
         }
     }
