@@ -44,7 +44,7 @@ use parking_lot::Mutex;
 
 use super::upper::{Change, Data, Mark, Marks, SetTime, SetXattr, Space, Stat, Upper};
 use super::{FsError, Union};
-use crate::node::{Attr, Ino};
+use crate::node::{Attr, Ino, Kind};
 use crate::tree_path::TreePath;
 use dirs::Dir;
 use nodes::{Node, Table};
@@ -227,20 +227,38 @@ impl Writable {
         }
     }
 
-    /// A path that leads to the object, for messages.
+    /// A path that leads to the object, for messages; of what is no directory, the
+    /// path that layers have it at.
     ///
     /// # Errors
     /// `Stale`: none is remembered. `Damaged`.
     pub fn path_of(&self, ino: Ino) -> Result<TreePath, FsError> {
-        match self.node(ino) {
-            None | Some(Node::Gone) => self.lower.path_of(ino),
-            Some(Node::File(file)) => self.lower.path_of(file.below.unwrap_or(ino)),
-            Some(Node::Dir(_)) if ino == Ino::ROOT => Ok(TreePath::root()),
-            Some(Node::Dir(dir)) => {
-                let (parent, name) = dir.home();
-                Ok(self.path_of(parent)?.child(&name))
-            }
+        let file = match self.node(ino) {
+            Some(Node::File(file)) => Some(file.below.unwrap_or(ino)),
+            Some(Node::Gone) => Some(ino),
+            Some(Node::Dir(_)) => None,
+            None if self.lower_kind(ino)?.kind == Kind::Dir => None,
+            None => Some(ino),
+        };
+        if let Some(file) = file {
+            return self.lower.path_of(file);
         }
+        // Directories above may have been renamed, in the upper directory alone.
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT {
+            let (parent, name) = match self.node(at) {
+                Some(Node::Dir(dir)) => dir.home(),
+                _ => {
+                    let (parent, name) = self.lower.home(at)?;
+                    (parent, name.into())
+                }
+            };
+            names.push(name);
+            at = parent;
+        }
+        let down = names.iter().rev();
+        Ok(down.fold(TreePath::root(), |path, name| path.child(name)))
     }
 
     fn node(&self, ino: Ino) -> Option<Node> {
@@ -252,7 +270,10 @@ impl Writable {
         match self.node(ino) {
             Some(Node::Dir(dir)) => Ok(Where::Upper(dir)),
             Some(Node::File(_)) => Err(FsError::NotDir),
-            Some(Node::Gone) => Err(FsError::NotFound),
+            Some(Node::Gone) => Err(match self.lower_kind(ino)?.kind {
+                Kind::Dir => FsError::NotFound,
+                _ => FsError::NotDir,
+            }),
             None => Ok(Where::Lower(ino)),
         }
     }

@@ -21,13 +21,19 @@ impl Writable {
                 below: Some(below), ..
             })) => Place::Lower(below),
             Some(Node::File(file)) => {
-                let kind = self.upper.stat(file.key).map_err(FsError::Upper)?.attr.kind;
-                if kind != Kind::File {
-                    return Err(FsError::WrongKind);
-                }
+                self.check_regular(file.key)?;
                 Place::Upper(file.key)
             }
         })
+    }
+
+    /// Devices, pipes and symlinks have no contents, and are never opened.
+    pub(super) fn check_regular(&self, key: Key) -> Result<(), FsError> {
+        let stat = self.upper.stat(key).map_err(FsError::Upper)?;
+        match stat.attr.kind {
+            Kind::File => Ok(()),
+            _ => Err(FsError::WrongKind),
+        }
     }
 
     /// Whether opening a file for writing, or changing its size, has contents to
@@ -120,10 +126,11 @@ impl Writable {
         let synced = match self.node(ino) {
             None | Some(Node::Gone) => return Ok(()),
             Some(Node::Dir(dir)) => self.upper.sync_dir(dir.key),
-            Some(Node::File(file)) => self
-                .upper
-                .open(file.key)
-                .and_then(|data| data.sync(data_only)),
+            Some(Node::File(file)) => {
+                self.check_regular(file.key)?;
+                let data = self.upper.open(file.key);
+                data.and_then(|data| data.sync(data_only))
+            }
         };
         synced.map_err(FsError::Upper)
     }

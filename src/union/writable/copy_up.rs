@@ -216,7 +216,10 @@ impl Writable {
             match self.node(ino) {
                 Some(Node::File(File {
                     key, below: None, ..
-                })) => return Ok(key),
+                })) => {
+                    self.check_regular(key)?;
+                    return Ok(key);
+                }
                 Some(Node::File(File {
                     key,
                     below: Some(below),
@@ -249,8 +252,12 @@ impl Writable {
         let xattrs = self.lower.xattrs(ino)?;
         let key = self.stage(&attr, What::File(size), &xattrs, &marks)?;
         let copied = self.copy(ino, key, size).and_then(|()| {
-            let times = (attr.mtime, attr.mtime);
-            self.put_back(key, times, capability(&xattrs))
+            let mtime = match size < attr.size {
+                // Whoever sees it cut sees that it was changed.
+                true => SetTime::Now,
+                false => SetTime::To(attr.mtime),
+            };
+            self.put_back(key, (attr.mtime, mtime), capability(&xattrs))
         });
         copied.inspect_err(|_| self.upper.forget(key))?;
         let _changes = self.changes.lock();
@@ -263,15 +270,25 @@ impl Writable {
     }
 
     /// Copies the contents of a file whose attributes went up earlier. The mark that
-    /// they are below goes last.
+    /// they are below goes last; what fails before leaves the file as it was, or cut.
     fn complete(&self, ino: Ino, key: Key, below: Ino, most: u64) -> Result<Key, FsError> {
-        let stat = self.upper.stat(key).map_err(FsError::Upper)?;
-        let size = stat.attr.size.min(most);
+        let mut stat = self.upper.stat(key).map_err(FsError::Upper)?;
+        if most < stat.attr.size {
+            let change = Change {
+                size: Some(most),
+                ..Change::default()
+            };
+            self.upper.set_attr(key, &change).map_err(FsError::Upper)?;
+            stat = self.upper.stat(key).map_err(FsError::Upper)?;
+        }
+        let size = stat.attr.size;
+        let times = (stat.atime, SetTime::To(stat.attr.mtime));
         let caps = self.upper.xattr(key, CAPABILITY).map_err(FsError::Upper)?;
         self.freeze(ino, Some((stat.atime, stat.attr.mtime)));
-        let copied = self.copy_into(key, below, stat.attr.size, size);
-        let done = copied.and_then(|()| {
-            self.put_back(key, (stat.atime, stat.attr.mtime), caps.as_deref())?;
+        let copied = self.copy(below, key, size);
+        // After a failure, too.
+        let put_back = self.put_back(key, times, caps.as_deref());
+        let done = copied.and(put_back).and_then(|()| {
             if size > 0 {
                 let data = self.upper.open(key).map_err(FsError::Upper)?;
                 data.sync(false).map_err(FsError::Upper)?;
@@ -290,17 +307,6 @@ impl Writable {
         done.map(|()| key)
     }
 
-    fn copy_into(&self, key: Key, below: Ino, old: u64, size: u64) -> Result<(), FsError> {
-        if size < old {
-            let change = Change {
-                size: Some(size),
-                ..Change::default()
-            };
-            self.upper.set_attr(key, &change).map_err(FsError::Upper)?;
-        }
-        self.copy(below, key, size)
-    }
-
     fn freeze(&self, ino: Ino, times: Option<(Time, Time)>) {
         if let Some(Node::File(file)) = self.table.lock().node_mut(ino) {
             file.frozen = times;
@@ -308,7 +314,12 @@ impl Writable {
     }
 
     /// Puts back what writing has changed.
-    fn put_back(&self, key: Key, times: (Time, Time), caps: Option<&[u8]>) -> Result<(), FsError> {
+    fn put_back(
+        &self,
+        key: Key,
+        times: (Time, SetTime),
+        caps: Option<&[u8]>,
+    ) -> Result<(), FsError> {
         if let Some(caps) = caps {
             self.upper
                 .set_xattr(key, CAPABILITY, caps, SetXattr::Any)
@@ -316,7 +327,7 @@ impl Writable {
         }
         let change = Change {
             atime: Some(SetTime::To(times.0)),
-            mtime: Some(SetTime::To(times.1)),
+            mtime: Some(times.1),
             ..Change::default()
         };
         self.upper.set_attr(key, &change).map_err(FsError::Upper)

@@ -29,9 +29,6 @@ impl Writable {
     /// # Errors
     /// `NotFound`, `NotDir`, `NameTooLong`, `Stale`, `Damaged`, `Upper`.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Known, FsError> {
-        if name.len() > crate::tree_path::NAME_MAX {
-            return Err(FsError::NameTooLong);
-        }
         let held = self.hold(dir, name)?;
         let stat = self.attr(held.ino)?;
         let ino = held.ino;
@@ -51,6 +48,9 @@ impl Writable {
         name: &[u8],
         locked: bool,
     ) -> Result<Held<'_>, FsError> {
+        if name.len() > crate::tree_path::NAME_MAX {
+            return Err(FsError::NameTooLong);
+        }
         let hold = |ino| {
             self.table.lock().count(ino);
             Ok(Held { tree: self, ino })

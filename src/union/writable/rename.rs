@@ -45,6 +45,10 @@ impl Writable {
         check_name(to.1)?;
         let _changes = self.changes.lock();
         let moved = self.hold_with(from.0, from.1, true)?;
+        // Where a removed directory was says nothing any more.
+        if matches!(self.dir(to.0)?, Where::Upper(dir) if dir.is_gone()) {
+            return Err(FsError::NotFound);
+        }
         let replaced = match self.hold_with(to.0, to.1, true) {
             Ok(held) => Some(held),
             Err(FsError::NotFound) => None,
@@ -77,24 +81,26 @@ impl Writable {
     ) -> Result<(), FsError> {
         let is_dir = |ino| Ok::<_, FsError>(self.attr(ino)?.attr.kind == Kind::Dir);
         let moves_dir = is_dir(moved.ino)?;
-        if how == Rename::NoReplace && replaced.is_some() {
-            return Err(FsError::Exists);
+        match how {
+            Rename::NoReplace if replaced.is_some() => return Err(FsError::Exists),
+            Rename::Exchange if replaced.is_none() => return Err(FsError::NotFound),
+            _ => {}
         }
         if moves_dir && self.is_below(dirs.1, moved.ino)? {
             return Err(FsError::BelowItself);
         }
         let Some(other) = replaced else {
-            return match how {
-                Rename::Exchange => Err(FsError::NotFound),
-                _ => Ok(()),
-            };
+            return Ok(());
         };
         let replaces_dir = is_dir(other.ino)?;
+        if replaces_dir && self.is_below(dirs.0, other.ino)? {
+            return Err(match how {
+                Rename::Exchange => FsError::BelowItself,
+                _ => FsError::NotEmpty,
+            });
+        }
         if how == Rename::Exchange {
-            return match replaces_dir && self.is_below(dirs.0, other.ino)? {
-                true => Err(FsError::BelowItself),
-                false => Ok(()),
-            };
+            return Ok(());
         }
         match (moves_dir, replaces_dir) {
             _ if moved.ino == other.ino => Ok(()),
