@@ -352,8 +352,9 @@ pub(crate) struct Hands<'a> {
     held: [Option<(OwnedFd, OFlags)>; SLOTS],
     /// Whether a descriptor that was opened for reading alone is of interest: in
     /// overlayfs it reads the lower file for ever (kernel
-    /// Documentation/filesystems/overlayfs.rst, "Non-standard behavior"), and cannot
-    /// change attributes once that has lost its name (EEXIST, tried).
+    /// Documentation/filesystems/overlayfs.rst, "Non-standard behavior"), which
+    /// keeps its link count and cannot change attributes when its name has gone
+    /// (EEXIST, tried).
     pub(crate) readers: bool,
 }
 
@@ -478,13 +479,11 @@ impl<'a> Hands<'a> {
         let Some((file, flags)) = &self.held[slot] else {
             return Err(Errno::BADF);
         };
+        if !self.readers && !flags.contains(OFlags::RDWR) {
+            return Ok("not of interest".to_owned());
+        }
         let none = |()| String::new();
         match op {
-            Op::ReadHeld(_) | Op::ChmodHeld(..) | Op::ChownHeld(..)
-                if !self.readers && !flags.contains(OFlags::RDWR) =>
-            {
-                Ok("not of interest".to_owned())
-            }
             Op::ReadHeld(_) => read(file),
             Op::WriteHeld(_, at, len) => write(file, *at, *len),
             Op::TruncateHeld(_, size) => ftruncate(file, *size).map(none),
