@@ -7,9 +7,9 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use super::images::Pack;
 use super::layers::{Dice, Entry, Links, What, random};
-use super::operations::{self, Hands, Op};
+use super::operations::{self, Hands};
 use super::scene::{Changes, Scene, Who};
-use super::seeds::{holds, seeds};
+use super::seeds::{Numbered, holds, seeds};
 use super::walk::{Look, Walk, differences, walk};
 
 const OPS: usize = 60;
@@ -25,18 +25,33 @@ const LOOK: Look = Look {
     links: false,
 };
 
-fn after(scene: &mut Scene, who: Who, changes: &Changes, ops: &[Op]) -> Walk {
+fn after(scene: &mut Scene, who: Who, changes: &Changes, ops: &[Numbered]) -> Walk {
     let shown = scene.show(who, changes);
-    Hands::new(&shown.at).all(ops);
+    let mut hands = Hands::new(&shown.at);
+    for (_, op) in ops {
+        // Whatever it comes to.
+        let _ = hands.act(op);
+    }
+    drop(hands);
+    let shown = match who {
+        // Without the file handle that it keeps of an object's origin (we cannot:
+        // the layers that we copy from are tars) overlayfs takes two names of a
+        // file for two until it is mounted again, if it copies contents up between
+        // the first looks at them.
+        Who::Kernel if !ops.is_empty() => {
+            shown.end(scene);
+            scene.show(who, changes)
+        }
+        _ => shown,
+    };
     let seen = walk(&shown.at, &LOOK);
     shown.end(scene);
     seen
 }
 
 /// In turns, `who` first; how the tree differs for the next one.
-fn difference(scene: &mut Scene, who: [Who; 2], ops: &[Op]) -> Option<String> {
+fn difference(scene: &mut Scene, who: [Who; 2], ops: &[Numbered]) -> Option<String> {
     let changes = scene.changes();
-    let share = ops.len().div_ceil(TURNS).max(1);
     let mut last = None;
     for turn in 0..=TURNS {
         let now = who[turn % 2];
@@ -47,8 +62,9 @@ fn difference(scene: &mut Scene, who: [Who; 2], ops: &[Op]) -> Option<String> {
         {
             return Some(format!("turn {turn}, {now:?} sees it so:\n{why}"));
         }
-        let mine = ops.chunks(share).nth(turn).unwrap_or(&[]);
-        last = Some(after(scene, now, &changes, mine));
+        let mine = |(number, _): &&Numbered| number * TURNS / OPS == turn;
+        let mine: Vec<Numbered> = ops.iter().filter(mine).cloned().collect();
+        last = Some(after(scene, now, &changes, &mine));
     }
     None
 }

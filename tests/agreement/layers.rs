@@ -188,7 +188,8 @@ impl Maker<'_> {
             entry.mtime.1 = dice.below(1_000_000_000) as i64;
         }
         if matches!(entry.what, What::Dir { .. } | What::File(..)) && dice.one_in(3) {
-            let value = vec![b'v'; dice.below(40)];
+            // An empty value would take the keyword away (pax(1)).
+            let value = vec![b'v'; 1 + dice.below(40)];
             entry.xattrs.push(("user.of-layer".into(), value));
         }
         if dice.one_in(8) {
@@ -258,7 +259,7 @@ impl Maker<'_> {
         self.directory(&dir);
         // It may have gone when a directory above became opaque.
         if let What::Link(target) = &what
-            && !self.shown.contains_key(target)
+            && (!self.shown.contains_key(target) || within(target, &path))
         {
             return;
         }

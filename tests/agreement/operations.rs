@@ -418,7 +418,7 @@ impl<'a> Hands<'a> {
         let none = String::new;
         match op {
             Op::Create(at, mode, len) => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
                 let file = open(self.at.join(at), flags, Mode::from_raw_mode(*mode))?;
                 write(&file, 0, *len)
             }
@@ -456,15 +456,17 @@ impl<'a> Hands<'a> {
     /// device of this machine.
     fn open(&self, at: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = self.at.join(at);
-        let peeked = open(&path, OFlags::PATH, Mode::empty())?;
+        let peeked = open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         match FileType::from_raw_mode(fstat(&peeked)?.st_mode) {
-            FileType::RegularFile | FileType::Directory => open(&path, flags, Mode::empty()),
+            FileType::RegularFile | FileType::Directory => {
+                open(&path, flags | OFlags::CLOEXEC, Mode::empty())
+            }
             _ => Err(Errno::NXIO),
         }
     }
 
     fn list(&self, at: &str) -> Outcome {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = open(self.at.join(at), flags, Mode::empty())?;
         let mut names = Vec::new();
         for entry in Dir::read_from(dir)? {

@@ -4,13 +4,13 @@ use super::images::PACKS;
 use super::layers::{Dice, Links, random};
 use super::operations::{self, Hands, Op};
 use super::scene::{Scene, Who};
-use super::seeds::{before_now, holds, seeds};
+use super::seeds::{Numbered, before_now, holds, seeds};
 use super::walk::{Look, differences, differences_to_kernel, walk};
 
 const OPS: usize = 60;
 
 /// Does `ops` on one and `others` on the other; how they differ.
-fn difference(scene: &mut Scene, who: [Who; 2], ops: [&[Op]; 2]) -> Option<String> {
+fn difference(scene: &mut Scene, who: [Who; 2], ops: [&[Numbered]; 2]) -> Option<String> {
     let kernel = who.contains(&Who::Kernel);
     let look = Look {
         now: before_now(),
@@ -23,7 +23,7 @@ fn difference(scene: &mut Scene, who: [Who; 2], ops: [&[Op]; 2]) -> Option<Strin
     });
     let mut hands = [&shown[0], &shown[1]].map(|shown| Hands::new(&shown.at));
     let mut why = None;
-    for (number, (one, other)) in ops[0].iter().zip(ops[1]).enumerate() {
+    for ((number, one), (_, other)) in ops[0].iter().zip(ops[1]) {
         let outcomes = [(0, one), (1, other)].map(|(i, op): (usize, &Op)| {
             hands[i].readers = !kernel;
             hands[i].act(op)
@@ -108,8 +108,9 @@ fn an_operation_that_is_lost_is_found() {
         let Some(lost) = ops.iter().zip(&outcomes).position(renames) else {
             continue;
         };
+        let ops: Vec<Numbered> = ops.into_iter().enumerate().collect();
         let mut fewer = ops.clone();
-        fewer[lost] = Op::StatHeld(0);
+        fewer[lost].1 = Op::StatHeld(0);
         assert!(difference(&mut scene, [Who::Kernel; 2], [&ops, &fewer]).is_some());
         found += 1;
     }

@@ -27,17 +27,21 @@ pub(crate) fn before_now() -> i64 {
     since.as_secs().cast_signed()
 }
 
+/// An operation and its place in the whole list, which it keeps when others are
+/// left out.
+pub(crate) type Numbered = (usize, Op);
+
 /// Tries a list of operations; when it fails, leaves out what it can and fails
 /// with what is left. `around` is told too.
 #[track_caller]
 pub(crate) fn holds(
     around: &dyn std::fmt::Debug,
     ops: Vec<Op>,
-    mut fails: impl FnMut(&[Op]) -> Option<String>,
+    mut fails: impl FnMut(&[Numbered]) -> Option<String>,
 ) {
+    let mut ops: Vec<Numbered> = ops.into_iter().enumerate().collect();
     let Some(mut why) = fails(&ops) else { return };
     eprintln!("fails, is being shortened: {why}");
-    let mut ops = ops;
     let mut chunk = ops.len().div_ceil(2);
     let mut tries = 0;
     while chunk > 0 {
@@ -45,7 +49,7 @@ pub(crate) fn holds(
         while from < ops.len() && tries < TRIES {
             tries += 1;
             let to = (from + chunk).min(ops.len());
-            let fewer: Vec<Op> = [&ops[..from], &ops[to..]].concat();
+            let fewer = [&ops[..from], &ops[to..]].concat();
             match fails(&fewer) {
                 Some(still) => (ops, why) = (fewer, still),
                 None => from = to,
@@ -53,5 +57,6 @@ pub(crate) fn holds(
         }
         chunk /= 2;
     }
-    panic!("{around:#?}\n{ops:#?}\n{why}");
+    let list: Vec<String> = ops.iter().map(|(n, op)| format!("{n:3} {op:?}")).collect();
+    panic!("{around:#?}\n{}\n{why}", list.join("\n"));
 }
