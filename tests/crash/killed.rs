@@ -1,10 +1,11 @@
 //! The server of a writable mount is killed at any moment.
 
-use std::fs;
+use std::fmt::Write as _;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -118,25 +119,66 @@ fn part(walk: &Walk, writer: &str) -> Walk {
         .collect()
 }
 
+/// The first of the two system calls that an operation is, if it has two: a file
+/// is opened, which may make it or cut it to nothing, and then written.
+fn begun(op: &Op) -> Option<Op> {
+    Some(match op {
+        Op::Create(path, mode, _) => Op::Create(path.clone(), *mode, 0),
+        Op::Write(path, flags, at, _) => Op::Write(path.clone(), *flags, *at, 0),
+        _ => return None,
+    })
+}
+
+/// Files whose contents were coming up when the server was killed: the copy lies in
+/// the file that has the attributes already, and has changed its mtime. All else
+/// has to be as it was. The copy gets such an mtime, too.
+fn touched(copy: &Path, seen: &Walk, of_copy: &Walk, op: &Op) -> bool {
+    let comes_up = matches!(op, Op::Write(..) | Op::Truncate(..) | Op::Allocate(..));
+    if !comes_up || differences_to_kernel(of_copy, seen).is_some() {
+        return false;
+    }
+    for (path, line) in seen {
+        if of_copy.get(path) != Some(line) {
+            let file = File::options().write(true).open(copy.join(path)).unwrap();
+            file.set_modified(SystemTime::now()).unwrap();
+        }
+    }
+    true
+}
+
 /// Brings the copy to where the killed mount has got; fails when it is nowhere.
 #[track_caller]
 fn catch_up(who: Who, copy: &Path, seen: &Walk, writer: &str, ops: &[Op], done: usize) {
     let seen = part(seen, writer);
-    let compare = || {
-        let copy = part(&walk(copy, &look(who)), writer);
-        match who {
-            Who::Kernel => differences_to_kernel(&copy, &seen),
-            _ => differences(&copy, &seen),
-        }
+    let of_copy = || part(&walk(copy, &look(who)), writer);
+    let compare = || match who {
+        Who::Kernel => differences_to_kernel(&of_copy(), &seen),
+        _ => differences(&of_copy(), &seen),
     };
     Hands::new(copy).all(&ops[..done]);
-    let Some(why) = compare() else {
-        return;
-    };
+    let Some(mut why) = compare() else { return };
     let Some(next) = ops.get(done) else {
         panic!("{writer}: all {done} were done: {why}");
     };
-    let _ = Hands::new(copy).act(next);
+    if touched(copy, &seen, &of_copy(), next) {
+        println!("{writer}: an mtime is new: {next:?}");
+        return;
+    }
+    if let Some(first) = begun(next) {
+        let _ = Hands::new(copy).act(&first);
+        match compare() {
+            Some(also) => write!(why, "\nnor with {first:?}: {also}").unwrap(),
+            None => return,
+        }
+    }
+    let _ = match next {
+        // It has just been made.
+        Op::Create(path, _, len) => {
+            let write = Op::Write(path.clone(), OFlags::WRONLY, 0, *len);
+            Hands::new(copy).act(&write)
+        }
+        _ => Hands::new(copy).act(next),
+    };
     if let Some(also) = compare() {
         let last = &ops[done.saturating_sub(3)..done];
         panic!("{writer}: after {done}, {last:?}:\n{why}\nnor with {next:?}:\n{also}");
@@ -166,7 +208,9 @@ fn round(
         }
     });
     if let Some(server) = shown.server {
-        until("the server is gone", || !alive(server));
+        // Its directories are in use until its last thread has gone.
+        let threads = || fs::read_dir(format!("/proc/{server}/task")).map_or(0, Iterator::count);
+        until("the server is gone", || !alive(server) && threads() <= 1);
     }
     unmount(&shown.at, UnmountFlags::DETACH).unwrap();
     done.into_iter().map(AtomicUsize::into_inner).collect()
