@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
@@ -103,6 +104,34 @@ fn we_go_on_with_what_the_kernel_wrote_and_it_with_what_we_wrote() {
 #[test]
 fn the_kernel_goes_on_with_what_it_wrote_itself() {
     exchange([Who::Kernel; 2], Links::InOneLayer, 300..304);
+}
+
+/// Changes that meet one another in the same few directories.
+#[test]
+fn what_four_changed_at_once_is_what_is_there_later() {
+    for seed in seeds(500..506) {
+        let mut dice = Dice::new(seed);
+        let stack = random(&mut dice, Links::InOneLayer, "");
+        let lists = [(); 4].map(|()| operations::random(&mut dice, &stack, "", 200));
+        let Some(mut scene) = Scene::new(stack) else {
+            return;
+        };
+        scene.import(&[Pack::Gzip]);
+        let changes = scene.changes();
+        let shown = scene.show(Who::Ours, &changes);
+        thread::scope(|scope| {
+            for ops in &lists {
+                let at = &shown.at;
+                scope.spawn(move || Hands::new(at).all(ops));
+            }
+        });
+        let seen = walk(&shown.at, &LOOK);
+        shown.end(&scene);
+        for who in [Who::Ours, Who::Kernel] {
+            let later = after(&mut scene, who, &changes, &[]);
+            assert_eq!(differences(&seen, &later), None, "seed {seed}, {who:?}");
+        }
+    }
 }
 
 fn own_device(at: &Path) {
