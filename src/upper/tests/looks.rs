@@ -21,6 +21,7 @@ fn every_kind_is_made_as_it_was_asked_for_in_place_and_staged() {
             minor: 300,
         }),
         What::Fifo,
+        What::Socket,
     ];
     let times = (
         Time {
@@ -61,7 +62,7 @@ fn every_kind_is_made_as_it_was_asked_for_in_place_and_staged() {
                         assert_eq!((stat.attr.rdev, stat.attr.size), (number, 0));
                     }
                     What::Symlink(to) => assert_eq!(lab.up().target(key).unwrap(), to),
-                    What::Dir | What::Fifo => assert_eq!(stat.attr.size, 0),
+                    What::Dir | What::Fifo | What::Socket => assert_eq!(stat.attr.size, 0),
                 }
             }
         }
