@@ -23,6 +23,12 @@ struct At<'a> {
     name: &'a [u8],
 }
 
+impl<'a> At<'a> {
+    fn new(key: Key, dir: &'a Opened, name: &'a [u8]) -> Self {
+        Self { key, dir, name }
+    }
+}
+
 fn is_dir(raw: &RawStat) -> bool {
     FileType::from_raw_mode(raw.st_mode) == FileType::Directory
 }
@@ -147,11 +153,7 @@ impl Directory {
     /// Removes a name.
     pub(super) fn remove_at(&self, dir: Key, name: &[u8], cover: bool) -> io::Result<()> {
         let parent = self.dir(dir)?;
-        let at = At {
-            key: dir,
-            dir: &parent,
-            name,
-        };
+        let at = At::new(dir, &parent, name);
         let raw = self.object_at(at)?;
         let held = self.hold(at, &raw)?;
         match (is_dir(&raw), cover) {
@@ -196,16 +198,8 @@ impl Directory {
         cover: bool,
     ) -> io::Result<()> {
         let (from_dir, to_dir) = (self.dir(from.0)?, self.dir(to.0)?);
-        let source = At {
-            key: from.0,
-            dir: &from_dir,
-            name: from.1,
-        };
-        let target = At {
-            key: to.0,
-            dir: &to_dir,
-            name: to.1,
-        };
+        let source = At::new(from.0, &from_dir, from.1);
+        let target = At::new(to.0, &to_dir, to.1);
         let raw = self.object_at(source)?;
         let there = self.stat_here(target.dir, target.name)?;
         if there.is_some_and(|there| there.st_ino == raw.st_ino) {
@@ -268,16 +262,8 @@ impl Directory {
     /// Exchanges two names.
     pub(super) fn exchange_at(&self, one: (Key, &[u8]), other: (Key, &[u8])) -> io::Result<()> {
         let (one_dir, other_dir) = (self.dir(one.0)?, self.dir(other.0)?);
-        let first = At {
-            key: one.0,
-            dir: &one_dir,
-            name: one.1,
-        };
-        let second = At {
-            key: other.0,
-            dir: &other_dir,
-            name: other.1,
-        };
+        let first = At::new(one.0, &one_dir, one.1);
+        let second = At::new(other.0, &other_dir, other.1);
         let (first_raw, second_raw) = (self.object_at(first)?, self.object_at(second)?);
         if first_raw.st_ino == second_raw.st_ino {
             return Ok(());
@@ -292,11 +278,7 @@ impl Directory {
     }
 
     fn at_work<'a>(&'a self, temporary: &'a str) -> At<'a> {
-        At {
-            key: self.work_key,
-            dir: &self.work,
-            name: temporary.as_bytes(),
-        }
+        At::new(self.work_key, &self.work, temporary.as_bytes())
     }
 
     /// What is there, which must be an object.

@@ -57,6 +57,7 @@ fn everything_can_be_made_over_a_whiteout_and_nothing_over_an_object() {
         What::Char(NULL),
         What::Char(Device::default()),
         What::Fifo,
+        What::Socket,
     ];
     for (number, what) in kinds.into_iter().enumerate() {
         for way in ["make", "publish"] {

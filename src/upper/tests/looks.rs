@@ -21,6 +21,7 @@ fn every_kind_is_made_as_it_was_asked_for_in_place_and_staged() {
             minor: 300,
         }),
         What::Fifo,
+        What::Socket,
     ];
     let times = (
         Time {
