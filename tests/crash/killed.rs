@@ -287,14 +287,14 @@ fn who_is_stopped_between_two_operations_has_done_the_first_and_not_the_second()
 
 #[test]
 fn a_killed_server_loses_nothing_that_was_acknowledged() {
-    for seed in seeds(0..2) {
+    for seed in seeds(0..1) {
         killed(Who::Ours, Links::None, seed);
     }
 }
 
 #[test]
 fn a_killed_server_leaves_link_groups_of_layers_whole() {
-    for seed in seeds(10..12) {
+    for seed in seeds(10..11) {
         killed(Who::Ours, Links::InOneLayer, seed);
         killed(Who::Ours, Links::OverLayers, seed);
     }
