@@ -53,6 +53,11 @@ fn after(scene: &mut Scene, who: Who, changes: &Changes, ops: &[Numbered]) -> Wa
 /// In turns, `who` first; how the tree differs for the next one.
 fn difference(scene: &mut Scene, who: [Who; 2], ops: &[Numbered]) -> Option<String> {
     let changes = scene.changes();
+    if who[0] == Who::Kernel {
+        // An empty upper directory is a new one: we give it the attributes of the
+        // layers' root, which the kernel never does.
+        fs::create_dir_all(changes.upper.join("not new")).unwrap();
+    }
     let mut last = None;
     for turn in 0..=TURNS {
         let now = who[turn % 2];

@@ -38,6 +38,10 @@ impl Dice {
         self.below(n) == 0
     }
 
+    pub(crate) fn one_of(&mut self, words: &[&'static str]) -> &'static str {
+        words[self.below(words.len())]
+    }
+
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
@@ -226,7 +230,7 @@ impl Maker<'_> {
         };
         let dirs: Vec<String> = self.shown.iter().filter_map(is_dir).collect();
         let dir = self.dice.pick(&dirs).clone();
-        let path = below(&dir, *self.dice.pick(&NAMES));
+        let path = below(&dir, self.dice.one_of(&NAMES));
         if self.layer.iter().any(|entry| within(&entry.path, &path)) {
             return;
         }

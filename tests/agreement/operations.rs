@@ -169,7 +169,7 @@ impl Maker<'_> {
             true => self.top.to_owned(),
             false => (*self.dice.pick(&dirs)).clone(),
         };
-        below(&dir, *self.dice.pick(&NAMES))
+        below(&dir, self.dice.one_of(&NAMES))
     }
 
     fn made(&mut self, path: &str, dir: bool) {
@@ -302,9 +302,9 @@ impl Maker<'_> {
                 if dice.one_in(8) {
                     return Op::DefaultAcl(path);
                 }
-                Op::SetXattr(path, *dice.pick(&XATTRS), dice.below(50), how)
+                Op::SetXattr(path, dice.one_of(&XATTRS), dice.below(50), how)
             }
-            _ => Op::RemoveXattr(path, *dice.pick(&XATTRS)),
+            _ => Op::RemoveXattr(path, dice.one_of(&XATTRS)),
         }
     }
 

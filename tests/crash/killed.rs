@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -23,6 +23,8 @@ use super::walk::{Look, Walk, differences, differences_to_kernel, walk};
 /// Each writer has a directory of its own.
 const WRITERS: [&str; 3] = ["w0", "w1", "w2"];
 const ROUNDS: usize = 8;
+/// A slow machine does less in a round.
+const ROUND: Duration = Duration::from_secs(2);
 const OPS: usize = 400;
 /// Large enough that a copy-up takes a moment.
 const BIG: usize = 2 << 20;
@@ -185,13 +187,14 @@ fn catch_up(who: Who, copy: &Path, seen: &Walk, writer: &str, ops: &[Op], done: 
     }
 }
 
-/// Lets all writers write for a while, and kills the server; what each has done.
+/// Lets all writers write until `enough` is done and a moment longer, and kills the
+/// server; what each has done.
 fn round(
     scene: &mut Scene,
     who: Who,
     changes: &Changes,
     lists: &[Vec<Op>],
-    after: Duration,
+    (enough, moment): (usize, Duration),
 ) -> Vec<usize> {
     let shown = scene.show(who, changes);
     let done: Vec<AtomicUsize> = lists.iter().map(|_| AtomicUsize::new(0)).collect();
@@ -201,7 +204,12 @@ fn round(
             let (at, stop) = (&shown.at, &stop);
             scope.spawn(move || write_until_it_is_gone(at, ops, done, stop));
         }
-        thread::sleep(after);
+        let begin = Instant::now();
+        let total = || -> usize { done.iter().map(|done| done.load(Ordering::SeqCst)).sum() };
+        while total() < enough && begin.elapsed() < ROUND {
+            thread::sleep(Duration::from_micros(200));
+        }
+        thread::sleep(moment);
         match shown.server {
             Some(server) => signal(server, Signal::KILL),
             None => stop.store(true, Ordering::SeqCst),
@@ -247,9 +255,10 @@ fn killed(who: Who, links: Links, seed: u64) {
     let copy = scene.show(Who::Plain, &other).at.clone();
     for number in 0..ROUNDS {
         let lists = WRITERS.map(|writer| changes_of(&mut dice, &stack, writer));
-        let after = Duration::from_micros(dice.below(120_000) as u64);
-        let done = round(&mut scene, who, &changes, &lists, after);
-        println!("round {number}: {done:?} after {after:?}");
+        let moment = Duration::from_micros(dice.below(3000) as u64);
+        let enough = dice.below(OPS);
+        let done = round(&mut scene, who, &changes, &lists, (enough, moment));
+        println!("round {number}: {done:?} are done");
         let shown = scene.show(who, &changes);
         let seen = walk(&shown.at, &look(who));
         shown.end(&scene);
@@ -278,14 +287,14 @@ fn who_is_stopped_between_two_operations_has_done_the_first_and_not_the_second()
 
 #[test]
 fn a_killed_server_loses_nothing_that_was_acknowledged() {
-    for seed in seeds(0..2) {
+    for seed in seeds(0..1) {
         killed(Who::Ours, Links::None, seed);
     }
 }
 
 #[test]
 fn a_killed_server_leaves_link_groups_of_layers_whole() {
-    for seed in seeds(10..12) {
+    for seed in seeds(10..11) {
         killed(Who::Ours, Links::InOneLayer, seed);
         killed(Who::Ours, Links::OverLayers, seed);
     }
