@@ -195,7 +195,7 @@ fn options_of_mount_are_understood_as_overlayfs_has_them() {
 fn two_slow_copies_do_not_hold_up_a_third_file() {
     let Some(lab) = Lab::new() else { return };
     // What does not compress takes longest to copy.
-    let large = contents(9, 96 << 20);
+    let large = contents(9, 48 << 20);
     lab.image("app:1", Pack::Gzip, |layer| {
         layer
             .file("one", &large)

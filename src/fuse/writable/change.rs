@@ -25,7 +25,6 @@ const BITS: u32 = 0o7777;
 const ACL: &[u8] = b"system.posix_acl_access";
 
 /// The low bits of a mode or a umask.
-#[expect(clippy::cast_possible_truncation, reason = "twelve bits are left")]
 pub(super) fn bits(mode: u32) -> u16 {
     (mode & BITS) as u16
 }
