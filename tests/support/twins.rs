@@ -791,7 +791,9 @@ impl Twins {
                 nlink as usize == names,
                 "{path}: {nlink} links instead of {names}"
             );
-        } else if !self.model.is_lost(id) {
+        } else if self.model.is_lost(id) {
+            ensure!(nlink == 0, "{path}: removed, and {nlink} links");
+        } else {
             // 1 says that nobody counts (find(1), `-noleaf`).
             let children = self.model.get(id).entries.values();
             let dirs = 2 + children.filter(|child| self.model.is_dir(**child)).count();

@@ -690,6 +690,7 @@ impl Upper for Memory {
             Mark::Origin(_) => {}
         }
         state.change()?;
+        let crashes = matches!(state.fault, Some((_, Fault::Crash)));
         let marks = &mut state.get(key, "mark").marks;
         match mark {
             Mark::Opaque => marks.opaque = true,
@@ -698,7 +699,10 @@ impl Upper for Memory {
             Mark::Origin(origin) => marks.origin = Some(origin.to_vec()),
             Mark::Complete => {
                 marks.metacopy = false;
-                state.change()?;
+                // Two attributes; to take one away needs no room.
+                if crashes {
+                    state.change()?;
+                }
                 state.get(key, "mark").marks.redirect = None;
             }
         }
