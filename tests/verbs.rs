@@ -217,7 +217,10 @@ fn what_programs_read_is_json() {
     assert!(inspected.contains(&id(&bench, "one")), "{inspected}");
     assert!(json(&bench, &["du", "--json"])["blobs"].as_u64().unwrap() > 0);
     let gone = json(&bench, &["gc", "--json"]);
-    assert_eq!(gone, serde_json::json!({ "files": 0, "bytes": 0 }));
+    assert_eq!(
+        gone,
+        serde_json::json!({ "files": 0, "bytes": 0, "uppers": [] })
+    );
     bench.run(&["remove", "--no-gc", "two:2"]).ok();
     let gone = json(&bench, &["gc", "--json"]);
     assert!(gone["files"].as_u64().unwrap() > 3 && gone["bytes"].as_u64().unwrap() > 0);

@@ -156,10 +156,12 @@ impl Play {
 }
 
 fn plays() -> impl Iterator<Item = Vec<Step>> {
-    (0..STEPS.len().pow(LENGTH)).map(|number| {
+    let all = (0..STEPS.len().pow(LENGTH)).map(|number| {
         let step = |place| STEPS[number / STEPS.len().pow(place) % STEPS.len()];
         (0..LENGTH).map(step).collect()
-    })
+    });
+    // Nothing is open at the beginning.
+    all.filter(|steps: &Vec<Step>| !matches!(steps[0], Step::Close | Step::Again))
 }
 
 /// Every file below a directory, with its bytes.

@@ -16,6 +16,7 @@ use super::super::adapter::{FOR_EVER, GENERATION};
 use super::super::reads::{READ_MAX, fill, seek_from};
 use super::super::{attr, caller};
 use super::Core;
+use super::change::SET_IDS;
 use super::opens::{File, Mode};
 use crate::node::Ino;
 use crate::union::upper::Data;
@@ -112,6 +113,9 @@ impl Core {
         register: Register<'_>,
     ) -> Result<(Option<Mode<BackingId>>, FopenFlags), Errno> {
         let keep = FopenFlags::FOPEN_KEEP_CACHE;
+        if let Some(Mode::Passthrough(_)) = file.mode() {
+            return Ok((None, FopenFlags::empty()));
+        }
         if file.data.is_none() {
             // Asked while nobody else opens it: an answer from before might be
             // from before a copy-up, and a writer's visit, too.
@@ -125,7 +129,11 @@ impl Core {
             (Some(_), _) => Ok((None, keep)),
             (None, None) => Ok((Some(Mode::Cached), keep)),
             (None, Some(data)) => Ok(match self.register(&**data, register) {
-                Some(backing) => (Some(Mode::Passthrough(backing)), FopenFlags::empty()),
+                Some(backing) => {
+                    // The kernel has it, and this process one descriptor less.
+                    file.data = None;
+                    (Some(Mode::Passthrough(backing)), FopenFlags::empty())
+                }
                 // Pages are kept, unless the file may have been written to behind
                 // the kernel's cache.
                 None if self.passed.load(Ordering::SeqCst) => {
@@ -165,7 +173,7 @@ impl Core {
     pub(super) fn strip_before_cut(&self, ino: Ino, pid: u32) -> Result<(), Errno> {
         let failed = |error| self.failed(ino, None, &error);
         let mode = self.tree.attr(ino).map_err(failed)?.attr.mode;
-        if mode & 0o6000 != 0 && !caller::keeps_set_id(pid) {
+        if mode & SET_IDS != 0 && !caller::keeps_set_id(pid) {
             self.tree.strip_privileges(ino).map_err(failed)?;
         }
         Ok(())
@@ -210,8 +218,15 @@ impl Core {
         to: (Ino, u64),
         len: u64,
     ) -> Result<u32, Errno> {
-        // Lower contents have no file: the kernel then reads and writes itself.
-        let source = self.opens.data(from.0.0).ok_or(Errno::EXDEV)?;
+        let source = match self.opens.data(from.0.0) {
+            Some(data) => data,
+            None => match self.tree.open(from.0, Open::Read) {
+                Ok(Contents::Upper(data)) => data,
+                // No file: the kernel then reads and writes itself.
+                Ok(Contents::Lower) => return Err(Errno::EXDEV),
+                Err(error) => return Err(self.failed(from.0, None, &error)),
+            },
+        };
         let target = self.data(to.0)?;
         let (Some(input), Some(output)) = (source.descriptor(), target.descriptor()) else {
             return Err(Errno::EXDEV);

@@ -31,7 +31,8 @@ pub(super) struct File<B> {
     /// Descriptors and mappings. 0: nobody has it open yet, and `mode` says nothing.
     handles: u64,
     mode: Mode<B>,
-    /// Its contents, once they are in the upper directory.
+    /// Its contents, once they are in the upper directory and as long as requests
+    /// for them come here.
     pub(super) data: Option<Arc<dyn Data>>,
     /// It has left the table; whoever still found it looks again.
     left: bool,
