@@ -65,11 +65,11 @@ fn marks_below_user_are_used_where_a_user_namespaces_root_began() {
     set("user.overlay.lazyroot.layers", b"sha256:1");
     let blind = Directory::open(&lab.path("upper"), &lab.path("work"), "sha256:1");
     assert!(matches!(blind, Err(UpperError::Unfit { .. })));
-    for name in [
-        "trusted.overlay.lazyroot.layers",
-        "user.overlay.lazyroot.trusted",
+    for (dir, name) in [
+        ("upper", "trusted.overlay.lazyroot.layers"),
+        ("work", "user.overlay.lazyroot.trusted"),
     ] {
-        rustix::fs::removexattr(lab.path("upper"), name).unwrap();
+        rustix::fs::removexattr(lab.path(dir), name).unwrap();
     }
     lab.reopen();
     let (up, root) = (lab.up(), lab.root());
