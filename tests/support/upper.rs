@@ -27,6 +27,8 @@ pub(crate) const CLOCK: i64 = 1_000_000_000;
 
 const ROOT: Key = Key(7);
 
+const CAPABILITY: &[u8] = b"security.capability";
+
 /// How a change goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -79,6 +81,14 @@ struct Open {
 
 fn os(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
+}
+
+impl Object {
+    /// Contents were changed: capabilities go, whoever does it (capabilities(7)).
+    fn changed(&mut self, now: Time) {
+        (self.attr.mtime, self.ctime) = (now, now);
+        self.xattrs.remove(CAPABILITY);
+    }
 }
 
 impl State {
@@ -730,7 +740,7 @@ impl Upper for Memory {
         let object = state.get(key, "set_attr");
         if let Some(size) = change.size {
             object.bytes.resize(size as usize, 0);
-            object.attr.mtime = now;
+            object.changed(now);
         }
         if change.uid.is_some() || change.gid.is_some() {
             object.attr.uid = change.uid.unwrap_or(object.attr.uid);
@@ -740,7 +750,7 @@ impl Upper for Memory {
                 if object.attr.mode & 0o010 != 0 {
                     object.attr.mode &= !0o2000;
                 }
-                object.xattrs.remove(&b"security.capability"[..]);
+                object.xattrs.remove(CAPABILITY);
             }
         }
         object.attr.mode = change.mode.unwrap_or(object.attr.mode);
@@ -845,7 +855,7 @@ impl Data for Open {
         let (at, end) = (offset as usize, offset as usize + from.len());
         object.bytes.resize(object.bytes.len().max(end), 0);
         object.bytes[at..end].copy_from_slice(from);
-        (object.attr.mtime, object.ctime) = (now, now);
+        object.changed(now);
         Ok(())
     }
 
@@ -862,7 +872,7 @@ impl Data for Open {
         if (offset as usize) < end {
             object.bytes[offset as usize..end].fill(0);
         }
-        (object.attr.mtime, object.ctime) = (now, now);
+        object.changed(now);
         Ok(())
     }
 
