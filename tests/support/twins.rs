@@ -131,6 +131,24 @@ fn well<T>(outcome: Result<T, FsError>, what: &str) -> Verdict<T> {
     outcome.map_err(|error| format!("{what}: {error:?}"))
 }
 
+/// A file whose attributes were copied up earlier, when a crash interrupts its
+/// contents on their way: writing has changed its time and taken its capabilities, and
+/// nobody is left to put them back (kernel overlayfs has the same gap).
+fn interrupted(before: &Posix, id: Id) -> Vec<Posix> {
+    let object = before.get(id);
+    let (Kind::File, Mtime::At(time)) = (object.kind, object.mtime) else {
+        return Vec::new();
+    };
+    let mut timeless = before.clone();
+    timeless.get_mut(id).mtime = Mtime::Either(time);
+    let mut incapable = timeless.clone();
+    incapable
+        .get_mut(id)
+        .xattrs
+        .remove(&b"security.capability"[..]);
+    vec![timeless, incapable]
+}
+
 impl Twins {
     /// Both trees of a stack of layers, unchanged.
     pub(crate) fn new(stack: &[Vec<Entry>], keeps: bool) -> Self {
@@ -369,16 +387,13 @@ impl Twins {
                 "  the change after {n} fails: {fault:?}: {outcome:?}"
             ));
             self.touch(&before);
-            let mut before = before;
+            let after = std::mem::replace(&mut self.model, before);
+            let mut allowed = vec![self.model.clone()];
             if let (Fault::Crash, Call::Open(id, _) | Call::SetAttr(id, _)) = (fault, call) {
-                // Contents on their way up change the time of what has its attributes
-                // there already; nobody is left to put it back.
-                let object = before.get_mut(*id);
-                if let (Kind::File, Mtime::At(time)) = (object.kind, object.mtime) {
-                    object.mtime = Mtime::Either(time);
-                }
+                allowed.extend(interrupted(&self.model, *id));
             }
-            return self.after_fault(fault, outcome.is_ok(), before);
+            allowed.push(after);
+            return self.after_fault(fault, outcome.is_ok(), allowed);
         }
         match (&expected, &outcome) {
             (Ok(id), Ok(known)) => {
@@ -396,22 +411,28 @@ impl Twins {
         self.check()
     }
 
-    /// What went wrong has happened or not; nothing in between.
-    fn after_fault(&mut self, fault: Fault, well: bool, before: Posix) -> Verdict {
+    /// What went wrong has happened (the last that is allowed) or not; nothing in
+    /// between.
+    fn after_fault(&mut self, fault: Fault, well: bool, mut allowed: Vec<Posix>) -> Verdict {
         if fault == Fault::Crash {
             self.remount()?;
-        } else if well {
-            return self.check();
         }
-        let after = std::mem::replace(&mut self.model, before);
+        if well {
+            allowed.drain(..allowed.len() - 1);
+        }
         let (inos, known) = (self.inos.clone(), self.known.clone());
-        let Err(not_before) = self.check() else {
-            return Ok(());
-        };
-        (self.model, self.inos, self.known) = (after, inos, known);
-        self.check().map_err(|not_after| {
-            format!("neither as before ({not_before}) nor as after ({not_after})")
-        })
+        let mut wrong = Vec::new();
+        for model in allowed {
+            (self.model, self.inos, self.known) = (model, inos.clone(), known.clone());
+            match self.check() {
+                Ok(()) => return Ok(()),
+                Err(why) => wrong.push(why),
+            }
+        }
+        Err(format!(
+            "neither as before nor as after: {}",
+            wrong.join("; ")
+        ))
     }
 
     /// Notes which names a change touched, for those who are reading directories.
