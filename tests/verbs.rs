@@ -89,9 +89,9 @@ const FAILURES: &[(&str, i32, &str)] = &[
     ("cat one:1:/etc", 1, "error: `one:1:/etc`: is a directory\n"),
     ("cat one:1", 1, "error: `one:1:/`: is a directory\n"),
     (
-        "mount one:1 DIR/mnt",
+        "mount -o ro,upperdir=DIR/upper one:1 DIR/mnt",
         2,
-        "error: writable mounts are not there yet\ntry: lazyroot mount --read-only\n",
+        "error: nothing is written to a read-only mount: it has no upper directory\n",
     ),
     ("umount DIR", 3, "error: `DIR` is not a mount point\n"),
     (

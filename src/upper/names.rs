@@ -12,7 +12,6 @@ use rustix::fs::{AtFlags, CWD, FileType, OFlags, RenameFlags, Stat as RawStat, T
 use rustix::io::Errno;
 
 use super::reach::{self, Opened};
-use super::table::Place;
 use super::{Directory, clean, device, make};
 use crate::union::upper::{Key, Mark};
 
@@ -85,10 +84,9 @@ impl Directory {
 
     /// The temporary name of a staged object.
     fn staged_name(&self, key: Key) -> io::Result<String> {
-        // Not by `place`: a staged directory that is open just now has a name, too.
         let name = self.table.lock().name_in(key, self.work_key);
-        name.and_then(|name| String::from_utf8(name.into_vec()).ok())
-            .ok_or_else(|| Errno::INVAL.into())
+        let name = name.and_then(|name| String::from_utf8(name.into_vec()).ok());
+        name.ok_or_else(|| Errno::INVAL.into())
     }
 
     fn sync_staged(&self, opened: &Opened, raw: &RawStat) -> io::Result<()> {
@@ -117,6 +115,7 @@ impl Directory {
         quiet: bool,
     ) -> io::Result<()> {
         let parent = self.dir(dir)?;
+        let kind = self.table.lock().place(key)?.0;
         device::comes_to(&parent, raw, self.prefix)?;
         // By descriptor: what is linked is the object, whatever its names are.
         let link = |to: &Opened, name: &[u8]| {
@@ -136,7 +135,6 @@ impl Directory {
             }
             put
         })?;
-        let kind = self.table.lock().place(key)?.0;
         self.table.lock().found(key, kind, dir, name);
         Ok(())
     }
@@ -225,8 +223,7 @@ impl Directory {
             Some(there) if reach::is_whiteout(&there) && is_dir(&raw) => {
                 renameat(source, target, RenameFlags::EXCHANGE)?;
                 if !cover {
-                    // Until it is gone it hides a name that no layer has.
-                    rustix::fs::unlinkat(source.dir, source.name, AtFlags::empty())?;
+                    self.uncover(source);
                 }
             }
             Some(there) if !reach::is_whiteout(&there) => {
@@ -244,6 +241,15 @@ impl Directory {
         }
         table.moved(Key(raw.st_ino), from, to);
         Ok(())
+    }
+
+    /// Removes a whiteout where no layer has anything: until it is gone, it hides
+    /// nothing. The rename has happened, so a failure is none of that.
+    fn uncover(&self, at: At<'_>) {
+        if let Err(error) = rustix::fs::unlinkat(at.dir, at.name, AtFlags::empty()) {
+            let name = String::from_utf8_lossy(at.name);
+            log::warn!("a whiteout is left at `{name}`: {error}");
+        }
     }
 
     /// Removes the whiteouts from a directory that has nothing else. It is opaque
@@ -354,9 +360,11 @@ fn quietly(dir: &Opened, quiet: bool, change: impl FnOnce() -> io::Result<()>) -
         // Below 1 000 000 000 (timespec(3type)).
         tv_nsec: nanos.cast_signed(),
     };
-    make::set_times(
-        dir,
-        time(before.st_atime, before.st_atime_nsec),
-        time(before.st_mtime, before.st_mtime_nsec),
-    )
+    let atime = time(before.st_atime, before.st_atime_nsec);
+    let mtime = time(before.st_mtime, before.st_mtime_nsec);
+    // The change has happened: it must not be told as a failure.
+    if let Err(error) = make::set_times(dir, atime, mtime) {
+        log::warn!("cannot put back the times of a directory: {error}");
+    }
+    Ok(())
 }

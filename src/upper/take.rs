@@ -78,7 +78,7 @@ impl Directory {
                 rustix::process::geteuid().as_raw(),
                 rustix::process::getegid().as_raw(),
             ),
-            _locked: [upper.fd, work.fd],
+            locked: [upper.fd, work.fd],
         })
     }
 }
@@ -193,8 +193,13 @@ impl<'a> Candidate<'a> {
     /// `user.*` where a user namespace's root began.
     fn prefix(&self, work: &Opened, work_path: &Path) -> Result<Prefix, UpperError> {
         let root = self.opened()?;
-        let begun = Of::Object(&root).get(Prefix::User.mark(LAYERS).as_bytes());
-        let begun = matches!(begun, Ok(Some(_)));
+        let has = |name: &str| match Of::Object(&root).get(name.as_bytes()) {
+            Ok(value) => Ok(value.is_some()),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTSUP) => Ok(false),
+            Err(error) => Err(failed("read an extended attribute of", self.path)(error)),
+        };
+        let begun = has(&Prefix::User.mark(LAYERS))?;
+        let trusted = has(xattrs::TRUSTED_HERE)?;
         let candidates: &[Prefix] = if begun {
             &[Prefix::User]
         } else {
@@ -203,6 +208,10 @@ impl<'a> Candidate<'a> {
         for &prefix in candidates {
             let name = prefix.mark("lazyroot");
             match xattrs::set(work, name.as_bytes(), b"y", XattrFlags::empty()) {
+                // Without its marks a file of zeros would stand for a layer's.
+                Ok(()) if trusted && prefix == Prefix::User => {
+                    return Err(self.unfit("only root of the machine sees its marks"));
+                }
                 Ok(()) => return Ok(prefix),
                 Err(error) => match Errno::from_io_error(&error) {
                     // EPERM: not root of the machine.
@@ -235,6 +244,14 @@ impl<'a> Candidate<'a> {
     /// The changes are those to `layers`, or there are none yet.
     fn belongs_to(&self, layers: &str, prefix: Prefix) -> Result<(), UpperError> {
         let root = self.opened()?;
+        if prefix == Prefix::Trusted {
+            let name = xattrs::TRUSTED_HERE.as_bytes();
+            match xattrs::set(&root, name, b"y", XattrFlags::empty()) {
+                // Where `user.*` cannot be had, no user namespace takes it.
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTSUP) => {}
+                set => set.map_err(failed("set an extended attribute of", self.path))?,
+            }
+        }
         let name = prefix.mark(LAYERS);
         let now = Of::Object(&root).get(name.as_bytes());
         match now.map_err(failed("read an extended attribute of", self.path))? {

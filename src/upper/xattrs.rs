@@ -20,6 +20,10 @@ const LONG: usize = 65536;
 /// What an escaped name has behind the prefix.
 const ESCAPE: &[u8] = b"overlay.";
 
+/// Says, on the root of an upper directory, that the marks in it are `trusted.*`.
+/// It has to be seen where those are not; programs do not see it.
+pub(super) const TRUSTED_HERE: &str = "user.overlay.lazyroot.trusted";
+
 /// What all marks' names begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Prefix {
@@ -63,7 +67,7 @@ impl Prefix {
                 let rest = below.strip_prefix(ESCAPE)?;
                 Some([self.text().as_bytes(), rest].concat())
             }
-            None => Some(stored.to_vec()),
+            None => (stored != TRUSTED_HERE.as_bytes()).then(|| stored.to_vec()),
         }
     }
 }
