@@ -55,7 +55,7 @@ fn layers() -> impl Strategy<Value = Vec<Vec<Entry>>> {
 }
 
 proptest! {
-    #![proptest_config(cases(100))]
+    #![proptest_config(cases(250))]
 
     #[test]
     fn a_writable_union_is_a_posix_file_system(
@@ -70,7 +70,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(60))]
+    #![proptest_config(cases(250))]
 
     #[test]
     fn what_fails_or_crashes_has_happened_or_not(

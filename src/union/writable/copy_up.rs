@@ -267,16 +267,19 @@ impl Writable {
             ..Marks::default()
         };
         let size = attr.size.min(most);
-        let xattrs = self.lower.xattrs(ino)?;
+        let mut xattrs = self.lower.xattrs(ino)?;
+        // Whoever sees it cut sees that it was changed.
+        let mtime = match size < attr.size {
+            true => {
+                xattrs.retain(|(name, _)| name != CAPABILITY);
+                SetTime::Now
+            }
+            false => SetTime::To(attr.mtime),
+        };
         let key = self.stage(&attr, What::File(size), &xattrs, &marks)?;
-        let copied = self.copy(ino, key, size).and_then(|()| {
-            let mtime = match size < attr.size {
-                // Whoever sees it cut sees that it was changed.
-                true => SetTime::Now,
-                false => SetTime::To(attr.mtime),
-            };
-            self.put_back(key, (attr.mtime, mtime), capability(&xattrs))
-        });
+        let copied = self
+            .copy(ino, key, size)
+            .and_then(|()| self.put_back(key, (attr.mtime, mtime), capability(&xattrs)));
         copied.inspect_err(|_| self.upper.forget(key))?;
         let _changes = self.changes.lock();
         if self.key(ino).is_some() {
