@@ -26,8 +26,27 @@ use crate::union::writable::{Contents, Known, Open};
 /// be ended does not wait for the end of a large one.
 const COPY_MAX: u64 = 256 << 20;
 
+/// The handle of a program that runs, and of everything else. The kernel gives it
+/// back when the file is closed.
+pub(super) const RUNNING: FileHandle = FileHandle(1);
+const PLAIN: FileHandle = FileHandle(0);
+
+/// How execve(2) opens a file (`FMODE_EXEC`, kernel include/linux/fs.h), also told to us.
+const EXECUTE: i32 = 0x20;
+
 /// Registers a file with the kernel.
 type Register<'a> = &'a dyn Fn(BorrowedFd<'_>) -> std::io::Result<BackingId>;
+
+/// The handle for a file that is opened with these flags.
+pub(super) fn handle(flags: i32) -> FileHandle {
+    if flags & EXECUTE != 0 { RUNNING } else { PLAIN }
+}
+
+/// Whether these flags cut a file that the kernel does not take for opened for
+/// writing: only afterwards would it refuse that for a running program (ETXTBSY).
+pub(super) fn cuts_unseen(flags: i32) -> bool {
+    flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE == libc::O_RDONLY
+}
 
 /// What a file is opened for, from the flags of open(2).
 pub(super) fn wanted(flags: i32) -> Open {
@@ -42,7 +61,7 @@ pub(super) fn wanted(flags: i32) -> Open {
 
 impl Core {
     /// Answers OPEN. Slow when there are contents to copy.
-    pub(super) fn open(&self, ino: Ino, how: Open, pid: u32, reply: ReplyOpen) {
+    pub(super) fn open(&self, ino: Ino, how: Open, handle: FileHandle, pid: u32, reply: ReplyOpen) {
         let data = match self.made_ready(ino, how, pid) {
             Ok(data) => data,
             Err(errno) => return reply.error(errno),
@@ -53,10 +72,10 @@ impl Core {
                 Ok(mode) => mode,
                 Err(errno) => return reply.error(errno),
             };
-            match file.opened(first) {
-                Mode::Cached => reply.opened(FileHandle(0), flags),
+            match file.opened(first, handle == RUNNING) {
+                Mode::Cached => reply.opened(handle, flags),
                 Mode::Passthrough(backing) => {
-                    reply.opened_passthrough(FileHandle(0), FopenFlags::empty(), backing);
+                    reply.opened_passthrough(handle, FopenFlags::empty(), backing);
                 }
             }
         });
@@ -76,8 +95,8 @@ impl Core {
                     return reply.error(errno);
                 }
             };
-            let (ttl, handle) = (&FOR_EVER, FileHandle(0));
-            match file.opened(first) {
+            let (ttl, handle) = (&FOR_EVER, PLAIN);
+            match file.opened(first, false) {
                 Mode::Cached => reply.created(ttl, &attr, GENERATION, handle, flags),
                 Mode::Passthrough(backing) => {
                     let flags = FopenFlags::empty();
