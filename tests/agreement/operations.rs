@@ -18,7 +18,7 @@ use rustix::fs::{
 use rustix::io::{Errno, pread, pwrite};
 
 use super::images::contents;
-use super::layers::{Dice, Entry, MODES, NAMES, OWNERS, What, below, within};
+use super::layers::{Dice, Entry, MODES, NAMES, OWNERS, What, below, parent, within};
 
 /// What is written into files here, beside what layers have.
 const LENGTHS: [usize; 5] = [0, 1, 100, 4097, 70_000];
@@ -108,6 +108,9 @@ struct Maker<'a> {
     top: &'a str,
     /// Every path that is probably there; `true` for directories.
     there: BTreeMap<String, bool>,
+    /// Paths that were there: what comes to be in such a place must not show what
+    /// was there before.
+    former: Vec<String>,
 }
 
 /// A list of `len` operations for a tree that begins with these layers, all of
@@ -130,7 +133,13 @@ pub(crate) fn random(dice: &mut Dice, stack: &[Vec<Entry>], top: &str, len: usiz
     }
     there.retain(|path, _| within(path, top));
     there.insert(top.to_owned(), true);
-    let mut maker = Maker { dice, top, there };
+    let former = Vec::new();
+    let mut maker = Maker {
+        dice,
+        top,
+        there,
+        former,
+    };
     (0..len).map(|_| maker.op()).collect()
 }
 
@@ -159,6 +168,13 @@ impl Maker<'_> {
 
     /// A name in a directory; it may well be there.
     fn new_path(&mut self) -> String {
+        if self.dice.one_in(3) {
+            let open = |path: &&String| self.there.get(parent(path)) == Some(&true);
+            let former: Vec<&String> = self.former.iter().filter(open).collect();
+            if !former.is_empty() {
+                return (*self.dice.pick(&former)).clone();
+            }
+        }
         let dirs: Vec<&String> = self
             .there
             .iter()
@@ -177,6 +193,7 @@ impl Maker<'_> {
     }
 
     fn gone(&mut self, path: &str) {
+        self.former.push(path.to_owned());
         self.there.retain(|p, _| !within(p, path));
     }
 
