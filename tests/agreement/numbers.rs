@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::images::Pack;
 use super::lab::system;
 use super::layers::{Dice, Entry, Links, Stack, What, random};
-use super::operations::{self, Hands};
+use super::lists;
+use super::operations::Hands;
 use super::scene::{Scene, Who};
 use super::seeds::{Numbered, holds, seeds};
 
@@ -150,7 +151,7 @@ fn numbers_are_the_same_after_random_changes_and_a_remount() {
     for seed in seeds(400..406) {
         let mut dice = Dice::new(seed);
         let stack = random(&mut dice, Links::OverLayers, "");
-        let ops = operations::random(&mut dice, &stack, "", 80);
+        let ops = lists::random(&mut dice, &stack, "", 80);
         let Some(mut scene) = Scene::new(stack.clone()) else {
             return;
         };

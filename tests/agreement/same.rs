@@ -2,6 +2,7 @@
 
 use super::images::PACKS;
 use super::layers::{Dice, Links, random};
+use super::lists;
 use super::operations::{self, Hands, Op};
 use super::scene::{Scene, Who};
 use super::seeds::{Numbered, before_now, holds, seeds};
@@ -55,7 +56,7 @@ fn agree(who: [Who; 2], links: Links, always: std::ops::Range<u64>) {
     for seed in seeds(always) {
         let mut dice = Dice::new(seed);
         let stack = random(&mut dice, links, "");
-        let ops = operations::random(&mut dice, &stack, "", OPS);
+        let ops = lists::random(&mut dice, &stack, "", OPS);
         let Some(mut scene) = Scene::new(stack.clone()) else {
             return;
         };
@@ -97,7 +98,7 @@ fn an_operation_that_is_lost_is_found() {
     for seed in 0..6 {
         let mut dice = Dice::new(seed);
         let stack = random(&mut dice, Links::None, "");
-        let ops = operations::random(&mut dice, &stack, "", OPS);
+        let ops = lists::random(&mut dice, &stack, "", OPS);
         let Some(mut scene) = Scene::new(stack) else {
             return;
         };
