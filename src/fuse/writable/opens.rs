@@ -30,8 +30,11 @@ pub(super) enum Mode<B> {
 pub(super) struct File<B> {
     /// Descriptors and mappings. 0: nobody has it open yet, and `mode` says nothing.
     handles: u64,
+    /// Those of them that are running programs.
+    running: u64,
     mode: Mode<B>,
-    /// Its contents, once they are in the upper directory.
+    /// Its contents, once they are in the upper directory and as long as requests
+    /// for them come here.
     pub(super) data: Option<Arc<dyn Data>>,
     /// It has left the table; whoever still found it looks again.
     left: bool,
@@ -43,12 +46,13 @@ impl<B> File<B> {
         (self.handles > 0).then_some(&self.mode)
     }
 
-    /// Counts one more; the first one says how.
-    pub(super) fn opened(&mut self, first: Option<Mode<B>>) -> &Mode<B> {
+    /// Counts one more; the first one says how. `runs`: it is opened to be executed.
+    pub(super) fn opened(&mut self, first: Option<Mode<B>>, runs: bool) -> &Mode<B> {
         if let (0, Some(mode)) = (self.handles, first) {
             self.mode = mode;
         }
         self.handles += 1;
+        self.running += u64::from(runs);
         &self.mode
     }
 }
@@ -78,6 +82,7 @@ impl<B> Opens<B> {
             let shared = Arc::clone(self.0.lock().entry(number).or_insert_with(|| {
                 Arc::new(Mutex::new(File {
                     handles: 0,
+                    running: 0,
                     mode: Mode::Cached,
                     data: None,
                     left: false,
@@ -94,11 +99,18 @@ impl<B> Opens<B> {
         }
     }
 
-    /// Counts one out.
-    pub(super) fn closed(&self, number: u64) {
+    /// Counts one out; `ran`: one that was opened to be executed.
+    pub(super) fn closed(&self, number: u64, ran: bool) {
         self.with(number, |file| {
             file.handles = file.handles.saturating_sub(1);
+            file.running = file.running.saturating_sub(u64::from(ran));
         });
+    }
+
+    /// Whether a file is a running program.
+    pub(super) fn runs(&self, number: u64) -> bool {
+        let shared = self.0.lock().get(&number).map(Arc::clone);
+        shared.is_some_and(|shared| shared.lock().running > 0)
     }
 
     /// Contents of a file that somebody has open.
@@ -143,15 +155,15 @@ mod tests {
         let opens = Opens::default();
         opens.with(7, |file| {
             assert!(file.mode().is_none());
-            file.opened(Some(Mode::Passthrough(1)));
+            file.opened(Some(Mode::Passthrough(1)), false);
         });
         opens.with(7, |file| {
             assert!(matches!(file.mode(), Some(Mode::Passthrough(1))));
-            assert!(matches!(file.opened(None), Mode::Passthrough(1)));
+            assert!(matches!(file.opened(None, false), Mode::Passthrough(1)));
         });
-        opens.closed(7);
+        opens.closed(7, false);
         opens.with(7, |file| assert!(file.mode().is_some()));
-        opens.closed(7);
+        opens.closed(7, false);
         opens.with(7, |file| assert!(file.mode().is_none()));
         assert!(opens.0.lock().is_empty());
     }
@@ -174,7 +186,7 @@ mod tests {
                     assert_eq!(living.fetch_add(1, Ordering::SeqCst), 0);
                     Mode::Passthrough(Backing(next.fetch_add(1, Ordering::SeqCst), &living))
                 });
-                match file.opened(first) {
+                match file.opened(first, false) {
                     Mode::Passthrough(backing) => backing.0,
                     Mode::Cached => panic!("nobody opened it so"),
                 }
@@ -186,8 +198,8 @@ mod tests {
                     for _ in 0..2000 {
                         let mine = open();
                         assert_eq!(open(), mine);
-                        opens.closed(7);
-                        opens.closed(7);
+                        opens.closed(7, false);
+                        opens.closed(7, false);
                     }
                 });
             }
