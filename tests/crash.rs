@@ -27,6 +27,8 @@ mod killed;
 mod lab;
 #[path = "agreement/layers.rs"]
 mod layers;
+#[path = "agreement/lists.rs"]
+mod lists;
 #[path = "agreement/operations.rs"]
 mod operations;
 #[path = "agreement/scene.rs"]

@@ -35,6 +35,8 @@ mod images;
 mod lab;
 #[path = "agreement/layers.rs"]
 mod layers;
+#[path = "agreement/lists.rs"]
+mod lists;
 #[path = "agreement/numbers.rs"]
 mod numbers;
 #[path = "agreement/operations.rs"]

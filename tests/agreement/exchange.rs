@@ -8,7 +8,8 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use super::images::Pack;
 use super::layers::{Dice, Entry, Links, What, random};
-use super::operations::{self, Hands};
+use super::lists;
+use super::operations::Hands;
 use super::scene::{Changes, Scene, Who};
 use super::seeds::{Numbered, holds, seeds};
 use super::walk::{Look, Walk, differences, walk};
@@ -79,7 +80,7 @@ fn exchange(who: [Who; 2], links: Links, always: std::ops::Range<u64>) {
     for seed in seeds(always) {
         let mut dice = Dice::new(seed);
         let stack = random(&mut dice, links, "");
-        let ops = operations::random(&mut dice, &stack, "", OPS);
+        let ops = lists::random(&mut dice, &stack, "", OPS);
         let Some(mut scene) = Scene::new(stack.clone()) else {
             return;
         };
@@ -117,7 +118,7 @@ fn what_four_changed_at_once_is_what_is_there_later() {
     for seed in seeds(500..506) {
         let mut dice = Dice::new(seed);
         let stack = random(&mut dice, Links::InOneLayer, "");
-        let lists = [(); 4].map(|()| operations::random(&mut dice, &stack, "", 200));
+        let lists = [(); 4].map(|()| lists::random(&mut dice, &stack, "", 200));
         let Some(mut scene) = Scene::new(stack) else {
             return;
         };

@@ -235,29 +235,11 @@ impl Maker<'_> {
             return;
         }
         let what = self.what();
-        let made_here = |entry: &&Entry| matches!(entry.what, What::File(..));
         let what = match what {
-            What::Link(_) => {
-                let files: Vec<String> = match self.links {
-                    Links::None => return,
-                    Links::InOneLayer => self
-                        .layer
-                        .iter()
-                        .filter(made_here)
-                        .map(|e| e.path.clone())
-                        .collect(),
-                    Links::OverLayers => self
-                        .shown
-                        .iter()
-                        .filter(|(_, what)| matches!(what, What::File(..)))
-                        .map(|(path, _)| path.clone())
-                        .collect(),
-                };
-                if files.is_empty() {
-                    return;
-                }
-                What::Link(self.dice.pick(&files).clone())
-            }
+            What::Link(_) => match self.target() {
+                Some(target) => What::Link(target),
+                None => return,
+            },
             what => what,
         };
         self.directory(&dir);
@@ -281,6 +263,21 @@ impl Maker<'_> {
             self.shown.insert(path, entry.what.clone());
         }
         self.layer.push(entry);
+    }
+
+    /// A file that may get one more name.
+    fn target(&mut self) -> Option<String> {
+        let file = |what: &What| matches!(what, What::File(..));
+        let here = self.layer.iter().map(|entry| (&entry.path, &entry.what));
+        let files: Vec<&String> = match self.links {
+            Links::None => return None,
+            Links::InOneLayer => here.filter(|(_, what)| file(what)).map(|e| e.0).collect(),
+            Links::OverLayers => {
+                let shown = self.shown.iter();
+                shown.filter(|(_, what)| file(what)).map(|e| e.0).collect()
+            }
+        };
+        (!files.is_empty()).then(|| (*self.dice.pick(&files)).clone())
     }
 
     fn directory_over(&mut self, path: &str) {

@@ -2,6 +2,7 @@
 
 use super::images::PACKS;
 use super::layers::{Dice, Links, random};
+use super::lists;
 use super::operations::{self, Hands, Op};
 use super::scene::{Scene, Who};
 use super::seeds::{Numbered, before_now, holds, seeds};
@@ -17,10 +18,8 @@ fn difference(scene: &mut Scene, who: [Who; 2], ops: [&[Numbered]; 2]) -> Option
         root: !kernel,
         links: true,
     };
-    let shown = who.map(|who| {
-        let changes = scene.changes();
-        scene.show(who, &changes)
-    });
+    let changes = [scene.changes(), scene.changes()];
+    let shown = [0, 1].map(|i| scene.show(who[i], &changes[i]));
     let mut hands = [&shown[0], &shown[1]].map(|shown| Hands::new(&shown.at));
     let mut why = None;
     for ((number, one), (_, other)) in ops[0].iter().zip(ops[1]) {
@@ -43,7 +42,13 @@ fn difference(scene: &mut Scene, who: [Who; 2], ops: [&[Numbered]; 2]) -> Option
     for shown in shown {
         shown.end(scene);
     }
-    why
+    // What a server remembers is what the next one finds.
+    why.or_else(|| {
+        let again = scene.show(who[0], &changes[0]);
+        let later = walk(&again.at, &look);
+        again.end(scene);
+        differences(&walks[0], &later).map(|why| format!("mounted again:\n{why}"))
+    })
 }
 
 /// Random layers, random operations, on two trees.
@@ -51,7 +56,7 @@ fn agree(who: [Who; 2], links: Links, always: std::ops::Range<u64>) {
     for seed in seeds(always) {
         let mut dice = Dice::new(seed);
         let stack = random(&mut dice, links, "");
-        let ops = operations::random(&mut dice, &stack, "", OPS);
+        let ops = lists::random(&mut dice, &stack, "", OPS);
         let Some(mut scene) = Scene::new(stack.clone()) else {
             return;
         };
@@ -93,7 +98,7 @@ fn an_operation_that_is_lost_is_found() {
     for seed in 0..6 {
         let mut dice = Dice::new(seed);
         let stack = random(&mut dice, Links::None, "");
-        let ops = operations::random(&mut dice, &stack, "", OPS);
+        let ops = lists::random(&mut dice, &stack, "", OPS);
         let Some(mut scene) = Scene::new(stack) else {
             return;
         };
@@ -103,8 +108,7 @@ fn an_operation_that_is_lost_is_found() {
         let outcomes = Hands::new(&tried.at).all(&ops);
         tried.end(&scene);
         let done = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-        println!("{done} of {OPS} can be done");
-        assert!(done > OPS / 3, "most operations find what they need");
+        assert!(done > OPS / 4, "{done} operations find what they need");
         let renames = |(op, outcome): (&Op, &operations::Outcome)| {
             matches!(op, Op::Rename(from, to, _) if from != to) && outcome.is_ok()
         };

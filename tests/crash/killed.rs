@@ -15,7 +15,8 @@ use rustix::process::Signal;
 use super::images::Pack;
 use super::lab::{alive, signal, until};
 use super::layers::{self, Dice, Entry, Links, Stack, What, below};
-use super::operations::{self, Hands, Op};
+use super::lists;
+use super::operations::{Hands, Op};
 use super::scene::{Changes, Scene, Who};
 use super::seeds::{before_now, seeds};
 use super::walk::{Look, Walk, differences, differences_to_kernel, walk};
@@ -67,7 +68,7 @@ fn is_held(op: &Op) -> bool {
 /// Random changes, and among them those that programs trust in: a file is replaced
 /// by a finished one, a log grows.
 fn changes_of(dice: &mut Dice, stack: &Stack, writer: &str) -> Vec<Op> {
-    let mut ops = operations::random(dice, stack, writer, OPS);
+    let mut ops = lists::random(dice, stack, writer, OPS);
     // A dead server has no descriptors either, and its users none that can be used.
     ops.retain(|op| !is_held(op));
     let path = |name: &str| below(writer, name);
