@@ -142,26 +142,42 @@ class Lazyroot(Subject):
         measure.remove(self.changes)
 
 
+_UNPACKED = {}
+
+
+def unpacked(layout, tag, place, scratch):
+    """Directories of an image's layers, the topmost first, as podman unpacks them: once
+    for each layout, below `place`. `scratch` is for podman's own, and has to be short."""
+    if layout not in _UNPACKED:
+        store = place / "s"
+        podman = ["podman", "--root", store, "--runroot", scratch, "--storage-driver", "overlay"]
+        try:
+            measure.run(*podman, "pull", "-q", "oci:%s:%s" % (layout, tag))
+            name = measure.run(*podman, "images", "-q", output=True).split()[0].decode()
+            _UNPACKED[layout] = measure.run(
+                *podman, "image", "inspect", "--format",
+                '{{.GraphDriver.Data.UpperDir}}{{with index .GraphDriver.Data "LowerDir"}}:{{.}}{{end}}',
+                name, output=True).decode().strip().split(":")
+        finally:
+            # podman mounts its storage upon itself.
+            subprocess.run(["umount", store / "overlay"], stderr=subprocess.DEVNULL)
+            measure.remove(scratch)
+    return _UNPACKED[layout]
+
+
 class Overlay(Subject):
     """Kernel overlayfs over the layers as podman unpacks them."""
     name = "overlayfs"
     options = ""
 
     def prepare(self):
-        store = self.place / "s"
-        podman = ["podman", "--root", store, "--runroot", self.place / "r", "--storage-driver", "overlay"]
-        measure.run(*podman, "pull", "-q", "oci:%s:%s" % (self.layout, self.tag))
-        name = measure.run(*podman, "images", "-q", output=True).split()[0].decode()
-        lower = measure.run(*podman, "image", "inspect", "--format",
-                            '{{.GraphDriver.Data.UpperDir}}{{with index .GraphDriver.Data "LowerDir"}}:{{.}}{{end}}',
-                            name, output=True).decode().strip().split(":")
-        subprocess.run(["umount", store / "overlay"], stderr=subprocess.DEVNULL)
         # Short names: mount(2) takes one page of options.
         self.names = self.place / "l"
         self.names.mkdir()
-        for number, path in enumerate(lower):
+        self.lower = []
+        for number, path in enumerate(unpacked(self.layout, self.tag, self.place, self.root.parent / "run")):
             (self.names / str(number)).symlink_to(path)
-        self.lower = [str(number) for number in range(len(lower))]
+            self.lower.append(str(number))
 
     def attach(self):
         for part in ("upper", "work"):
@@ -169,11 +185,6 @@ class Overlay(Subject):
         _call("mount", "-t", "overlay", "overlay", "-o", "lowerdir=%s,upperdir=%s,workdir=%s%s" % (
             ":".join(self.lower), self.changes / "upper", self.changes / "work", self.options),
             self.root, cwd=self.names)
-
-    def close(self):
-        super().close()
-        # podman mounts its storage upon itself.
-        subprocess.run(["umount", self.place / "s/overlay"], stderr=subprocess.DEVNULL)
 
 
 class OverlayTuned(Overlay):
@@ -220,6 +231,18 @@ TOOLS = {"lazyroot": [], "plain": ["umoci"], "fuse-overlayfs": ["podman", "fuse-
 def tools(name):
     """The commands that a subject needs."""
     return TOOLS.get(name, ["podman"])
+
+
+def versions(names):
+    """What was measured, for the line above a table."""
+    said = []
+    if "lazyroot" in names:
+        said.append(measure.run(measure.program(), "--version", output=True).decode().strip())
+    if "fuse-overlayfs" in names:
+        # It names itself in the first line, fusermount3 and the kernel's interface in others.
+        lines = subprocess.run(["fuse-overlayfs", "--version"], capture_output=True, text=True).stdout.splitlines()
+        said.append(next((line.replace(": version", "") for line in lines if line.startswith("fuse-overlayfs")), ""))
+    return ", ".join(said)
 
 
 def pack(layout, layers, scratch):
