@@ -169,6 +169,26 @@ named!(
     DiffId
 );
 named!(
+    /// The name of a stack of layers: what the first layers of two images have in
+    /// common has the same one (OCI image specification, "Layer ChainID").
+    ChainId
+);
+
+impl ChainId {
+    /// The name of the stack of these layers, lowest first.
+    #[must_use]
+    pub fn of(layers: &[DiffId]) -> Self {
+        let Some((first, rest)) = layers.split_first() else {
+            // The specification names no stack without layers.
+            return Self(Digest::sha256(b""));
+        };
+        let above =
+            |below: Digest, layer: &DiffId| Digest::sha256(format!("{below} {layer}").as_bytes());
+        Self(rest.iter().fold(first.0, above))
+    }
+}
+
+named!(
     /// The name of an image: the digest of its config (Docker, OCI).
     ImageId
 );

@@ -31,6 +31,8 @@ pub enum Kind {
     Block,
     /// Named pipe.
     Fifo,
+    /// Socket with a name (unix(7)). No layer has one: tar cannot say it.
+    Socket,
 }
 
 /// A moment, as seconds and nanoseconds since 1970 (negative before).

@@ -4,9 +4,62 @@
 //! the format of kernel overlayfs, so that either can go on with what the other
 //! wrote. May assume: upper and work directory are on one file system, and nobody
 //! else changes them. Must not know layers, nor numbers of a union.
+//!
+//! | file | question |
+//! |---|---|
+//! | `take` | how is a directory taken into use? |
+//! | `table` | under which names can a known object be found? |
+//! | `reach` | how does one get hold of it? |
+//! | `look` | what is there? |
+//! | `xattrs` `marks` `device` | how are names, marks and a program's 0/0 device spelled? |
+//! | `make` `names` `whiteout` | how do names come, go and move? |
+//! | `data` | how are contents read and written? |
+//! | `clean` | how does a tree go away? |
+//! | `operations` | which of all that is which method of the trait? |
+//!
+//! The format (kernel Documentation/filesystems/overlayfs.rst): a whiteout is a
+//! character device 0/0; marks are xattrs below `trusted.overlay.`, or below
+//! `user.overlay.` where the process may not set the former (in a user namespace).
+//! What both of them lack has names that overlayfs hides from programs as it hides
+//! its own: `lazyroot` (origin), `lazyroot.layers` (on the root: whose changes
+//! these are), `lazyroot.device` and `lazyroot.devices` (see `device`).
+//!
+//! Kill -9 at any moment: whatever a program can see appears, goes and moves by
+//! one system call; everything before it happens in the work directory, which is
+//! cleared by the next [`Directory::open`], and what comes after it changes nothing
+//! that can be seen.
+//!
+//! Limits: below `user.overlay.` symlinks and special files keep no origin, since
+//! `user.*` is for files and directories alone (xattr(7)).
+
+mod clean;
+mod data;
+mod device;
+mod look;
+mod make;
+mod marks;
+mod names;
+mod operations;
+mod reach;
+mod table;
+mod take;
+#[cfg(test)]
+mod tests;
+mod whiteout;
+mod xattrs;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::{Mutex, RwLock};
+
+use self::reach::Opened;
+use self::table::Table;
+use self::xattrs::Prefix;
+use crate::union::upper::Key;
 
 /// Why an upper directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +70,14 @@ pub enum UpperError {
     /// Upper and work directory are not on one file system.
     #[error("`{}` and `{}` are not on one file system", upper.display(), work.display())]
     Apart {
+        /// The upper directory.
+        upper: PathBuf,
+        /// The work directory.
+        work: PathBuf,
+    },
+    /// One is the other, or lies in it.
+    #[error("`{}` and `{}` lie in one another", upper.display(), work.display())]
+    Nested {
         /// The upper directory.
         upper: PathBuf,
         /// The work directory.
@@ -47,17 +108,25 @@ pub enum UpperError {
 
 /// An upper directory and its work directory, in use by this process.
 #[derive(Debug)]
-pub struct Directory {}
-
-impl Directory {
-    /// Takes an upper directory into use, and clears what an earlier user left
-    /// in the work directory. Both are made if missing. `layers` names the stack
-    /// of layers that the changes belong to; a directory that belongs to none yet
-    /// belongs to it from then on.
-    ///
-    /// # Errors
-    /// See [`UpperError`].
-    pub fn open(_upper: &Path, _work: &Path, _layers: &str) -> Result<Self, UpperError> {
-        unimplemented!()
-    }
+pub struct Directory {
+    root: Key,
+    /// Where things are that have no name in the tree: `work` in the work
+    /// directory, the name that kernel overlayfs uses (it clears it, too).
+    work_key: Key,
+    work: Arc<Opened>,
+    table: Mutex<Table>,
+    /// Held for writing while names change, for reading while an object is
+    /// reached by name: so a name that is used means what the table says.
+    changes: RwLock<()>,
+    prefix: Prefix,
+    /// `st_dev` of all that belongs to the directory.
+    device: u64,
+    /// Number of the next temporary name in the work directory.
+    temporary: AtomicU64,
+    /// Inode number of the shared whiteout, 0 while there is none.
+    whiteout: AtomicU64,
+    /// Owner and group of what this process makes.
+    process: (u32, u32),
+    /// Their locks (flock(2)) keep other mounts away; gone by themselves at kill -9.
+    _locked: [OwnedFd; 2],
 }

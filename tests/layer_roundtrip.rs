@@ -613,7 +613,7 @@ fn line(index: &Index, row: Row) -> String {
             write!(line, " to {}", printable(&index.target(row).unwrap())).unwrap();
         }
         Kind::Char | Kind::Block => write!(line, " {}:{}", a.rdev.major, a.rdev.minor).unwrap(),
-        Kind::Dir | Kind::Fifo => {}
+        Kind::Dir | Kind::Fifo | Kind::Socket => {}
     }
     for (name, value) in index.xattrs(row).unwrap() {
         write!(line, " {}={value:?}", printable(&name)).unwrap();

@@ -16,83 +16,14 @@ use support::layers::{Data, Entry, Maker, What};
 use support::model::{Lost, Node, Path, Tree, split};
 
 /// Few names, so that layers meet often. One is not UTF-8, one sorts before `/`.
-const NAMES: [&[u8]; 5] = [b"a", b"b", b"a b", b"c", b"\xff"];
+const NAMES: &[&[u8]] = &[b"a", b"b", b"a b", b"c", b"\xff"];
 
 fn path() -> impl Strategy<Value = Vec<u8>> {
-    let name = prop::sample::select(NAMES.to_vec());
-    prop::collection::vec(name, 1..4).prop_map(|names| names.join(&b'/'))
-}
-
-fn target() -> impl Strategy<Value = Vec<u8>> {
-    let fixed: Vec<&[u8]> = vec![
-        b".",
-        b"..",
-        b"/",
-        b"a/",
-        b"./b//c",
-        b"../../a",
-        b"/nothing",
-        b"a/../b",
-        b"c/.",
-    ];
-    prop_oneof![
-        2 => path(),
-        1 => path().prop_map(|path| [b"/", &path[..]].concat()),
-        1 => path().prop_map(|path| [b"../", &path[..]].concat()),
-        1 => prop::sample::select(fixed).prop_map(<[u8]>::to_vec),
-    ]
-}
-
-fn data() -> impl Strategy<Value = Data> {
-    let maps = vec![
-        None,
-        None,
-        None,
-        Some(vec![]),
-        Some(vec![(0, 3), (5, 2)]),
-        Some(vec![(2, 6)]),
-    ];
-    (8u64..40, any::<u8>(), prop::sample::select(maps)).prop_map(|(size, salt, stored)| Data {
-        size,
-        salt,
-        stored,
-    })
-}
-
-fn what() -> impl Strategy<Value = What> {
-    prop_oneof![
-        5 => data().prop_map(What::File),
-        5 => Just(What::Dir),
-        3 => target().prop_map(What::Symlink),
-        4 => path().prop_map(What::Link),
-        1 => (0u32..3, 0u32..3).prop_map(|(major, minor)| What::Char(major, minor)),
-        1 => Just(What::Fifo),
-        4 => Just(What::Whiteout),
-        2 => Just(What::Opaque),
-    ]
-}
-
-fn entry() -> impl Strategy<Value = Entry> {
-    let xattr = (0u8..3, 0u8..3).prop_map(|(n, v)| ([b"user.", &[b'a' + n][..]].concat(), vec![v]));
-    let xattrs = prop_oneof![3 => Just(None), 1 => xattr.prop_map(Some)];
-    let path = prop_oneof![1 => Just(Vec::new()), 30 => path()];
-    (path, what(), 0u16..0o10000, 0u32..5, -3i64..9, xattrs).prop_map(
-        |(path, what, mode, owner, seconds, xattr)| {
-            let xattrs = xattr.into_iter().collect();
-            Entry {
-                path,
-                what,
-                mode,
-                owner,
-                seconds,
-                xattrs,
-            }
-        },
-    )
+    support::stacks::path(NAMES, 3)
 }
 
 fn stacks() -> impl Strategy<Value = Vec<Vec<Entry>>> {
-    prop::collection::vec(prop::collection::vec(entry(), 0..14), 1..7)
+    support::stacks::stacks(NAMES, 3, 13, 6)
 }
 
 /// The same layers as a union and as a model.

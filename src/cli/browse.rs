@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::report::Failure;
-use super::serve::MountArgs;
+use super::serve::{MountArgs, WriteArgs};
 
 /// Show every image of the store by name in one read-only mount.
 ///
@@ -16,5 +16,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    args.mount.clone().mount(None, context)
+    args.mount
+        .clone()
+        .mount(None, WriteArgs::default(), context)
 }

@@ -30,6 +30,8 @@ struct Usage {
     maps: u64,
     /// Bytes of uncompressed copies of layers (a cache).
     expanded: u64,
+    /// Bytes of changes of writable mounts without --upper.
+    uppers: u64,
     /// Bytes that no image needs (`lazyroot gc` removes them).
     unneeded: u64,
 }
@@ -65,6 +67,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     lines.push(total("layer indexes", usage.indexes));
     lines.push(total("seek maps", usage.maps));
     lines.push(total("uncompressed layers (cache)", usage.expanded));
+    lines.push(total("changes of mounts", usage.uppers));
     lines.push(total("needed by no image", usage.unneeded));
     print(columns(&lines).as_bytes())
 }
@@ -128,6 +131,7 @@ fn usage(context: &Context) -> Result<Usage, StoreError> {
         indexes: below(&layers, ".idx") + below(&layers, ".json"),
         maps: below(&root.join("seek-v1"), ""),
         expanded: below(&root.join("expanded-v1"), ""),
+        uppers: store.upper_bytes()?,
         unneeded: 0,
     };
     usage.unneeded = (usage.blobs + usage.indexes + usage.maps).saturating_sub(needed);

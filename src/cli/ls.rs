@@ -291,6 +291,7 @@ fn kind(kind: Kind) -> (char, &'static str) {
         Kind::Char => ('c', "char"),
         Kind::Block => ('b', "block"),
         Kind::Fifo => ('p', "fifo"),
+        Kind::Socket => ('s', "socket"),
     }
 }
 

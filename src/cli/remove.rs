@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     });
     // What was removed before a failure is swept all the same.
     if !args.no_gc {
-        let swept = store.gc()?;
+        let swept = store.gc(false)?;
         print(format!("freed {} in {} files\n", human(swept.bytes), swept.files).as_bytes())?;
     }
     removed

@@ -2,19 +2,23 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::report::{Exit, Failure, chain};
 use super::{Context, logging};
 use crate::backend::catalogue::StoreCatalogue;
 use crate::backend::fuse::{ReadyPipe, StartError, start};
+use crate::digest::{ChainId, ImageId};
 use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
 use crate::memory;
-use crate::mounts::MountError;
+use crate::mounts::{self, MountError};
 use crate::reference::Reference;
-use crate::store::{Caches, Store};
-use crate::view;
+use crate::store::uppers::FreshUpper;
+use crate::store::{Caches, Store, StoreError};
+use crate::union::writable::Writable;
+use crate::upper::{Directory, UpperError};
+use crate::view::{self, View};
 
 /// Serve one mount; started by `mount` and `browse`.
 #[derive(Debug, clap::Args)]
@@ -23,7 +27,85 @@ pub(super) struct Args {
     #[arg(long)]
     image: Option<String>,
     #[command(flatten)]
+    writes: WriteArgs,
+    #[command(flatten)]
     mount: MountArgs,
+}
+
+/// Where writes go; for the server all is said.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct WriteArgs {
+    /// Nothing can be written.
+    #[arg(long)]
+    pub(super) read_only: bool,
+    /// Where changes are kept; without it in the store.
+    #[arg(long, value_name = "DIR")]
+    pub(super) upper: Option<PathBuf>,
+    /// The work directory beside it.
+    #[arg(long, value_name = "DIR")]
+    pub(super) work: Option<PathBuf>,
+}
+
+impl WriteArgs {
+    /// The same with what `-o` says, with absolute paths, and checked.
+    fn resolve(self, options: &MountOptions, of_image: bool) -> Result<Self, Failure> {
+        let usage = |what: &str| Err(Failure::new(Exit::Usage, what));
+        if !of_image && options.read_only == Some(false) {
+            return usage("what shows many images is read-only");
+        }
+        let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
+        let all = Self {
+            read_only: self.read_only || options.read_only == Some(true) || !of_image,
+            upper: absolute(self.upper.or_else(|| options.upper.clone()))?,
+            work: absolute(self.work.or_else(|| options.work.clone()))?,
+        };
+        if all.read_only && (all.upper.is_some() || all.work.is_some()) {
+            return usage("nothing is written to a read-only mount: it has no upper directory");
+        }
+        if all.work.is_some() && all.upper.is_none() {
+            return usage("a work directory belongs to an upper directory");
+        }
+        if !all.read_only && !rustix::process::geteuid().is_root() {
+            return Err(for_users());
+        }
+        Ok(all)
+    }
+
+    /// Changes must lie outside of what is mounted: they would be reached through
+    /// themselves.
+    fn lie_outside_of(&self, at: &Path) -> Result<(), Failure> {
+        let Some(upper) = &self.upper else {
+            return Ok(());
+        };
+        let real = |path: &Path| {
+            mounts::resolve(path).map_err(|error| {
+                Failure::of(Exit::NotFound, &error).hint("mkdir -p the directory above it first")
+            })
+        };
+        // A mount point that is missing is told of later.
+        let Ok(at) = mounts::resolve(at) else {
+            return Ok(());
+        };
+        for path in [Some(upper), self.work.as_ref()].into_iter().flatten() {
+            let path = real(path)?;
+            if path.starts_with(&at) || at.starts_with(&path) {
+                let what = format!(
+                    "`{}` and `{}` lie in one another",
+                    path.display(),
+                    at.display()
+                );
+                return Err(
+                    Failure::new(Exit::Usage, what).hint("an upper directory that lies elsewhere")
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn for_users() -> Failure {
+    Failure::of(Exit::Failed, &ServeError::NotForUsers)
+        .hint("lazyroot mount --read-only, or unshare --user --map-root-user --mount first")
 }
 
 /// What `mount` and `browse` have in common.
@@ -49,14 +131,6 @@ pub(super) struct MountArgs {
 }
 
 impl MountArgs {
-    /// Whether `-o ro` is among the options, as mount(8) passes it.
-    pub(super) fn asks_read_only(&self) -> bool {
-        self.options
-            .iter()
-            .flat_map(|list| list.split(','))
-            .any(|option| option == "ro")
-    }
-
     fn parse_options(&self, of_image: bool) -> Result<MountOptions, Failure> {
         // As mount(8) has it for root: a rootfs whose `su` works. What many images
         // are shown in is for looking.
@@ -74,8 +148,15 @@ impl MountArgs {
 
     /// Serves in this process, or starts another that does; returns when the
     /// mount can be used (in the foreground: when it is gone).
-    pub(super) fn mount(self, image: Option<String>, context: &Context) -> Result<(), Failure> {
-        self.parse_options(image.is_some())?;
+    pub(super) fn mount(
+        self,
+        image: Option<String>,
+        writes: WriteArgs,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let options = self.parse_options(image.is_some())?;
+        let writes = writes.resolve(&options, image.is_some())?;
+        writes.lie_outside_of(&self.at)?;
         let store = context.open()?;
         // The server would find the same; here the error comes at once and with its code.
         let image = match image {
@@ -85,15 +166,42 @@ impl MountArgs {
         if self.foreground {
             let args = Args {
                 image: image.map(|(_, name)| name),
+                writes,
                 mount: self,
             };
             return run(&args, context);
         }
+        let command = self.server(image.map(|(_, name)| name), &writes, context)?;
+        start(&command, None).map_err(|error| {
+            let exit = match &error {
+                StartError::Refused { status, .. } => Exit::of_process(*status),
+                _ => Exit::Failed,
+            };
+            Failure::of(exit, &error)
+        })?;
+        Ok(())
+    }
+
+    /// The command line of the server.
+    fn server(
+        self,
+        image: Option<String>,
+        writes: &WriteArgs,
+        context: &Context,
+    ) -> Result<Vec<OsString>, Failure> {
         let mut command: Vec<OsString> = vec!["--store".into(), context.store.clone().into()];
         command.extend(["--cache-size".into(), context.cache_size.to_string().into()]);
         command.push("serve".into());
-        if let Some((_, name)) = image {
+        if let Some(name) = image {
             command.push(format!("--image={name}").into());
+        }
+        if writes.read_only {
+            command.push("--read-only".into());
+        }
+        for (word, path) in [("--upper", &writes.upper), ("--work", &writes.work)] {
+            if let Some(path) = path {
+                command.extend([word.into(), path.into()]);
+            }
         }
         for list in &self.options {
             command.push(format!("--options={list}").into());
@@ -106,14 +214,7 @@ impl MountArgs {
             command.extend(["--log".into(), log.into()]);
         }
         command.extend(["--".into(), std::path::absolute(&self.at)?.into()]);
-        start(&command, None).map_err(|error| {
-            let exit = match &error {
-                StartError::Refused { status, .. } => Exit::of_process(*status),
-                _ => Exit::Failed,
-            };
-            Failure::of(exit, &error)
-        })?;
-        Ok(())
+        Ok(command)
     }
 }
 
@@ -163,43 +264,197 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     let caches = Caches::default();
     let idle = caches.clone();
     let lease = store.lease()?;
-    let (name, tree, _lease) = match &args.image {
+    let (name, tree, changes, _lease) = match &args.image {
         Some(image) => {
-            let (name, tree) = image_tree(&store, image, &caches, lease.as_ref())?;
-            (name, tree, lease)
+            let shown = Shown::open(&store, image, &caches, lease.as_ref(), &args.writes)?;
+            (shown.name, shown.tree, shown.changes, lease)
         }
         None => {
-            let catalogue = StoreCatalogue::new(store, caches, lease);
-            (
-                "lazyroot".to_owned(),
-                Tree::Images(Arc::new(catalogue)),
-                None,
-            )
+            let catalogue = Arc::new(StoreCatalogue::new(store, caches, lease));
+            let name = "lazyroot".to_owned();
+            (name, Tree::Images(catalogue), Changes::None, None)
         }
     };
-    log::info!("`{name}` at `{}`", args.mount.at.display());
+    log::info!("`{name}` at `{}`, {changes}", args.mount.at.display());
     let idle: Box<dyn Fn() + Send> = Box::new(move || memory::give_back(|| idle.clear()));
     let served = Served {
         name,
         tree,
         idle: Some(idle),
     };
-    fuse::serve(served, &args.mount.at, &options, ready).map_err(|error| failure(&error))
+    let mut was_ready = false;
+    let served = fuse::serve(served, &args.mount.at, &options, || {
+        was_ready = true;
+        ready();
+    });
+    // After a failure of the connection somebody may want what was written.
+    if served.is_ok() || !was_ready {
+        changes.end();
+    }
+    served.map_err(|error| failure(&error))
 }
 
-fn image_tree(
-    store: &Store,
-    image: &str,
-    caches: &Caches,
-    lease: Option<&crate::store::leases::Lease>,
-) -> Result<(String, Tree), Failure> {
-    let id = store.find(image)?;
-    let view = view::open(store, id, caches, lease)?;
-    store.touch(id);
-    let name = image
-        .parse()
-        .map_or_else(|_| image.to_owned(), |name: Reference| name.familiar());
-    Ok((name, Tree::Image(view.union)))
+/// Where writes of a running mount go.
+enum Changes {
+    /// Nowhere.
+    None,
+    /// To a directory that goes with the mount.
+    Fresh(FreshUpper),
+    /// To a directory that stays; the work directory goes if nobody has named it.
+    Kept {
+        upper: PathBuf,
+        own_work: Option<PathBuf>,
+    },
+}
+
+impl std::fmt::Display for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("read-only"),
+            Self::Fresh(fresh) => {
+                let upper = fresh.upper();
+                write!(
+                    f,
+                    "writes go to `{}` until it is unmounted",
+                    upper.display()
+                )
+            }
+            Self::Kept { upper, .. } => write!(f, "writes go to `{}`", upper.display()),
+        }
+    }
+}
+
+impl Changes {
+    /// The mount is gone.
+    fn end(self) {
+        match self {
+            Self::None | Self::Kept { own_work: None, .. } => {}
+            Self::Fresh(fresh) => {
+                if let Err(error) = fresh.remove() {
+                    log::warn!("{}", chain(&error));
+                }
+            }
+            Self::Kept {
+                own_work: Some(work),
+                ..
+            } => {
+                // What is not empty stays: the next mount clears it.
+                let _ = std::fs::remove_dir(work.join("work"));
+                let _ = std::fs::remove_dir(&work);
+            }
+        }
+    }
+}
+
+/// An image, opened to be shown.
+struct Shown {
+    name: String,
+    tree: Tree,
+    changes: Changes,
+}
+
+impl Shown {
+    fn open(
+        store: &Store,
+        image: &str,
+        caches: &Caches,
+        lease: Option<&crate::store::leases::Lease>,
+        writes: &WriteArgs,
+    ) -> Result<Self, Failure> {
+        let id = store.find(image)?;
+        let view = view::open(store, id, caches, lease)?;
+        store.touch(id);
+        let name = image
+            .parse()
+            .map_or_else(|_| image.to_owned(), |name: Reference| name.familiar());
+        if writes.read_only {
+            return Ok(Self {
+                name,
+                tree: Tree::Image(view.union),
+                changes: Changes::None,
+            });
+        }
+        let changes = Changes::open(store, id, writes)?;
+        match changes.tree(&view, writes) {
+            Ok(tree) => Ok(Self {
+                name,
+                tree: Tree::Writable(Arc::new(tree)),
+                changes,
+            }),
+            Err(failure) => {
+                changes.end();
+                Err(failure)
+            }
+        }
+    }
+}
+
+impl Changes {
+    fn open(store: &Store, id: ImageId, writes: &WriteArgs) -> Result<Self, Failure> {
+        let Some(upper) = &writes.upper else {
+            let fresh = store.fresh_upper(id).map_err(|error| {
+                let hint = "keep changes elsewhere with --upper DIR, or mount --read-only";
+                match &error {
+                    StoreError::ReadOnly(..) => Failure::from(error).hint(hint),
+                    _ => error.into(),
+                }
+            })?;
+            return Ok(Self::Fresh(fresh));
+        };
+        Ok(Self::Kept {
+            upper: upper.clone(),
+            own_work: writes.work.is_none().then(|| beside(upper)),
+        })
+    }
+
+    /// The image's tree with these changes.
+    fn tree(&self, view: &View, writes: &WriteArgs) -> Result<Writable, Failure> {
+        let (upper, work) = match self {
+            Self::None => return Err(Failure::new(Exit::Usage, "nothing is to be written")),
+            Self::Fresh(fresh) => (fresh.upper(), fresh.work()),
+            Self::Kept { upper, own_work } => {
+                let work = writes.work.clone().or_else(|| own_work.clone());
+                (upper.clone(), work.unwrap_or_else(|| beside(upper)))
+            }
+        };
+        let layers: Vec<_> = view.record.layers.iter().map(|layer| layer.diff).collect();
+        let layers = ChainId::of(&layers).to_string();
+        let directory =
+            Directory::open(&upper, &work, &layers).map_err(|error| unusable(&error))?;
+        let tree = Writable::new(Arc::clone(&view.union), Arc::new(directory));
+        tree.map_err(|error| {
+            let what = format!("`{}`: {}", upper.display(), chain(&error));
+            Failure::new(Exit::Failed, what)
+        })
+    }
+}
+
+/// The work directory of an upper directory, if nobody names one: `DIR.work`.
+fn beside(upper: &Path) -> PathBuf {
+    let mut name = upper.file_name().unwrap_or_default().to_owned();
+    name.push(".work");
+    upper.with_file_name(name)
+}
+
+fn unusable(error: &UpperError) -> Failure {
+    let exit = match error {
+        UpperError::InUse(_) => Exit::InUse,
+        UpperError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
+        _ => Exit::Failed,
+    };
+    let failure = Failure::of(exit, error);
+    match error {
+        UpperError::InUse(_) => failure.hint("lazyroot umount the other mount, or another --upper"),
+        UpperError::OtherImage(_) => {
+            failure.hint("mount the image that it was begun with, or another --upper")
+        }
+        UpperError::Apart { .. } => failure.hint("--work on the file system of --upper"),
+        UpperError::Unfit { .. } => failure.hint("--upper on ext4, xfs, btrfs or tmpfs"),
+        UpperError::Io { .. } if exit == Exit::NotFound => {
+            failure.hint("mkdir -p the directory above it first")
+        }
+        _ => failure,
+    }
 }
 
 fn failure(error: &ServeError) -> Failure {
@@ -220,6 +475,7 @@ fn failure(error: &ServeError) -> Failure {
             failure.hint("mkdir -p it first")
         }
         ServeError::Occupied { .. } => failure.hint("lazyroot umount it first"),
+        ServeError::NotForUsers => for_users(),
         ServeError::Device(_) => failure.hint("lazyroot doctor says what this machine lacks"),
         _ => failure,
     }

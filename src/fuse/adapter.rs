@@ -22,13 +22,12 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
-use super::Tree;
 use super::attr;
 use super::browse::{Browse, Place};
 use super::image::Image;
 use super::listing::Line;
 use super::pool::Pool;
-use super::reads::{READ_MAX, Read};
+use super::reads::{READ_MAX, Read, seek_from};
 use super::reports::Reports;
 use super::session::Activity;
 use super::xattrs::answer_xattr;
@@ -43,12 +42,12 @@ pub(super) const AT_ONCE: Duration = Duration::ZERO;
 pub(super) const GENERATION: Generation = Generation(0);
 /// Reads ahead that may be under way; the kernel's own default of 12 starves two
 /// sequential readers.
-const BACKGROUND: u16 = 64;
+pub(super) const BACKGROUND: u16 = 64;
 /// Reads that wait for a thread of the pool. More are answered where they
 /// arrive, so no request is ever refused.
-const WAITING: usize = 1024;
+pub(super) const WAITING: usize = 1024;
 /// Threads of the pool beyond one per processor: a read may wait for the disk.
-const MORE_THREADS: usize = 2;
+pub(super) const MORE_THREADS: usize = 2;
 
 /// What a mount shows, resolved.
 #[derive(Debug)]
@@ -75,10 +74,9 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    /// An adapter for `tree`, called `name`; `threads` answer reads.
+    /// An adapter for what is shown.
     pub(super) fn new(
-        name: String,
-        tree: Tree,
+        shown: Shown,
         processors: usize,
         activity: Arc<Activity>,
     ) -> io::Result<Self> {
@@ -86,12 +84,9 @@ impl Adapter {
         let told = Arc::clone(&reports);
         let work = move |read: Read, buffer: &mut Vec<u8>| read.answer(buffer, &told);
         let reads = Pool::new(processors + MORE_THREADS, WAITING, work)?;
-        let (shown, no_xattrs) = match tree {
-            Tree::Image(union) => {
-                let none = !union.any_xattrs();
-                (Shown::One(Arc::new(Image::alone(name, union))), none)
-            }
-            Tree::Images(catalogue) => (Shown::Many(Arc::new(Browse::new(catalogue))), false),
+        let no_xattrs = match &shown {
+            Shown::One(image) => !image.union.any_xattrs(),
+            Shown::Many(_) => false,
         };
         let (allow_idmap, no_open, no_opendir) = (false, false, false);
         Ok(Self {
@@ -104,14 +99,6 @@ impl Adapter {
             no_open,
             no_opendir,
         })
-    }
-
-    /// The images of a mount that shows many.
-    pub(super) fn browse(&self) -> Option<Arc<Browse>> {
-        match &self.shown {
-            Shown::One(_) => None,
-            Shown::Many(browse) => Some(Arc::clone(browse)),
-        }
     }
 
     /// What a number stands for. Every request begins here.
@@ -179,18 +166,19 @@ impl Adapter {
     }
 
     fn seek(&self, number: INodeNo, offset: i64, whence: i32) -> Result<i64, Errno> {
-        let data = match whence {
-            libc::SEEK_DATA => true,
-            libc::SEEK_HOLE => false,
-            _ => return Err(Errno::EINVAL),
-        };
-        // lseek(2): ENXIO when the offset is beyond the end.
-        let from = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+        let (data, from) = seek_from(offset, whence)?;
         let (image, ino) = self.object(number, Errno::EINVAL)?;
         let found = image.union.seek(ino, from, data);
         let found = found.map_err(|error| self.failed(&image, ino, &error))?;
         i64::try_from(found.ok_or(Errno::ENXIO)?).map_err(|_| Errno::EOVERFLOW)
     }
+}
+
+/// Answers that there is no such name, and that the kernel will know of any
+/// change: number 0 (struct fuse_entry_out; an errno would be asked for again).
+pub(super) fn answer_nothing(reply: ReplyEntry) {
+    let nothing = attr::directory(0, SystemTime::UNIX_EPOCH, 0);
+    reply.entry(&FOR_EVER, &nothing, GENERATION);
 }
 
 impl Filesystem for Adapter {
@@ -249,12 +237,7 @@ impl Filesystem for Adapter {
                 self.told(number);
                 reply.entry(&FOR_EVER, &attr::attr(number, &found.attr), GENERATION);
             }
-            // Number 0 says: there is no such name, and that will not change
-            // (struct fuse_entry_out; an errno would be asked for again).
-            Err(crate::union::FsError::NotFound) => {
-                let nothing = attr::directory(0, SystemTime::UNIX_EPOCH, 0);
-                reply.entry(&FOR_EVER, &nothing, GENERATION);
-            }
+            Err(crate::union::FsError::NotFound) => answer_nothing(reply),
             Err(error) => {
                 reply.error(image.failed(&self.reports, dir, Some(name), &error));
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use fuser::{FileAttr, FileType, INodeNo};
 
 use crate::node::{Attr, DIR_SIZE, Device, Kind, Time};
+use crate::union::upper::Stat;
 
 /// `st_blksize`.
 pub(super) const BLOCK: u32 = 4096;
@@ -22,6 +23,7 @@ pub(super) fn kind(kind: Kind) -> FileType {
         Kind::Char => FileType::CharDevice,
         Kind::Block => FileType::BlockDevice,
         Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
     }
 }
 
@@ -47,6 +49,40 @@ fn moment(time: Time) -> SystemTime {
 fn rdev(device: Device) -> u32 {
     let Device { major, minor } = device;
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
+}
+
+/// What the kernel's layout of a device number says.
+pub(super) fn device(rdev: u32) -> Device {
+    Device {
+        major: rdev >> 8 & 0xfff,
+        minor: rdev & 0xff | rdev >> 12 & 0xf_ff00,
+    }
+}
+
+/// A moment in our words.
+pub(super) fn time(moment: SystemTime) -> Time {
+    let (seconds, nanos) = match moment.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => (i128::from(since.as_secs()), since.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            let nanos = before.subsec_nanos();
+            // Seconds are rounded towards the past.
+            let whole = -i128::from(before.as_secs()) - i128::from(nanos > 0);
+            (whole, (1_000_000_000 - nanos) % 1_000_000_000)
+        }
+    };
+    let limit = if seconds < 0 { i64::MIN } else { i64::MAX };
+    let seconds = i64::try_from(seconds).unwrap_or(limit);
+    Time { seconds, nanos }
+}
+
+/// Attributes of the object of a writable tree with the number `number`.
+pub(super) fn stat(number: u64, of: &Stat) -> FileAttr {
+    FileAttr {
+        atime: moment(of.atime),
+        ctime: moment(of.ctime),
+        ..attr(number, &of.attr)
+    }
 }
 
 /// Attributes of the object with the number `number`.
@@ -141,6 +177,18 @@ mod tests {
             }),
             u32::MAX
         );
+    }
+
+    #[test]
+    fn what_the_kernel_says_comes_back_as_it_went() {
+        for (seconds, nanos) in [(0, 0), (-1, 0), (-1, 1), (-2, 999_999_999), (1 << 40, 5)] {
+            let one = Time { seconds, nanos };
+            assert_eq!(time(moment(one)), one);
+        }
+        for (major, minor) in [(1, 3), (10, 4096), (0xfff, 0xf_ffff), (0, 0)] {
+            let one = Device { major, minor };
+            assert_eq!(device(rdev(one)), one);
+        }
     }
 
     #[test]

@@ -1,19 +1,22 @@
 //! A tree shown through FUSE; the only home of the crate `fuser`.
 //!
 //! What it is for: answering the kernel's requests from a [`Union`], read-only,
-//! with as few messages as the protocol allows. A tree never changes while it
-//! is mounted, so the kernel may keep every answer for ever: names, attributes,
-//! absent names, listings, symlinks, pages. Warm, a mount costs no message.
+//! or from a [`Writable`], with as few messages as the protocol allows. A tree
+//! never changes while it is mounted, unless by the kernel's own requests, so the
+//! kernel may keep every answer for ever: names, attributes, absent names,
+//! listings, symlinks, pages. Warm, a read-only mount costs no message.
 //! May assume: numbers of a union are stable and below 2^40. Must not know:
-//! where layers are kept, how containers are run.
+//! where layers and changes are kept, how containers are run.
 //!
 //! * `errno`: failures of a tree and their errno, one table.
 //! * `attr`: what `stat` tells, in the kernel's words.
 //! * `image`: one tree at its place in the mount's numbers.
 //! * `browse`: many trees by name in one mount.
-//! * `adapter`: request, answer.
+//! * `adapter`: request, answer. `writable`: the same for a tree that can be changed.
 //! * `listing`: directories into replies.
-//! * `pool`: threads for what may be slow (reading decodes).
+//! * `pool`: threads for what may be slow (reading decodes). `workers`: threads for
+//!   what may take minutes (copying).
+//! * `caller`: rights of the process that asks.
 //! * `reads`: one read, answered. `xattrs`: extended attributes.
 //! * `reports`: each damaged thing is told once.
 //! * `options`: what a user may ask of a mount.
@@ -22,6 +25,7 @@
 mod adapter;
 mod attr;
 mod browse;
+mod caller;
 mod errno;
 mod image;
 mod listing;
@@ -30,6 +34,8 @@ mod pool;
 mod reads;
 mod reports;
 mod session;
+mod workers;
+mod writable;
 mod xattrs;
 
 use std::fmt;
@@ -40,6 +46,7 @@ pub use options::{MountOptions, OptionError};
 pub use session::{ServeError, serve};
 
 use crate::union::Union;
+use crate::union::writable::Writable;
 
 /// What a mount shows.
 pub enum Tree {
@@ -47,6 +54,8 @@ pub enum Tree {
     Image(Arc<Union>),
     /// Every image of a catalogue, by name.
     Images(Arc<dyn Catalogue>),
+    /// One image that can be changed; its root is the mount's root.
+    Writable(Arc<Writable>),
 }
 
 impl fmt::Debug for Tree {
@@ -54,6 +63,7 @@ impl fmt::Debug for Tree {
         f.write_str(match self {
             Self::Image(_) => "Tree::Image",
             Self::Images(_) => "Tree::Images",
+            Self::Writable(_) => "Tree::Writable",
         })
     }
 }

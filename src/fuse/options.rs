@@ -3,10 +3,12 @@
 //! What it is for: `-o` options as mount(8) has them, parsed once. Must not know
 //! how a mount is made.
 
-/// Options of a mount. All mounts are read-only and check permissions in the
-/// kernel. Setuid bits and device nodes of an image mean nothing unless asked
-/// for: who can name a mount point would else decide who becomes root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+use std::path::PathBuf;
+
+/// Options of a mount. All mounts check permissions in the kernel. Setuid bits
+/// and device nodes of an image mean nothing unless asked for: who can name a
+/// mount point would else decide who becomes root.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MountOptions {
     /// Setuid and setgid bits and file capabilities have their effect.
     pub suid: bool,
@@ -17,6 +19,14 @@ pub struct MountOptions {
     /// Other users may look into the mount. Root's mounts always allow it; the
     /// mounts of others when `/etc/fuse.conf` says `user_allow_other`.
     pub allow_other: bool,
+    /// Whether it is to be read-only; nothing: not said. Whether it is, the tree
+    /// that is shown says.
+    pub read_only: Option<bool>,
+    /// Where changes are to be kept, and the work directory beside it, as
+    /// overlayfs spells it (`upperdir=`, `workdir=`); no commas in them.
+    pub upper: Option<PathBuf>,
+    /// See `upper`.
+    pub work: Option<PathBuf>,
 }
 
 /// Why an option is not taken.
@@ -25,9 +35,6 @@ pub enum OptionError {
     /// Nobody knows it.
     #[error("mount option `{0}` is not known")]
     Unknown(String),
-    /// It asks for a writable mount.
-    #[error("mount option `{0}` cannot be had: images are read-only")]
-    Writable(String),
 }
 
 impl MountOptions {
@@ -35,7 +42,7 @@ impl MountOptions {
     /// beats an earlier one.
     ///
     /// # Errors
-    /// An option that is not known or asks for what cannot be had.
+    /// An option that is not known.
     pub fn add(&mut self, list: &str) -> Result<(), OptionError> {
         for option in list.split(',') {
             match option {
@@ -46,10 +53,11 @@ impl MountOptions {
                 "exec" => self.noexec = false,
                 "noexec" => self.noexec = true,
                 "allow_other" => self.allow_other = true,
+                "ro" => self.read_only = Some(true),
+                "rw" => self.read_only = Some(false),
                 // What every mount of ours is anyway, and what mount(8) and
                 // systemd pass on from fstab without being asked to.
                 ""
-                | "ro"
                 | "defaults"
                 | "default_permissions"
                 | "atime"
@@ -68,8 +76,11 @@ impl MountOptions {
                 | "users"
                 | "async" => {}
                 _ if option.starts_with("x-") || option.starts_with("comment=") => {}
-                "rw" => return Err(OptionError::Writable(option.to_owned())),
-                _ => return Err(OptionError::Unknown(option.to_owned())),
+                _ => match option.split_once('=') {
+                    Some(("upperdir", path)) => self.upper = Some(path.into()),
+                    Some(("workdir", path)) => self.work = Some(path.into()),
+                    _ => return Err(OptionError::Unknown(option.to_owned())),
+                },
             }
         }
         Ok(())
@@ -90,18 +101,28 @@ mod tests {
         let wanted = MountOptions {
             suid: true,
             allow_other: true,
+            read_only: Some(true),
             ..MountOptions::default()
         };
         assert_eq!(options, wanted);
     }
 
     #[test]
-    fn what_cannot_be_had_is_refused_by_name() {
+    fn where_changes_go_is_spelled_as_overlayfs_does() {
         let mut options = MountOptions::default();
-        assert_eq!(
-            options.add("ro,rw"),
-            Err(OptionError::Writable("rw".into()))
-        );
+        options.add("ro,rw,upperdir=/a=b,workdir=w").unwrap();
+        let wanted = MountOptions {
+            read_only: Some(false),
+            upper: Some("/a=b".into()),
+            work: Some("w".into()),
+            ..MountOptions::default()
+        };
+        assert_eq!(options, wanted);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_refused_by_name() {
+        let mut options = MountOptions::default();
         assert_eq!(
             options.add("frobnicate"),
             Err(OptionError::Unknown("frobnicate".into()))

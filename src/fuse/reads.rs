@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use fuser::ReplyData;
+use fuser::{Errno, ReplyData};
 
 use super::image::Image;
 use super::reports::Reports;
@@ -29,24 +29,50 @@ impl Read {
     /// Reads and answers; `buffer` is anybody's.
     pub(super) fn answer(self, buffer: &mut Vec<u8>, reports: &Reports) {
         let size = self.size.min(READ_MAX) as usize;
-        if buffer.len() < size {
-            buffer.resize(size, 0);
-        }
-        let mut done = 0;
-        // A short answer means the end of the file to the kernel, so a short
-        // read is gone on with.
-        while done < size {
-            let at = self.offset.saturating_add(done as u64);
-            match self.image.union.read(self.ino, at, &mut buffer[done..size]) {
-                Ok(0) => break,
-                Ok(more) => done += more,
-                Err(error) => {
-                    self.reply
-                        .error(self.image.failed(reports, self.ino, None, &error));
-                    return;
-                }
+        let done = fill(buffer, size, self.offset, |at, to| {
+            self.image.union.read(self.ino, at, to)
+        });
+        match done {
+            Ok(done) => self.reply.data(buffer.get(..done).unwrap_or_default()),
+            Err(error) => {
+                self.reply
+                    .error(self.image.failed(reports, self.ino, None, &error));
             }
         }
-        self.reply.data(buffer.get(..done).unwrap_or_default());
     }
+}
+
+/// Reads up to `size` bytes into `buffer`; how many there are. A short answer
+/// means the end of the file to the kernel, so a short read is gone on with.
+pub(super) fn fill<E>(
+    buffer: &mut Vec<u8>,
+    size: usize,
+    offset: u64,
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<usize, E>,
+) -> Result<usize, E> {
+    if buffer.len() < size {
+        buffer.resize(size, 0);
+    }
+    let mut done = 0;
+    while done < size {
+        let at = offset.saturating_add(done as u64);
+        match read(at, &mut buffer[done..size])? {
+            0 => break,
+            more => done += more,
+        }
+    }
+    Ok(done)
+}
+
+/// What an lseek(2) that the kernel passes on looks for: data (else: a hole), and
+/// from where on.
+pub(super) fn seek_from(offset: i64, whence: i32) -> Result<(bool, u64), Errno> {
+    let data = match whence {
+        libc::SEEK_DATA => true,
+        libc::SEEK_HOLE => false,
+        _ => return Err(Errno::EINVAL),
+    };
+    // lseek(2): ENXIO when the offset is beyond the end.
+    let from = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+    Ok((data, from))
 }

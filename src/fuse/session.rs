@@ -8,18 +8,22 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, Filesystem, MountOption, Session, SessionACL};
 use rustix::mount::MountFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::adapter::Adapter;
-use super::{MountOptions, Served};
+use super::adapter::{Adapter, Shown};
+use super::browse::Browse;
+use super::image::Image;
+use super::writable::WritableAdapter;
+use super::{MountOptions, Served, Tree};
 use crate::mounts::{self, FS_TYPE, Mount, MountError};
 
 /// No request for so long: the process is idle.
@@ -68,6 +72,9 @@ pub enum ServeError {
         /// What the system or the helper says.
         source: io::Error,
     },
+    /// Ordinary users mount read-only.
+    #[error("a writable mount needs root, or root of a user namespace")]
+    NotForUsers,
     /// The mount was made and cannot be found.
     #[error(transparent)]
     Table(#[from] MountError),
@@ -132,14 +139,21 @@ pub fn serve(
         source,
     };
     let (wake, events) = unbounded();
-    let activity = std::sync::Arc::new(Activity {
+    let activity = Arc::new(Activity {
         requests: AtomicU64::new(0),
         asleep: AtomicBool::new(false),
         wake: wake.clone(),
     });
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    let adapter = Adapter::new(name.clone(), tree, processors, activity.clone()).map_err(fails)?;
-    let browse = adapter.browse();
+    let shown = match tree {
+        Tree::Image(union) => Ok(Shown::One(Arc::new(Image::alone(name.clone(), union)))),
+        Tree::Images(catalogue) => Ok(Shown::Many(Arc::new(Browse::new(catalogue)))),
+        Tree::Writable(tree) => Err(tree),
+    };
+    let browse = match &shown {
+        Ok(Shown::Many(browse)) => Some(Arc::clone(browse)),
+        _ => None,
+    };
     let idle = move || {
         if let Some(browse) = &browse {
             browse.sweep(Duration::ZERO);
@@ -151,14 +165,30 @@ pub fn serve(
 
     // Before the mount: from the first moment on a signal undoes it.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(fails)?;
-    let session = open_session(adapter, &name, &at, options, processors)?;
+    let place = Place {
+        name: &name,
+        at: &at,
+        options,
+        writable: shown.is_err(),
+        processors,
+    };
+    let run = match shown {
+        Ok(shown) => {
+            let adapter = Adapter::new(shown, processors, activity.clone()).map_err(fails)?;
+            place.open(adapter, |adapter| adapter.allow_idmap = true)?
+        }
+        Err(tree) => {
+            let new = WritableAdapter::new(name.clone(), tree, processors, activity.clone());
+            place.open(new.map_err(fails)?, |_| {})?
+        }
+    };
     let mount = mounts::uppermost(&mounts::all()?, &at).cloned();
     let mount = mount.ok_or_else(|| MountError::NotMounted(at.clone()))?;
 
     let ended = wake.clone();
     let serving = thread::Builder::new().name("session".to_owned());
     let spawned = serving.spawn(move || {
-        let _ = ended.send(Event::Ended(session.run()));
+        let _ = ended.send(Event::Ended(run()));
     });
     spawned.map_err(|source| ServeError::Serve {
         name: name.clone(),
@@ -273,111 +303,117 @@ fn mount_point(at: &Path) -> Result<PathBuf, ServeError> {
     }
 }
 
-/// Mounts and says the first words with the kernel (INIT).
-fn open_session(
-    mut adapter: Adapter,
-    name: &str,
-    at: &Path,
-    options: &MountOptions,
+/// Answers requests until the mount is gone.
+type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+/// A mount to be made.
+struct Place<'a> {
+    name: &'a str,
+    at: &'a Path,
+    options: &'a MountOptions,
+    writable: bool,
     processors: usize,
-) -> Result<Session<Adapter>, ServeError> {
-    let fails = |source: io::Error| ServeError::Mount {
-        name: name.to_owned(),
-        at: at.into(),
-        source,
-    };
-    let mut config = Config::default();
-    config.n_threads = Some(processors);
-    let Some(device) = mount_directly(name, at, options)? else {
-        return through_helper(adapter, name, at, options, config);
-    };
-    adapter.allow_idmap = true;
-    let session = Session::from_fd(adapter, device, SessionACL::All, config);
-    session.map_err(|error| {
-        // The mount is there already, and nobody will ever answer for it.
-        let _ = mounts::unmount(at, true);
-        fails(error)
-    })
 }
 
-/// mount(2) by ourselves: for root, also of a user namespace. Nothing when this
-/// process may not.
-fn mount_directly(
-    name: &str,
-    at: &Path,
-    options: &MountOptions,
-) -> Result<Option<OwnedFd>, ServeError> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let device = File::options().read(true).write(true).open("/dev/fuse");
-    let device = device.map_err(ServeError::Device)?;
-    let mut flags = MountFlags::RDONLY;
-    flags.set(MountFlags::NOSUID, !options.suid);
-    flags.set(MountFlags::NODEV, !options.dev);
-    flags.set(MountFlags::NOEXEC, options.noexec);
-    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
-    // `rootmode` is a directory's type; the mode itself is asked for later.
-    let data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other\0",
-        device.as_raw_fd(),
-        uid.as_raw(),
-        gid.as_raw(),
-    );
-    let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes())
-        .expect("because the text has been made of numbers and one final NUL");
-    // The subtype is part of the type's name here (kernel fs/namespace.c).
-    match rustix::mount::mount(name, at, FS_TYPE, flags, data) {
-        Ok(()) => Ok(Some(device.into())),
-        Err(rustix::io::Errno::PERM) => Ok(None),
-        Err(error) => {
-            let (name, at) = (name.to_owned(), at.to_owned());
-            Err(ServeError::Mount {
-                name,
-                at,
-                source: error.into(),
-            })
+impl Place<'_> {
+    fn fails(&self, source: io::Error) -> ServeError {
+        ServeError::Mount {
+            name: self.name.to_owned(),
+            at: self.at.to_owned(),
+            source,
         }
     }
-}
 
-/// Mounts through the setuid helper: for everybody else.
-fn through_helper(
-    adapter: Adapter,
-    name: &str,
-    at: &Path,
-    options: &MountOptions,
-    mut config: Config,
-) -> Result<Session<Adapter>, ServeError> {
-    config.mount_options = vec![
-        // The helper splits options at commas and knows the backslash.
-        MountOption::FSName(name.replace('\\', "\\\\").replace(',', "\\,")),
-        MountOption::Subtype(SUBTYPE.to_owned()),
-        MountOption::RO,
-        MountOption::DefaultPermissions,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-    ];
-    if options.noexec {
-        config.mount_options.push(MountOption::NoExec);
+    /// Mounts and says the first words with the kernel (INIT). `direct` is told
+    /// when no helper had to be asked.
+    fn open<FS: Filesystem>(
+        &self,
+        mut adapter: FS,
+        direct: impl FnOnce(&mut FS),
+    ) -> Result<Run, ServeError> {
+        let mut config = Config::default();
+        config.n_threads = Some(self.processors);
+        let session = match self.mount_directly()? {
+            Some(device) => {
+                direct(&mut adapter);
+                let session = Session::from_fd(adapter, device, SessionACL::All, config);
+                session.map_err(|error| {
+                    // The mount is there already, and nobody will ever answer for it.
+                    let _ = mounts::unmount(self.at, true);
+                    self.fails(error)
+                })?
+            }
+            // The helper gives a mount to one user and tells nobody else of it:
+            // owners of files would be his to say.
+            None if self.writable => return Err(ServeError::NotForUsers),
+            None => self.through_helper(adapter, config)?,
+        };
+        Ok(Box::new(|| session.run()))
     }
-    if options.allow_other {
-        let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
-        if !allows_other(&conf) {
-            return Err(ServeError::AllowOther);
+
+    /// mount(2) by ourselves: for root, also of a user namespace. Nothing when this
+    /// process may not.
+    fn mount_directly(&self) -> Result<Option<OwnedFd>, ServeError> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
         }
-        config.acl = SessionACL::All;
+        let device = File::options().read(true).write(true).open("/dev/fuse");
+        let device = device.map_err(ServeError::Device)?;
+        let mut flags = MountFlags::empty();
+        flags.set(MountFlags::RDONLY, !self.writable);
+        flags.set(MountFlags::NOSUID, !self.options.suid);
+        flags.set(MountFlags::NODEV, !self.options.dev);
+        flags.set(MountFlags::NOEXEC, self.options.noexec);
+        let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+        // `rootmode` is a directory's type; the mode itself is asked for later.
+        let data = format!(
+            "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other\0",
+            device.as_raw_fd(),
+            uid.as_raw(),
+            gid.as_raw(),
+        );
+        let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes())
+            .expect("because the text has been made of numbers and one final NUL");
+        // The subtype is part of the type's name here (kernel fs/namespace.c).
+        match rustix::mount::mount(self.name, self.at, FS_TYPE, flags, data) {
+            Ok(()) => Ok(Some(device.into())),
+            Err(rustix::io::Errno::PERM) => Ok(None),
+            Err(error) => Err(self.fails(error.into())),
+        }
     }
-    Session::new(adapter, at, &config).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => ServeError::NoHelper,
-        io::ErrorKind::PermissionDenied => ServeError::Device(source),
-        // What the helper says ends with a newline.
-        kind => ServeError::Mount {
-            name: name.to_owned(),
-            at: at.to_owned(),
-            source: io::Error::new(kind, source.to_string().trim().to_owned()),
-        },
-    })
+
+    /// Mounts through the setuid helper: for everybody else.
+    fn through_helper<FS: Filesystem>(
+        &self,
+        adapter: FS,
+        mut config: Config,
+    ) -> Result<Session<FS>, ServeError> {
+        config.mount_options = vec![
+            // The helper splits options at commas and knows the backslash.
+            MountOption::FSName(self.name.replace('\\', "\\\\").replace(',', "\\,")),
+            MountOption::Subtype(SUBTYPE.to_owned()),
+            MountOption::RO,
+            MountOption::DefaultPermissions,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+        ];
+        if self.options.noexec {
+            config.mount_options.push(MountOption::NoExec);
+        }
+        if self.options.allow_other {
+            let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+            if !allows_other(&conf) {
+                return Err(ServeError::AllowOther);
+            }
+            config.acl = SessionACL::All;
+        }
+        Session::new(adapter, self.at, &config).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ServeError::NoHelper,
+            io::ErrorKind::PermissionDenied => ServeError::Device(source),
+            // What the helper says ends with a newline.
+            kind => self.fails(io::Error::new(kind, source.to_string().trim().to_owned())),
+        })
+    }
 }
 
 /// Whether `/etc/fuse.conf` lets users show their mounts to others.

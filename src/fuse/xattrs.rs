@@ -7,6 +7,8 @@ use fuser::{Errno, INodeNo, ReplyXattr};
 
 use super::adapter::Adapter;
 use super::browse::Place;
+use super::caller::is_privileged;
+use crate::union::Xattrs;
 
 impl Adapter {
     pub(super) fn xattr(&self, number: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
@@ -27,27 +29,22 @@ impl Adapter {
             .union
             .xattrs(ino)
             .map_err(|error| self.failed(&image, ino, &error))?;
-        // Only a privileged process sees `trusted.` (xattr(7)); fuse in the
-        // kernel leaves that to us.
-        let hidden = |name: &[u8]| name.starts_with(b"trusted.");
-        let hide = all.iter().any(|(name, _)| hidden(name)) && !is_privileged(pid);
-        let mut names = Vec::new();
-        for (name, _) in all.iter().filter(|(name, _)| !hide || !hidden(name)) {
-            names.extend_from_slice(name);
-            names.push(0);
-        }
-        Ok(names)
+        Ok(names(&all, pid))
     }
 }
 
-/// Whether a process has CAP_SYS_ADMIN. Its user says nothing: the kernel tells
-/// none to a file system that allows idmapped mounts.
-fn is_privileged(pid: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    // capability.h: CAP_SYS_ADMIN is 21.
-    bits.is_some_and(|bits| bits & 1 << 21 != 0)
+/// The names as listxattr(2) wants them, a NUL behind each.
+pub(super) fn names(all: &Xattrs, pid: u32) -> Vec<u8> {
+    // Only a privileged process sees `trusted.` (xattr(7)); fuse in the
+    // kernel leaves that to us.
+    let hidden = |name: &[u8]| name.starts_with(b"trusted.");
+    let hide = all.iter().any(|(name, _)| hidden(name)) && !is_privileged(pid);
+    let mut names = Vec::new();
+    for (name, _) in all.iter().filter(|(name, _)| !hide || !hidden(name)) {
+        names.extend_from_slice(name);
+        names.push(0);
+    }
+    names
 }
 
 /// Answers with a value of an extended attribute, or its size when `size` is 0.

@@ -11,17 +11,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::staging::sweep;
+use super::uppers::{KeptUpper, remove_tree};
 use super::{Store, StoreError, failed, gone_is_fine};
 use crate::digest::{BlobId, DiffId, ImageId};
 use crate::reference::Reference;
 
-/// What a sweep removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+/// What a sweep removed, and what it left.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Swept {
     /// Files removed.
     pub files: u64,
     /// Their length in bytes.
     pub bytes: u64,
+    /// Upper directories with changes whose mounts ended by a crash: they stay
+    /// until somebody says that they may go.
+    pub uppers: Vec<KeptUpper>,
 }
 
 /// What removing an image came to.
@@ -78,11 +82,13 @@ impl Store {
         })
     }
 
-    /// Removes every layer and blob that no image and no running process needs.
+    /// Removes every layer and blob that no image and no running process needs,
+    /// and upper directories of mounts that are gone: those without changes, with
+    /// `uppers` also those with.
     ///
     /// # Errors
     /// A damaged image record: what it needs cannot be known, so nothing goes.
-    pub fn gc(&self) -> Result<Swept, StoreError> {
+    pub fn gc(&self, uppers: bool) -> Result<Swept, StoreError> {
         let lock = self.lock()?;
         let mut layers: BTreeSet<DiffId> = self.pinned(&lock)?;
         let mut keep: BTreeSet<PathBuf> = BTreeSet::new();
@@ -119,8 +125,13 @@ impl Store {
                 }
             }
         }
+        let stay = self.sweep_uppers(uppers, &lock)?;
         drop(lock);
-        empty(&trash)
+        let stay = stay.into_iter().map(KeptUpper::measured);
+        Ok(Swept {
+            uppers: stay.collect::<Result<_, _>>()?,
+            ..empty(&trash)?
+        })
     }
 }
 
@@ -139,8 +150,14 @@ fn empty(trash: &Path) -> Result<Swept, StoreError> {
     let mut swept = Swept::default();
     for name in list(trash)? {
         let path = trash.join(name);
-        let removed = fs::symlink_metadata(&path)
-            .and_then(|meta| fs::remove_file(&path).map(|()| meta.len()));
+        let meta = fs::symlink_metadata(&path);
+        if meta.as_ref().is_ok_and(fs::Metadata::is_dir) {
+            let (files, bytes) = remove_tree(&path)?;
+            swept.files += files;
+            swept.bytes += bytes;
+            continue;
+        }
+        let removed = meta.and_then(|meta| fs::remove_file(&path).map(|()| meta.len()));
         match removed {
             Ok(len) => {
                 swept.files += 1;

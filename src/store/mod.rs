@@ -17,11 +17,13 @@
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
 //!   staging/NAME/                what an import is making; `lock` in it is flocked by it
+//!   uppers/NAME/                 changes of one writable mount; `lock` in it is flocked by it
 //!   trash/NAME                   renamed here by gc, then deleted outside the lock
 //! ```
 //!
 //! Who may write where: an import writes below its own `staging/NAME` and
-//! renames from there; `images` alone writes names; `gc` alone removes.
+//! renames from there; `images` alone writes names; `gc` alone removes, but for
+//! a mount that is undone, which removes its own `uppers/NAME`.
 //! Everything is published by stage, fsync, rename, fsync of the directory
 //! (`expanded-v1/` is exempt: every byte of it is checked when it is read).
 //! Invariants: *no image without its layers*, *no layer record without index,
@@ -33,6 +35,7 @@ pub mod images;
 pub mod layers;
 pub mod leases;
 pub mod staging;
+pub mod uppers;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -230,7 +233,7 @@ pub struct Store {
     cache_quota: u64,
 }
 
-const DIRECTORIES: [&str; 8] = [
+const DIRECTORIES: [&str; 9] = [
     "blobs/sha256",
     "layers-v1",
     "seek-v1",
@@ -239,6 +242,7 @@ const DIRECTORIES: [&str; 8] = [
     "leases",
     "staging",
     "trash",
+    "uppers",
 ];
 
 /// The largest JSON file of the store that is read.

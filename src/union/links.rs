@@ -173,6 +173,19 @@ impl Union {
         Ok(link.map(|link| (link.dir, link.name.as_slice())))
     }
 
+    /// The hard links of other layers that stand for an object: directory and name.
+    pub(super) fn linked_names(&self, ino: Ino) -> Result<Vec<(Place, Vec<u8>)>, FsError> {
+        let mut names = Vec::new();
+        if self.linked {
+            for (layer, n) in self.links()?.to(ino) {
+                if let Some((row, name)) = self.link_name(layer, n)? {
+                    names.push((Place { layer, row }, name.to_vec()));
+                }
+            }
+        }
+        Ok(names)
+    }
+
     /// Whether the entry that the layer's directory `dir` has of that name is the
     /// one that the union shows.
     pub(super) fn shows(&self, dir: Place, name: &[u8]) -> Result<bool, ReadError> {

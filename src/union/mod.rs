@@ -20,6 +20,7 @@
 //! * `holes`: sparse files;
 //! * `cache`: what is kept between two questions.
 
+mod below;
 mod cache;
 mod holes;
 mod links;

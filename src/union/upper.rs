@@ -95,6 +95,8 @@ pub enum What<'a> {
     Block(Device),
     /// A named pipe.
     Fifo,
+    /// A socket's name.
+    Socket,
 }
 
 impl What<'_> {
@@ -108,6 +110,7 @@ impl What<'_> {
             Self::Char(_) => Kind::Char,
             Self::Block(_) => Kind::Block,
             Self::Fifo => Kind::Fifo,
+            Self::Socket => Kind::Socket,
         }
     }
 }

@@ -10,12 +10,44 @@
 //! Numbers: what layers have keeps the number it has there, also after copy-up;
 //! what is new has its [`Key`](super::upper::Key) behind the last of them.
 
-use std::sync::Arc;
+//!
+//! One file per question:
+//! * `nodes`: what is known, and where it is;
+//! * `dirs`: directories of the upper directory, their names in memory;
+//! * `look`: lookup, attributes, listings;
+//! * `groups`: hard link groups of layers, and where a layer's directory is now;
+//! * `copy_up`: what is changed goes up first;
+//! * `contents`: opening, reading, holes;
+//! * `change`: making and removing names, attributes;
+//! * `rename`; `acl`: what directories hand down.
+//!
+//! Locks, in the order in which they may be taken: `copying` of one object (while its
+//! contents are copied, as long as that takes), `changes` (one change of names at a
+//! time; only short calls to the upper directory), names of one directory or `finding` (the upper
+//! directory's idea of what is known and the table agree), `table`.
 
-use super::upper::{Change, Data, SetXattr, Space, Stat, Upper, What};
-use super::{FsError, Listed, Union, Xattrs};
-use crate::node::Ino;
+mod acl;
+mod change;
+mod contents;
+mod copy_up;
+mod dirs;
+mod groups;
+mod look;
+mod nodes;
+mod rename;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+
+use super::upper::{Change, Data, Mark, Marks, SetTime, SetXattr, Space, Stat, Upper};
+use super::{FsError, Union};
+use crate::node::{Attr, Ino, Kind};
 use crate::tree_path::TreePath;
+use dirs::Dir;
+use nodes::{Node, Table};
 
 /// An object as `lookup` finds it or a change has made it. Whoever is told of
 /// one owes a [`Writable::forget`].
@@ -80,17 +112,91 @@ pub enum Rename {
 pub struct Writable {
     lower: Arc<Union>,
     upper: Arc<dyn Upper>,
+    table: Mutex<Table>,
+    finding: Mutex<()>,
+    changes: Mutex<()>,
+    /// Files whose contents are being copied up.
+    copying: Mutex<HashMap<Ino, Arc<Mutex<()>>>>,
+    /// Every directory of the upper directory has its node.
+    scanned: AtomicBool,
 }
 
-#[expect(unused_variables, reason = "skeleton")]
-#[expect(clippy::missing_errors_doc, reason = "skeleton")]
+/// Where a directory is.
+#[derive(Debug, Clone)]
+enum Where {
+    /// In the upper directory, too.
+    Upper(Arc<Dir>),
+    /// In the layers alone.
+    Lower(Ino),
+}
+
+/// The origin mark of a top directory that has its attributes.
+const ROOT_ORIGIN: &[u8] = b"/";
+
 impl Writable {
-    /// The tree of `lower` with the changes that `upper` has.
+    /// The tree of `lower` with the changes that `upper` has. A new upper directory
+    /// gets the attributes of the layers' root.
     ///
     /// # Errors
-    /// The upper directory cannot be read.
+    /// The upper directory cannot be read or written; a layer is damaged.
     pub fn new(lower: Arc<Union>, upper: Arc<dyn Upper>) -> Result<Self, FsError> {
-        Ok(Self { lower, upper })
+        let key = upper.root();
+        let marks = upper.marks(key).map_err(FsError::Upper)?;
+        let mut table = Table::default();
+        let below = (!marks.opaque).then_some(Ino::ROOT);
+        let root = Dir::new(Ino::ROOT, key, below, (Ino::ROOT, b""), &marks, false);
+        table.put(Ino::ROOT, Node::Dir(Arc::new(root)));
+        // The root is known without being looked up (FUSE_ROOT_ID).
+        table.count(Ino::ROOT);
+        let this = Self {
+            lower,
+            upper,
+            table: Mutex::new(table),
+            finding: Mutex::default(),
+            changes: Mutex::default(),
+            copying: Mutex::default(),
+            scanned: AtomicBool::new(false),
+        };
+        if marks == Marks::default() && this.is_empty()? {
+            this.adopt_root()?;
+        }
+        Ok(this)
+    }
+
+    fn is_empty(&self) -> Result<bool, FsError> {
+        let mut empty = true;
+        let listed = self
+            .upper
+            .list(self.upper.root(), &mut |_, _| empty = false);
+        listed.map_err(FsError::Upper)?;
+        Ok(empty)
+    }
+
+    /// Gives the top directory what the layers' root has. The mark comes last: without
+    /// it all of this is done again.
+    fn adopt_root(&self) -> Result<(), FsError> {
+        let key = self.upper.root();
+        let attr = self.lower.attr(Ino::ROOT)?;
+        let change = Change {
+            mode: Some(attr.mode),
+            uid: Some(attr.uid),
+            gid: Some(attr.gid),
+            ..Change::default()
+        };
+        self.upper.set_attr(key, &change).map_err(FsError::Upper)?;
+        for (name, value) in self.lower.xattrs(Ino::ROOT)? {
+            let set = self.upper.set_xattr(key, &name, &value, SetXattr::Any);
+            set.map_err(FsError::Upper)?;
+        }
+        let change = Change {
+            atime: Some(SetTime::To(attr.mtime)),
+            mtime: Some(SetTime::To(attr.mtime)),
+            ..Change::default()
+        };
+        self.upper.set_attr(key, &change).map_err(FsError::Upper)?;
+        self.upper
+            .mark(key, Mark::Origin(ROOT_ORIGIN))
+            .map_err(FsError::Upper)
     }
 
     /// The layers' tree.
@@ -99,140 +205,100 @@ impl Writable {
         &self.lower
     }
 
-    /// Looks up a name in a directory; the object is known once more.
-    pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Known, FsError> {
-        unimplemented!()
+    /// Room of the upper directory's file system.
+    ///
+    /// # Errors
+    /// As statvfs(3).
+    pub fn space(&self) -> Result<Space, FsError> {
+        self.upper.space().map_err(FsError::Upper)
     }
 
     /// Whoever was told of `ino` (by `lookup`, `make`, `link`) forgets it `times` times.
     pub fn forget(&self, ino: Ino, times: u64) {
-        unimplemented!()
+        let _finding = self.finding.lock();
+        let mut table = self.table.lock();
+        let node = table.forget(ino, times);
+        drop(table);
+        match node {
+            Some(Node::Dir(dir)) if dir.is_gone() => self.upper.forget(dir.key),
+            Some(Node::Dir(dir)) => dir.drop_names(),
+            Some(Node::File(file)) => self.upper.forget(file.key),
+            Some(Node::Gone) | None => {}
+        }
     }
 
-    /// What `stat` tells of a known object.
-    pub fn attr(&self, ino: Ino) -> Result<Stat, FsError> {
-        unimplemented!()
-    }
-
-    /// Lists a directory from behind `cookie` (0: the beginning) until `visit` says
-    /// false. Cookies of names never change while the directory is known; what is
-    /// made or removed meanwhile disturbs no other name. `visit` may call any method.
-    pub fn list(
-        &self,
-        dir: Ino,
-        cookie: u64,
-        visit: &mut dyn FnMut(Listed<'_>) -> bool,
-    ) -> Result<(), FsError> {
-        unimplemented!()
-    }
-
-    /// A symlink's target.
-    pub fn target(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        unimplemented!()
-    }
-
-    /// Extended attributes, sorted by name.
-    pub fn xattrs(&self, ino: Ino) -> Result<Xattrs, FsError> {
-        unimplemented!()
-    }
-
-    /// One extended attribute. `NoAttribute`: there is none of that name.
-    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        unimplemented!()
-    }
-
-    /// Whether opening a file for writing, or changing its size, has contents to copy: it may take long.
-    #[must_use]
-    pub fn copies(&self, ino: Ino) -> bool {
-        unimplemented!()
-    }
-
-    /// A regular file's contents. For writing they are copied up first.
-    pub fn open(&self, ino: Ino, how: Open) -> Result<Contents, FsError> {
-        unimplemented!()
-    }
-
-    /// Reads a regular file, wherever its contents are; may be slow.
-    pub fn read(&self, ino: Ino, offset: u64, to: &mut [u8]) -> Result<usize, FsError> {
-        unimplemented!()
-    }
-
-    /// Where the next data (`data`) or hole (else) of a file is; nothing at its end.
-    pub fn seek(&self, ino: Ino, offset: u64, data: bool) -> Result<Option<u64>, FsError> {
-        unimplemented!()
-    }
-
-    /// Room of the upper directory's file system.
-    pub fn space(&self) -> Result<Space, FsError> {
-        unimplemented!()
-    }
-
-    /// Makes an object; it is known once. Group, mode and access control lists
-    /// follow the directory's setgid bit and default list (mkdir(2), acl(5)).
-    pub fn make(
-        &self,
-        dir: Ino,
-        name: &[u8],
-        what: What<'_>,
-        maker: &Maker,
-    ) -> Result<Known, FsError> {
-        unimplemented!()
-    }
-
-    /// Gives an object that is no directory one more name; it is known once more.
-    pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Known, FsError> {
-        unimplemented!()
-    }
-
-    /// Removes a name of anything but a directory.
-    pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
-        unimplemented!()
-    }
-
-    /// Removes an empty directory.
-    pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
-        unimplemented!()
-    }
-
-    /// Renames.
-    pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), how: Rename) -> Result<(), FsError> {
-        unimplemented!()
-    }
-
-    /// Sets attributes; contents are copied up only for a size.
-    pub fn set_attr(&self, ino: Ino, change: &Change) -> Result<Stat, FsError> {
-        unimplemented!()
-    }
-
-    /// Takes setuid, setgid (where the group may execute) and capabilities away,
-    /// as a write by an ordinary user does.
-    pub fn strip_privileges(&self, ino: Ino) -> Result<Stat, FsError> {
-        unimplemented!()
-    }
-
-    /// Sets an extended attribute.
-    pub fn set_xattr(
-        &self,
-        ino: Ino,
-        name: &[u8],
-        value: &[u8],
-        how: SetXattr,
-    ) -> Result<(), FsError> {
-        unimplemented!()
-    }
-
-    /// Removes an extended attribute. `NoAttribute`: there is none of that name.
-    pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
-        unimplemented!()
-    }
-
-    /// Makes a file or directory durable, as fsync(2) and fdatasync(2) (`data_only`) say.
-    pub fn sync(&self, ino: Ino, data_only: bool) -> Result<(), FsError> {
-        unimplemented!()
-    }
-
-    /// A path that leads to the object, for messages.
+    /// A path that leads to the object, for messages; of what is no directory, the
+    /// path that layers have it at.
+    ///
+    /// # Errors
+    /// `Stale`: none is remembered. `Damaged`.
     pub fn path_of(&self, ino: Ino) -> Result<TreePath, FsError> {
-        unimplemented!()
+        let file = match self.node(ino) {
+            Some(Node::File(file)) => Some(file.below.unwrap_or(ino)),
+            Some(Node::Gone) => Some(ino),
+            Some(Node::Dir(_)) => None,
+            None if self.lower_kind(ino)?.kind == Kind::Dir => None,
+            None => Some(ino),
+        };
+        if let Some(file) = file {
+            return self.lower.path_of(file);
+        }
+        // Directories above may have been renamed, in the upper directory alone.
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT {
+            let (parent, name) = match self.node(at) {
+                Some(Node::Dir(dir)) => dir.home(),
+                _ => {
+                    let (parent, name) = self.lower.home(at)?;
+                    (parent, name.into())
+                }
+            };
+            names.push(name);
+            at = parent;
+        }
+        let down = names.iter().rev();
+        Ok(down.fold(TreePath::root(), |path, name| path.child(name)))
+    }
+
+    fn node(&self, ino: Ino) -> Option<Node> {
+        self.table.lock().node(ino).cloned()
+    }
+
+    /// Where a directory that somebody knows is.
+    fn dir(&self, ino: Ino) -> Result<Where, FsError> {
+        match self.node(ino) {
+            Some(Node::Dir(dir)) => Ok(Where::Upper(dir)),
+            Some(Node::File(_)) => Err(FsError::NotDir),
+            Some(Node::Gone) => Err(match self.lower_kind(ino)?.kind {
+                Kind::Dir => FsError::NotFound,
+                _ => FsError::NotDir,
+            }),
+            None => Ok(Where::Lower(ino)),
+        }
+    }
+
+    fn lower_kind(&self, ino: Ino) -> Result<Attr, FsError> {
+        self.lower.attr(ino)
+    }
+}
+
+/// Names that nothing can be made under.
+fn check_name(name: &[u8]) -> Result<(), FsError> {
+    if name.len() > crate::tree_path::NAME_MAX {
+        return Err(FsError::NameTooLong);
+    }
+    if matches!(name, b"." | b"..") {
+        return Err(FsError::Exists);
+    }
+    Ok(())
+}
+
+/// What `stat` tells of an object of a layer: a tar has one time of each.
+fn lower_stat(attr: Attr) -> Stat {
+    Stat {
+        attr,
+        atime: attr.mtime,
+        ctime: attr.mtime,
     }
 }

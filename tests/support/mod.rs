@@ -2,3 +2,4 @@
 
 pub(crate) mod layers;
 pub(crate) mod model;
+pub(crate) mod stacks;

@@ -29,6 +29,8 @@ fn kind_code(kind: Kind) -> u8 {
         Kind::Block => 6,
         Kind::File => 8,
         Kind::Symlink => 10,
+        // Never written: no tar has one. Read, it is no kind.
+        Kind::Socket => 12,
     }
 }
 
@@ -191,6 +193,7 @@ impl Inode {
             Kind::Char => Body::Char(device),
             Kind::Block => Body::Block(device),
             Kind::Fifo => Body::Fifo,
+            Kind::Socket => return None,
         };
         let named = match flags & LINKED {
             0 => NamedBy::Entry { dir: at, entry },

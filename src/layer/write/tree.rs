@@ -325,6 +325,7 @@ impl Tree {
                 Kind::File => "file",
                 Kind::Char | Kind::Block => "device",
                 Kind::Fifo => "fifo",
+                Kind::Socket => "socket",
                 Kind::Dir => "directory",
             },
         };

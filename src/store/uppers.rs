@@ -1,0 +1,358 @@
+//! Upper directories that nobody has named: one for each writable mount.
+//!
+//! What it is for: a mount without `--upper` keeps its changes here for as long
+//! as it lives. May assume: whoever has one holds its `lock`, which goes by itself
+//! at kill -9. Must not know what is in an upper directory, but for whether
+//! anything is.
+//!
+//! ```text
+//! uppers/NAME/lock     flocked by the process that serves the mount
+//! uppers/NAME/image    which image it belongs to: its ID and a newline
+//! uppers/NAME/upper/   the changes
+//! uppers/NAME/work/    what is being made
+//! ```
+//!
+//! A mount that is undone takes its directory along. After a crash it stays: gc
+//! removes it when it holds no change, and names it otherwise.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use super::leases::is_dead;
+use super::{Store, StoreError, StoreLock, failed, gone_is_fine, read_small, sync_directory};
+use crate::digest::ImageId;
+
+/// Directories in each other that are removed by going down into them; what lies
+/// deeper is moved up first. Programs can make them deeper than any stack is.
+const DEPTH_MAX: u32 = 200;
+/// Bytes of a path that leave room for one more name (PATH_MAX is 4096).
+const PATH_LONG: usize = 3500;
+
+/// The upper directory of a mount that lives.
+#[derive(Debug)]
+pub struct FreshUpper {
+    path: PathBuf,
+    trash: PathBuf,
+    _lock: File,
+}
+
+impl FreshUpper {
+    /// Where changes go.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.path.join("upper")
+    }
+
+    /// The work directory beside it.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.path.join("work")
+    }
+
+    /// Removes it with all changes: at once out of sight, then file by file.
+    ///
+    /// # Errors
+    /// What the system says; the rest is in the trash then, where gc finds it.
+    pub fn remove(self) -> Result<(), StoreError> {
+        discard(&self.path, &self.trash)?;
+        Ok(())
+    }
+}
+
+/// An upper directory whose process is gone.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct KeptUpper {
+    /// `uppers/NAME`; the changes are in `upper` below it.
+    pub path: PathBuf,
+    /// The image that was changed; nothing when the crash came before it was
+    /// written down.
+    pub image: Option<ImageId>,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// It holds changes.
+    pub changed: bool,
+}
+
+impl Store {
+    /// A new upper directory, in use by this process until it is dropped.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn fresh_upper(&self, image: ImageId) -> Result<FreshUpper, StoreError> {
+        let directory = self.root().join("uppers");
+        let trash = self.root().join("trash");
+        for path in [&directory, &trash] {
+            // A store of an older program has no `uppers`.
+            fs::create_dir_all(path).map_err(failed("create", path))?;
+        }
+        // Against gc: it must not find the directory before the lock is taken.
+        let store = self.lock()?;
+        let made = tempfile::Builder::new()
+            .prefix("upper-")
+            .tempdir_in(&directory);
+        let path = made.map_err(failed("create", &directory))?.keep();
+        let name = path.join("lock");
+        let held = File::create(&name).and_then(|file| {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(file)
+        });
+        let lock = held.map_err(failed("lock", &name))?;
+        drop(store);
+        let fresh = FreshUpper {
+            path,
+            trash,
+            _lock: lock,
+        };
+        let record = fresh.path.join("image");
+        fs::write(&record, format!("{image}\n")).map_err(failed("write", &record))?;
+        // As a root directory is; the directory above lets nobody else in.
+        let upper = fresh.upper();
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .create(&upper)
+            .map_err(failed("create", &upper))?;
+        sync_directory(&fresh.path)?;
+        sync_directory(&directory)?;
+        Ok(fresh)
+    }
+
+    /// Upper directories whose processes are gone.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn kept_uppers(&self) -> Result<Vec<KeptUpper>, StoreError> {
+        let mut kept = Vec::new();
+        for path in self.dead_uppers()? {
+            // One without a lock is being made at this moment, or gc's alone.
+            if super::present(&path.join("lock"))? {
+                kept.push(look(path)?.measured()?);
+            }
+        }
+        Ok(kept)
+    }
+
+    fn dead_uppers(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let directory = self.root().join("uppers");
+        let entries = fs::read_dir(&directory).map_err(failed("read", &directory));
+        let mut dead = Vec::new();
+        for entry in gone_is_fine(entries)?.into_iter().flatten() {
+            let path = entry.map_err(failed("read", &directory))?.path();
+            if is_dead(&path.join("lock"))? {
+                dead.push(path);
+            }
+        }
+        dead.sort();
+        Ok(dead)
+    }
+
+    /// Bytes on disk of all upper directories, also of mounts that live.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn upper_bytes(&self) -> Result<u64, StoreError> {
+        on_disk(&self.root().join("uppers"), DEPTH_MAX)
+    }
+
+    /// Moves upper directories whose processes are gone and that hold no changes
+    /// into the trash; with `changed` all of them. Returns those that stay, not
+    /// yet measured.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn sweep_uppers(
+        &self,
+        changed: bool,
+        _lock: &StoreLock,
+    ) -> Result<Vec<KeptUpper>, StoreError> {
+        let trash = self.root().join("trash");
+        let mut stay = Vec::new();
+        for path in self.dead_uppers()? {
+            let kept = look(path)?;
+            if kept.changed && !changed {
+                stay.push(kept);
+                continue;
+            }
+            let name = kept.path.file_name().unwrap_or_default();
+            let to = trash.join(name);
+            gone_is_fine(fs::rename(&kept.path, to).map_err(failed("rename", &kept.path)))?;
+        }
+        Ok(stay)
+    }
+}
+
+impl KeptUpper {
+    /// The same with its size.
+    pub(crate) fn measured(mut self) -> Result<Self, StoreError> {
+        self.bytes = on_disk(&self.path, DEPTH_MAX)?;
+        Ok(self)
+    }
+}
+
+/// What is in an upper directory.
+fn look(path: PathBuf) -> Result<KeptUpper, StoreError> {
+    let record = gone_is_fine(read_small(&path.join("image")))?;
+    let record = record.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let upper = path.join("upper");
+    let entries = gone_is_fine(fs::read_dir(&upper).map_err(failed("read", &upper)))?;
+    Ok(KeptUpper {
+        image: record.and_then(|text| text.trim().parse().ok()),
+        bytes: 0,
+        // Attributes of the root directory alone are not worth keeping.
+        changed: entries.is_some_and(|mut entries| entries.next().is_some()),
+        path,
+    })
+}
+
+/// Whether paths below a directory become too long for the system.
+fn is_long(path: &Path) -> bool {
+    path.as_os_str().len() > PATH_LONG
+}
+
+/// Bytes that a tree takes; what lies too deep is not counted.
+fn on_disk(path: &Path, depth: u32) -> Result<u64, StoreError> {
+    let mut sum = 0;
+    let entries = gone_is_fine(fs::read_dir(path).map_err(failed("read", path)))?;
+    for entry in entries.into_iter().flatten() {
+        let path = entry.map_err(failed("read", path))?.path();
+        let Some(meta) = gone_is_fine(fs::symlink_metadata(&path).map_err(failed("read", &path)))?
+        else {
+            continue;
+        };
+        sum += meta.blocks() * 512;
+        if meta.is_dir() && depth > 0 && !is_long(&path) {
+            sum += on_disk(&path, depth - 1)?;
+        }
+    }
+    Ok(sum)
+}
+
+/// Moves a directory into the trash and empties that of it.
+fn discard(path: &Path, trash: &Path) -> Result<(), StoreError> {
+    let name = path.file_name().unwrap_or_default();
+    let to = trash.join(name);
+    fs::rename(path, &to).map_err(failed("rename", path))?;
+    remove_tree(&to)?;
+    Ok(())
+}
+
+/// Removes a directory of the trash with all that is in it, however deep; how
+/// many files, and their bytes on disk.
+pub(super) fn remove_tree(path: &Path) -> Result<(u64, u64), StoreError> {
+    let mut swept = (0, 0);
+    let mut waiting = vec![path.to_owned()];
+    let mut number = 0_u64;
+    while let Some(next) = waiting.pop() {
+        let deep = remove_shallow(&next, DEPTH_MAX, &mut swept)?;
+        if deep.is_empty() {
+            continue;
+        }
+        // What lies too deep comes up beside it, then it is tried again.
+        waiting.push(next);
+        for (at, directory) in deep.into_iter().enumerate() {
+            let mut to = path.as_os_str().to_owned();
+            to.push(format!("-{number}-{at}"));
+            let to = PathBuf::from(to);
+            fs::rename(&directory, &to).map_err(failed("rename", &directory))?;
+            waiting.push(to);
+        }
+        number += 1;
+    }
+    Ok(swept)
+}
+
+/// Removes a directory down to a depth; what lies deeper.
+fn remove_shallow(
+    path: &Path,
+    depth: u32,
+    swept: &mut (u64, u64),
+) -> Result<Vec<PathBuf>, StoreError> {
+    let mut deep = Vec::new();
+    let entries = gone_is_fine(fs::read_dir(path).map_err(failed("read", path)))?;
+    for entry in entries.into_iter().flatten() {
+        let entry = entry.map_err(failed("read", path))?;
+        let path = entry.path();
+        let meta = gone_is_fine(fs::symlink_metadata(&path).map_err(failed("read", &path)))?;
+        let Some(meta) = meta else { continue };
+        match meta.is_dir() {
+            true if depth == 0 || is_long(&path) => deep.push(path),
+            true => deep.extend(remove_shallow(&path, depth - 1, swept)?),
+            false => {
+                gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
+                swept.0 += 1;
+                swept.1 += meta.blocks() * 512;
+            }
+        }
+    }
+    if deep.is_empty() {
+        gone_is_fine(fs::remove_dir(path).map_err(failed("remove", path)))?;
+    }
+    Ok(deep)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("store"), 1 << 20).unwrap();
+        (dir, store)
+    }
+
+    fn image() -> ImageId {
+        ImageId(crate::digest::Digest::sha256(b"image"))
+    }
+
+    fn names(directory: &Path) -> usize {
+        fs::read_dir(directory).unwrap().count()
+    }
+
+    #[test]
+    fn one_in_use_is_neither_named_nor_swept() {
+        let (_dir, store) = store();
+        let fresh = store.fresh_upper(image()).unwrap();
+        fs::write(fresh.upper().join("file"), "x").unwrap();
+        assert_eq!(store.kept_uppers().unwrap(), []);
+        assert_eq!(store.gc(true).unwrap().uppers, []);
+        assert!(fresh.upper().join("file").is_file());
+        fresh.remove().unwrap();
+        assert_eq!(names(&store.root().join("uppers")), 0);
+        assert_eq!(names(&store.root().join("trash")), 0);
+    }
+
+    #[test]
+    fn after_a_crash_changes_stay_until_they_are_given_up() {
+        let (_dir, store) = store();
+        let empty = store.fresh_upper(image()).unwrap();
+        let full = store.fresh_upper(image()).unwrap();
+        let file = full.upper().join("file");
+        fs::write(&file, "x").unwrap();
+        drop((empty, full));
+        let kept = store.kept_uppers().unwrap();
+        assert_eq!(kept.iter().filter(|kept| kept.changed).count(), 1);
+        assert!(kept.iter().all(|kept| kept.image == Some(image())));
+        let stay = store.gc(false).unwrap().uppers;
+        assert_eq!(stay.len(), 1);
+        assert!(file.is_file());
+        assert_eq!(store.gc(true).unwrap().uppers, []);
+        assert_eq!(names(&store.root().join("uppers")), 0);
+        assert_eq!(names(&store.root().join("trash")), 0);
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_path_is_removed() {
+        let (_dir, store) = store();
+        let fresh = store.fresh_upper(image()).unwrap();
+        let mut at: std::os::fd::OwnedFd = File::open(fresh.upper()).unwrap().into();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).unwrap();
+            let flags = rustix::fs::OFlags::DIRECTORY;
+            at = rustix::fs::openat(&at, "d", flags, rustix::fs::Mode::empty()).unwrap();
+        }
+        fresh.remove().unwrap();
+        assert_eq!(names(&store.root().join("trash")), 0);
+    }
+}

@@ -1,0 +1,382 @@
+//! What is to be changed goes up first.
+//!
+//! What it is for: attributes alone go up at once, without contents
+//! ([`Marks::metacopy`]); contents go up outside of every lock but the file's own,
+//! into an object that no name leads to yet or behind the mark that says that the
+//! layer still has them. So at every moment the tree has the old or the new file,
+//! and a crash leaves one of them.
+
+use std::sync::Arc;
+
+use super::dirs::{Dir, Slot};
+use super::nodes::{File, Node};
+use super::{Where, Writable};
+use crate::node::{Attr, Ino, Kind, Time};
+use crate::union::upper::{Change, Data, Key, Mark, Marks, New, SetTime, SetXattr, What};
+use crate::union::{FsError, Xattrs};
+
+/// Bytes that are copied at a time.
+const PIECE: usize = 1 << 20;
+/// File capabilities: a write takes them away (capabilities(7)), also ours.
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// A name in a directory.
+type Name = (Arc<Dir>, Vec<u8>);
+
+impl Writable {
+    /// A directory, in the upper directory; the caller has the lock for changes.
+    pub(super) fn raise_dir(&self, ino: Ino) -> Result<Arc<Dir>, FsError> {
+        let place = self.dir(ino)?;
+        self.raise_dir_at(&place)
+    }
+
+    pub(super) fn raise_dir_at(&self, place: &Where) -> Result<Arc<Dir>, FsError> {
+        // Upwards to what is there, downwards again: trees may be deep.
+        let mut trail = Vec::new();
+        let mut here = match place {
+            Where::Upper(dir) => return Ok(Arc::clone(dir)),
+            Where::Lower(ino) => {
+                let mut at = *ino;
+                loop {
+                    match self.dir(at)? {
+                        Where::Upper(dir) => break dir,
+                        Where::Lower(_) => {
+                            let (parent, name) = self.lower.home(at)?;
+                            trail.push((at, name));
+                            at = parent;
+                        }
+                    }
+                }
+            }
+        };
+        while let Some((ino, name)) = trail.pop() {
+            here = self.raise_one_dir(&here, ino, &name)?;
+        }
+        Ok(here)
+    }
+
+    fn raise_one_dir(&self, parent: &Dir, ino: Ino, name: &[u8]) -> Result<Arc<Dir>, FsError> {
+        let attr = self.lower.attr(ino)?;
+        let xattrs = self.lower.xattrs(ino)?;
+        let marks = Marks::default();
+        let key = self.stage(&attr, What::Dir, &xattrs, &marks)?;
+        let publish = self.upper.publish(key, &[(parent.key, name)], false);
+        publish.map_err(|error| self.unstage(key, error))?;
+        let dir = Dir::new(ino, key, Some(ino), (parent.ino, name), &marks, true);
+        let dir = Arc::new(dir);
+        self.table.lock().put(ino, Node::Dir(Arc::clone(&dir)));
+        parent.update(|names| names.put(name, Slot::Object(key, Kind::Dir, ino), true));
+        Ok(dir)
+    }
+
+    /// An object with the attributes of a layer's, which nothing leads to yet.
+    fn stage(
+        &self,
+        attr: &Attr,
+        what: What<'_>,
+        xattrs: &Xattrs,
+        marks: &Marks,
+    ) -> Result<Key, FsError> {
+        let new = New {
+            what,
+            mode: attr.mode,
+            uid: attr.uid,
+            gid: attr.gid,
+            times: Some((attr.mtime, attr.mtime)),
+            xattrs,
+            marks,
+            parent_hands_down: false,
+        };
+        self.upper.stage(&new).map_err(FsError::Upper)
+    }
+
+    fn unstage(&self, key: Key, error: std::io::Error) -> FsError {
+        self.upper.forget(key);
+        FsError::Upper(error)
+    }
+
+    /// An object with its attributes, in the upper directory; contents of a file may
+    /// stay below. The caller has the lock for changes.
+    pub(super) fn raise(&self, ino: Ino) -> Result<Key, FsError> {
+        if let Some(key) = self.key(ino) {
+            return Ok(key);
+        }
+        let attr = self.lower.attr(ino)?;
+        if attr.kind == Kind::Dir {
+            return Ok(match self.node(ino) {
+                Some(Node::Gone) => self.raise_gone_dir(ino, &attr)?,
+                _ => self.raise_dir(ino)?.key,
+            });
+        }
+        let target;
+        let what = match attr.kind {
+            Kind::Symlink => {
+                target = self.lower.target(ino)?;
+                What::Symlink(&target)
+            }
+            Kind::Char => What::Char(attr.rdev),
+            Kind::Block => What::Block(attr.rdev),
+            Kind::Fifo => What::Fifo,
+            Kind::Socket => What::Socket,
+            Kind::File | Kind::Dir => What::File(attr.size),
+        };
+        let metacopy = attr.kind == Kind::File && attr.size > 0;
+        let marks = Marks {
+            metacopy,
+            origin: Some(self.lower.origin(ino)?),
+            ..Marks::default()
+        };
+        let key = self.stage(&attr, what, &self.lower.xattrs(ino)?, &marks)?;
+        self.give_names(ino, key, attr.kind, metacopy.then_some(ino), false)?;
+        Ok(key)
+    }
+
+    /// A removed directory that somebody still has open, to take new attributes.
+    fn raise_gone_dir(&self, ino: Ino, attr: &Attr) -> Result<Key, FsError> {
+        let marks = Marks {
+            opaque: true,
+            ..Marks::default()
+        };
+        let key = self.stage(attr, What::Dir, &self.lower.xattrs(ino)?, &marks)?;
+        self.upper
+            .publish(key, &[], false)
+            .map_err(|error| self.unstage(key, error))?;
+        let dir = Dir::new(ino, key, None, (Ino::ROOT, b""), &marks, true);
+        dir.set_gone();
+        self.table.lock().put(ino, Node::Dir(Arc::new(dir)));
+        Ok(key)
+    }
+
+    /// Publishes a staged copy of a layer's object under every name that it has now.
+    fn give_names(
+        &self,
+        ino: Ino,
+        key: Key,
+        kind: Kind,
+        below: Option<Ino>,
+        durable: bool,
+    ) -> Result<(), FsError> {
+        let places = self
+            .raise_names(ino)
+            .inspect_err(|_| self.upper.forget(key))?;
+        let names: Vec<_> = places
+            .iter()
+            .map(|(dir, name)| (dir.key, name.as_slice()))
+            .collect();
+        self.upper
+            .publish(key, &names, durable)
+            .map_err(|error| self.unstage(key, error))?;
+        let file = File {
+            below,
+            ..File::whole(key)
+        };
+        self.table.lock().put(ino, Node::File(file));
+        for (dir, name) in &places {
+            dir.update(|names| names.put(name, Slot::Object(key, kind, ino), true));
+        }
+        Ok(())
+    }
+
+    /// The names that a layer's object has now, their directories in the upper
+    /// directory.
+    fn raise_names(&self, ino: Ino) -> Result<Vec<Name>, FsError> {
+        if matches!(self.node(ino), Some(Node::Gone)) {
+            return Ok(Vec::new());
+        }
+        let mut places = Vec::new();
+        for (place, name) in self.names_now(ino)? {
+            let dir = self.raise_dir_at(&place)?;
+            self.make_impure(&dir)?;
+            places.push((dir, name));
+        }
+        Ok(places)
+    }
+
+    /// A file whose first `most` bytes are in the upper directory; those behind are
+    /// not wanted any more. May take as long as copying takes.
+    pub(super) fn raise_contents(&self, ino: Ino, most: u64) -> Result<Key, FsError> {
+        let own = {
+            let mut copying = self.copying.lock();
+            Arc::clone(copying.entry(ino).or_default())
+        };
+        let result = {
+            let _copying = own.lock();
+            self.raise_contents_alone(ino, most)
+        };
+        let mut copying = self.copying.lock();
+        // This one, and the map's.
+        if Arc::strong_count(&own) == 2 {
+            copying.remove(&ino);
+        }
+        result
+    }
+
+    fn raise_contents_alone(&self, ino: Ino, most: u64) -> Result<Key, FsError> {
+        loop {
+            match self.node(ino) {
+                Some(Node::File(File {
+                    key, below: None, ..
+                })) => {
+                    self.check_regular(key)?;
+                    return Ok(key);
+                }
+                Some(Node::File(File {
+                    key,
+                    below: Some(below),
+                    ..
+                })) => return self.complete(ino, key, below, most),
+                Some(Node::Dir(_)) => return Err(FsError::IsDir),
+                Some(Node::Gone) | None => {
+                    if let Some(key) = self.raise_whole(ino, most)? {
+                        return Ok(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies attributes and contents of a layer's file into a new object, and
+    /// publishes it. Nothing: the attributes went up meanwhile.
+    fn raise_whole(&self, ino: Ino, most: u64) -> Result<Option<Key>, FsError> {
+        let attr = self.lower.attr(ino)?;
+        match attr.kind {
+            Kind::File => {}
+            Kind::Dir => return Err(FsError::IsDir),
+            _ => return Err(FsError::WrongKind),
+        }
+        let marks = Marks {
+            origin: Some(self.lower.origin(ino)?),
+            ..Marks::default()
+        };
+        let size = attr.size.min(most);
+        let xattrs = self.lower.xattrs(ino)?;
+        let key = self.stage(&attr, What::File(size), &xattrs, &marks)?;
+        let copied = self.copy(ino, key, size).and_then(|()| {
+            let mtime = match size < attr.size {
+                // Whoever sees it cut sees that it was changed.
+                true => SetTime::Now,
+                false => SetTime::To(attr.mtime),
+            };
+            self.put_back(key, (attr.mtime, mtime), capability(&xattrs))
+        });
+        copied.inspect_err(|_| self.upper.forget(key))?;
+        let _changes = self.changes.lock();
+        if self.key(ino).is_some() {
+            self.upper.forget(key);
+            return Ok(None);
+        }
+        self.give_names(ino, key, Kind::File, None, size > 0)?;
+        Ok(Some(key))
+    }
+
+    /// Copies the contents of a file whose attributes went up earlier. The mark that
+    /// they are below goes last; what fails before leaves the file as it was, or cut.
+    fn complete(&self, ino: Ino, key: Key, below: Ino, most: u64) -> Result<Key, FsError> {
+        let mut stat = self.upper.stat(key).map_err(FsError::Upper)?;
+        if most < stat.attr.size {
+            let change = Change {
+                size: Some(most),
+                ..Change::default()
+            };
+            self.upper.set_attr(key, &change).map_err(FsError::Upper)?;
+            stat = self.upper.stat(key).map_err(FsError::Upper)?;
+        }
+        let size = stat.attr.size;
+        let times = (stat.atime, SetTime::To(stat.attr.mtime));
+        let caps = self.upper.xattr(key, CAPABILITY).map_err(FsError::Upper)?;
+        self.freeze(ino, Some((stat.atime, stat.attr.mtime)));
+        let copied = self.copy(below, key, size);
+        // After a failure, too.
+        let put_back = self.put_back(key, times, caps.as_deref());
+        let done = copied.and(put_back).and_then(|()| {
+            if size > 0 {
+                let data = self.upper.open(key).map_err(FsError::Upper)?;
+                data.sync(false).map_err(FsError::Upper)?;
+            }
+            // A rename looks whether contents are below, and sets a redirect if so.
+            let _changes = self.changes.lock();
+            self.upper
+                .mark(key, Mark::Complete)
+                .map_err(FsError::Upper)?;
+            if let Some(Node::File(file)) = self.table.lock().node_mut(ino) {
+                file.below = None;
+            }
+            Ok(())
+        });
+        self.freeze(ino, None);
+        done.map(|()| key)
+    }
+
+    fn freeze(&self, ino: Ino, times: Option<(Time, Time)>) {
+        if let Some(Node::File(file)) = self.table.lock().node_mut(ino) {
+            file.frozen = times;
+        }
+    }
+
+    /// Puts back what writing has changed.
+    fn put_back(
+        &self,
+        key: Key,
+        times: (Time, SetTime),
+        caps: Option<&[u8]>,
+    ) -> Result<(), FsError> {
+        if let Some(caps) = caps {
+            self.upper
+                .set_xattr(key, CAPABILITY, caps, SetXattr::Any)
+                .map_err(FsError::Upper)?;
+        }
+        let change = Change {
+            atime: Some(SetTime::To(times.0)),
+            mtime: Some(times.1),
+            ..Change::default()
+        };
+        self.upper.set_attr(key, &change).map_err(FsError::Upper)
+    }
+
+    /// Copies the first `size` bytes of a layer's file, and leaves its holes holes.
+    fn copy(&self, from: Ino, to: Key, size: u64) -> Result<(), FsError> {
+        if size == 0 {
+            return Ok(());
+        }
+        let data = self.upper.open(to).map_err(FsError::Upper)?;
+        let mut piece = vec![0; PIECE.min(usize::try_from(size).unwrap_or(PIECE))];
+        let mut at = 0;
+        while at < size
+            && let Some(start) = self.lower.seek(from, at, true)?
+        {
+            let end = self
+                .lower
+                .seek(from, start, false)?
+                .unwrap_or(size)
+                .min(size);
+            at = start;
+            while at < end {
+                at += self.copy_piece(from, &*data, at, end, &mut piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_piece(
+        &self,
+        from: Ino,
+        to: &dyn Data,
+        at: u64,
+        end: u64,
+        piece: &mut [u8],
+    ) -> Result<u64, FsError> {
+        let wanted = usize::try_from(end - at).map_or(piece.len(), |left| left.min(piece.len()));
+        let got = self.lower.read(from, at, &mut piece[..wanted])?;
+        if got == 0 {
+            let what = "a file ends before its size".to_owned();
+            return Err(FsError::UpperDamaged(what));
+        }
+        to.write_at(at, &piece[..got]).map_err(FsError::Upper)?;
+        Ok(got as u64)
+    }
+}
+
+fn capability(xattrs: &Xattrs) -> Option<&[u8]> {
+    let found = xattrs.iter().find(|(name, _)| name == CAPABILITY);
+    found.map(|(_, value)| value.as_slice())
+}

@@ -1,0 +1,372 @@
+//! Lookup, attributes, listings.
+
+use super::dirs::{Dir, OWN_COOKIES, Slot};
+use super::nodes::{File, Node};
+use super::{Known, Where, Writable, lower_stat};
+use crate::node::{Ino, Kind};
+use crate::union::upper::{Entry, Key, Stat};
+use crate::union::{FsError, Listed, Xattrs};
+
+/// Names that a listing takes from a directory at a time.
+const BATCH: usize = 64;
+
+/// One told number, forgotten at the end of a scope.
+#[derive(Debug)]
+pub(super) struct Held<'a> {
+    tree: &'a Writable,
+    pub(super) ino: Ino,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.tree.forget(self.ino, 1);
+    }
+}
+
+impl Writable {
+    /// Looks up a name in a directory; the object is known once more.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDir`, `NameTooLong`, `Stale`, `Damaged`, `Upper`.
+    pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Known, FsError> {
+        let held = self.hold(dir, name)?;
+        let stat = self.attr(held.ino)?;
+        let ino = held.ino;
+        std::mem::forget(held);
+        Ok(Known { ino, stat })
+    }
+
+    /// Finds a name; what it stands for stays known as long as the result lives.
+    pub(super) fn hold(&self, dir: Ino, name: &[u8]) -> Result<Held<'_>, FsError> {
+        self.hold_with(dir, name, false)
+    }
+
+    /// As [`Self::hold`]; `locked`: the caller has the lock for changes.
+    pub(super) fn hold_with(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        locked: bool,
+    ) -> Result<Held<'_>, FsError> {
+        if name.len() > crate::tree_path::NAME_MAX {
+            return Err(FsError::NameTooLong);
+        }
+        let hold = |ino| {
+            self.table.lock().count(ino);
+            Ok(Held { tree: self, ino })
+        };
+        if name == b"." {
+            return hold(dir);
+        }
+        if name == b".." {
+            return hold(self.parent(dir)?);
+        }
+        let mut raced = false;
+        loop {
+            // A name that changes while it is looked at is looked at again when no
+            // change is under way.
+            let _changes = (raced && !locked).then(|| self.changes.lock());
+            let locked = raced || locked;
+            let dir = match self.dir(dir)? {
+                Where::Upper(dir) => dir,
+                Where::Lower(dir) => {
+                    let found = self.lower.lookup(dir, name)?;
+                    return self.hold_lower(found.ino, found.attr.kind, found.attr.nlink, locked);
+                }
+            };
+            if dir.is_gone() {
+                return Err(FsError::NotFound);
+            }
+            match self.slot(&dir, name)? {
+                Some(Slot::Whiteout) => return Err(FsError::NotFound),
+                Some(Slot::Object(key, Kind::Dir, _)) => {
+                    if let Some(found) = self.enter(&dir, name, key)? {
+                        return hold(found.ino);
+                    }
+                }
+                Some(Slot::Object(key, kind, _)) => {
+                    if let Some(held) = self.hold_upper(&dir, name, key, kind)? {
+                        // The rest of its group follows if a crash left it behind.
+                        self.settle(held.ino, locked)?;
+                        return Ok(held);
+                    }
+                }
+                None => {
+                    let found = self.in_layers(&dir, name)?.ok_or(FsError::NotFound)?;
+                    return self.hold_lower(found.ino, found.attr.kind, found.attr.nlink, locked);
+                }
+            }
+            if raced {
+                return Err(FsError::Stale);
+            }
+            raced = true;
+        }
+    }
+
+    fn hold_lower(
+        &self,
+        ino: Ino,
+        kind: Kind,
+        nlink: u32,
+        locked: bool,
+    ) -> Result<Held<'_>, FsError> {
+        self.table.lock().count(ino);
+        let held = Held { tree: self, ino };
+        if kind != Kind::Dir && nlink > 1 {
+            self.settle(ino, locked)?;
+        }
+        Ok(held)
+    }
+
+    /// Makes an upper object that is no directory known, by a name of it. Nothing:
+    /// it was changed meanwhile.
+    pub(super) fn hold_upper(
+        &self,
+        dir: &Dir,
+        name: &[u8],
+        key: Key,
+        kind: Kind,
+    ) -> Result<Option<Held<'_>>, FsError> {
+        let _finding = self.finding.lock();
+        let known = |ino| {
+            self.table.lock().count(ino);
+            Ok(Some(Held { tree: self, ino }))
+        };
+        let there = self.table.lock().by_key(key);
+        if let Some(ino) = there {
+            return known(ino);
+        }
+        if self.upper.find(dir.key, name).map_err(FsError::Upper)? != Some(Entry::Object(key, kind))
+        {
+            return Ok(None);
+        }
+        let marks = self.upper.marks(key).map_err(FsError::Upper);
+        let found = marks.and_then(|marks| self.identity(dir, name, key, kind, &marks));
+        let (ino, below) = found.inspect_err(|_| self.upper.forget(key))?;
+        let file = File {
+            below,
+            ..File::whole(key)
+        };
+        self.table.lock().put(ino, Node::File(file));
+        known(ino)
+    }
+
+    /// What `stat` tells of a known object.
+    ///
+    /// # Errors
+    /// `Stale`, `Damaged`, `Upper`.
+    pub fn attr(&self, ino: Ino) -> Result<Stat, FsError> {
+        match self.node(ino) {
+            None => {
+                let mut attr = self.lower.attr(ino)?;
+                if attr.kind != Kind::Dir && attr.nlink > 1 {
+                    attr.nlink = self.count_names_now(ino)?;
+                }
+                Ok(lower_stat(attr))
+            }
+            Some(Node::Gone) => {
+                let mut attr = self.lower.attr(ino)?;
+                attr.nlink = 0;
+                Ok(lower_stat(attr))
+            }
+            Some(Node::Dir(dir)) => {
+                let mut stat = self.upper.stat(dir.key).map_err(FsError::Upper)?;
+                if dir.is_gone() {
+                    stat.attr.nlink = 0;
+                } else if dir.lower.is_some() {
+                    // Subdirectories are not counted: 1 says so, as on btrfs and in
+                    // merged directories of overlayfs (find(1), `-noleaf`).
+                    stat.attr.nlink = 1;
+                }
+                Ok(stat)
+            }
+            Some(Node::File(file)) => {
+                let mut stat = self.upper.stat(file.key).map_err(FsError::Upper)?;
+                if let Some(below) = file.below {
+                    stat.attr.stored = self.lower.attr(below)?.stored.min(stat.attr.size);
+                }
+                if let Some((atime, mtime)) = file.frozen {
+                    stat.atime = atime;
+                    stat.attr.mtime = mtime;
+                }
+                Ok(stat)
+            }
+        }
+    }
+
+    /// The directory that a directory lies in.
+    pub(super) fn parent(&self, dir: Ino) -> Result<Ino, FsError> {
+        match self.dir(dir)? {
+            Where::Upper(dir) => Ok(dir.home().0),
+            // Had it been moved, it would be in the upper directory.
+            Where::Lower(dir) => self.lower.parent(dir),
+        }
+    }
+
+    /// Lists a directory from behind `cookie` (0: the beginning) until `visit` says
+    /// false. Cookies of names never change while the directory is known; what is
+    /// made or removed meanwhile disturbs no other name. `visit` may call any method.
+    ///
+    /// # Errors
+    /// `NotDir`, `Stale`, `Damaged`, `Upper`.
+    pub fn list(
+        &self,
+        dir: Ino,
+        cookie: u64,
+        visit: &mut dyn FnMut(Listed<'_>) -> bool,
+    ) -> Result<(), FsError> {
+        let dir = match self.dir(dir) {
+            Ok(Where::Upper(dir)) => dir,
+            Ok(Where::Lower(dir)) => return self.lower.list(dir, cookie, visit),
+            // A removed directory has no names, not even dots.
+            Err(FsError::NotFound) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if dir.is_gone() {
+            return Ok(());
+        }
+        let mut more = true;
+        match dir.lower {
+            Some(lower) if cookie < OWN_COOKIES => {
+                more = self.list_layers(&dir, lower, cookie, visit)?;
+            }
+            None if cookie < OWN_COOKIES => more = self.list_dots(&dir, cookie, visit)?,
+            _ => {}
+        }
+        let mut behind = cookie.max(OWN_COOKIES);
+        while more {
+            let own = self.names(&dir)?.own(behind, BATCH);
+            more = own.len() == BATCH;
+            for (cookie, name, slot) in own {
+                behind = cookie;
+                let Slot::Object(_, kind, ino) = slot else {
+                    continue;
+                };
+                let name = &name;
+                if !visit(Listed {
+                    cookie,
+                    name,
+                    ino,
+                    kind,
+                }) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list_dots(
+        &self,
+        dir: &Dir,
+        cookie: u64,
+        visit: &mut dyn FnMut(Listed<'_>) -> bool,
+    ) -> Result<bool, FsError> {
+        let kind = Kind::Dir;
+        let dots = [(1, &b"."[..], dir.ino), (2, b"..", dir.home().0)];
+        Ok(dots
+            .into_iter()
+            .filter(|dot| dot.0 > cookie)
+            .all(|(cookie, name, ino)| {
+                visit(Listed {
+                    cookie,
+                    name,
+                    ino,
+                    kind,
+                })
+            }))
+    }
+
+    /// Lists the names that the layers have, as the upper directory leaves them;
+    /// says whether to go on behind them.
+    fn list_layers(
+        &self,
+        dir: &Dir,
+        lower: Ino,
+        cookie: u64,
+        visit: &mut dyn FnMut(Listed<'_>) -> bool,
+    ) -> Result<bool, FsError> {
+        let mut more = true;
+        let mut failed = None;
+        self.lower.list(lower, cookie, &mut |listed| {
+            let shown = match listed.name {
+                b"." => Some(listed),
+                b".." => Some(Listed {
+                    ino: dir.home().0,
+                    ..listed
+                }),
+                name => match self.slot(dir, name) {
+                    Ok(None) => Some(listed),
+                    Ok(Some(Slot::Whiteout)) => None,
+                    Ok(Some(Slot::Object(_, kind, ino))) => Some(Listed {
+                        ino,
+                        kind,
+                        ..listed
+                    }),
+                    Err(error) => {
+                        failed = Some(error);
+                        return false;
+                    }
+                },
+            };
+            more = shown.is_none_or(&mut *visit);
+            more
+        })?;
+        failed.map_or(Ok(more), Err)
+    }
+
+    /// A symlink's target.
+    ///
+    /// # Errors
+    /// `WrongKind`, `Stale`, `Damaged`, `Upper`.
+    pub fn target(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+        match self.node(ino) {
+            None | Some(Node::Gone) => self.lower.target(ino),
+            Some(Node::Dir(_)) => Err(FsError::WrongKind),
+            Some(Node::File(file)) => self.upper.target(file.key).map_err(|error| {
+                // readlink(2): EINVAL is for what is no symlink.
+                match error.raw_os_error() {
+                    Some(22) => FsError::WrongKind,
+                    _ => FsError::Upper(error),
+                }
+            }),
+        }
+    }
+
+    /// Extended attributes, sorted by name.
+    ///
+    /// # Errors
+    /// `Stale`, `Damaged`, `Upper`.
+    pub fn xattrs(&self, ino: Ino) -> Result<Xattrs, FsError> {
+        match self.key(ino) {
+            Some(key) => self.upper.xattrs(key).map_err(FsError::Upper),
+            None => self.lower.xattrs(ino),
+        }
+    }
+
+    /// One extended attribute.
+    ///
+    /// # Errors
+    /// `NoAttribute`: there is none of that name. `Stale`, `Damaged`, `Upper`.
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        let found = match self.key(ino) {
+            Some(key) => self.upper.xattr(key, name).map_err(FsError::Upper)?,
+            None => {
+                let all = self.lower.xattrs(ino)?;
+                all.into_iter()
+                    .find(|(key, _)| key == name)
+                    .map(|(_, value)| value)
+            }
+        };
+        found.ok_or(FsError::NoAttribute)
+    }
+
+    /// The upper object of a number, if it has one.
+    pub(super) fn key(&self, ino: Ino) -> Option<Key> {
+        match self.node(ino)? {
+            Node::Dir(dir) => Some(dir.key),
+            Node::File(file) => Some(file.key),
+            Node::Gone => None,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What is known at the moment, and where it is.
+//!
+//! What it is for: the table of a writable tree. An object of a layer that
+//! nothing has happened to has no node: its number says where it is. Numbers
+//! that were told are counted, so that what nobody knows any more costs nothing;
+//! directories of the upper directory keep their node for as long as they exist.
+//! Must not know how a change is made.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::node::{Ino, Time};
+use crate::union::upper::Key;
+
+use super::dirs::Dir;
+
+/// An object that is not just what a layer says.
+#[derive(Debug, Clone)]
+pub(super) enum Node {
+    /// A directory of the upper directory.
+    Dir(Arc<Dir>),
+    /// Anything else of the upper directory.
+    File(File),
+    /// An object of a layer whose last name is gone.
+    Gone,
+}
+
+/// An upper object that is no directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct File {
+    pub(super) key: Key,
+    /// The layers' file that still has the contents.
+    pub(super) below: Option<Ino>,
+    /// While contents are copied into it: the times that it shows.
+    pub(super) frozen: Option<(Time, Time)>,
+}
+
+impl File {
+    /// An object whose contents, if any, are at hand.
+    pub(super) fn whole(key: Key) -> Self {
+        Self {
+            key,
+            below: None,
+            frozen: None,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// How often each number was told and not forgotten.
+    counts: HashMap<Ino, u64>,
+    nodes: HashMap<Ino, Node>,
+    /// The numbers of upper objects that have a node.
+    keys: HashMap<Key, Ino>,
+    /// Layers' hard link groups that are known to be whole in the upper directory or not there at all.
+    pub(super) settled: HashSet<Ino>,
+}
+
+impl Table {
+    pub(super) fn node(&self, ino: Ino) -> Option<&Node> {
+        self.nodes.get(&ino)
+    }
+
+    pub(super) fn node_mut(&mut self, ino: Ino) -> Option<&mut Node> {
+        self.nodes.get_mut(&ino)
+    }
+
+    pub(super) fn by_key(&self, key: Key) -> Option<Ino> {
+        self.keys.get(&key).copied()
+    }
+
+    pub(super) fn put(&mut self, ino: Ino, node: Node) {
+        match &node {
+            Node::Dir(dir) => self.keys.insert(dir.key, ino),
+            Node::File(file) => self.keys.insert(file.key, ino),
+            Node::Gone => None,
+        };
+        self.nodes.insert(ino, node);
+    }
+
+    pub(super) fn count(&mut self, ino: Ino) {
+        *self.counts.entry(ino).or_default() += 1;
+    }
+
+    /// Forgets a number; what nobody asks for any more is returned: the node
+    /// that is gone with it, or the directory that may let its listing go.
+    pub(super) fn forget(&mut self, ino: Ino, times: u64) -> Option<Node> {
+        let count = self.counts.get_mut(&ino)?;
+        *count = count.saturating_sub(times);
+        if *count > 0 {
+            return None;
+        }
+        self.counts.remove(&ino);
+        if let Some(Node::Dir(dir)) = self.nodes.get(&ino)
+            && !dir.is_gone()
+        {
+            return Some(Node::Dir(Arc::clone(dir)));
+        }
+        self.drop_node(ino)
+    }
+
+    /// Takes a node out.
+    pub(super) fn drop_node(&mut self, ino: Ino) -> Option<Node> {
+        let node = self.nodes.remove(&ino)?;
+        let key = match &node {
+            Node::Dir(dir) => Some(dir.key),
+            Node::File(file) => Some(file.key),
+            Node::Gone => None,
+        };
+        if let Some(key) = key {
+            self.keys.remove(&key);
+        }
+        Some(node)
+    }
+}

@@ -1,0 +1,272 @@
+//! Known objects, and the names under which each can be found.
+//!
+//! What it is for: from a [`Key`] to a place on disk. May assume: it is told of
+//! every change of names (the calls come under the directory's lock). Must not make
+//! system calls; it holds descriptors that others opened.
+//!
+//! *A known object can be reached*: it has a recorded name, or a held descriptor,
+//! which also keeps its inode number from being given to another file.
+
+use std::collections::HashMap;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Weak};
+
+use lru::LruCache;
+use rustix::io::Errno;
+
+use super::data::Contents;
+use super::reach::Opened;
+use crate::node::Kind;
+use crate::union::upper::Key;
+
+/// Directories that stay open at most: a quarter of the usual limit of 1024
+/// descriptors, the rest is for files.
+const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
+/// Names that are remembered of one object at most. One would do; more save a
+/// descriptor when some of them go.
+const NAMES_MAX: usize = 8;
+
+/// One name of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Name {
+    /// The directory.
+    pub(super) parent: Key,
+    /// The name in it.
+    pub(super) name: Box<[u8]>,
+}
+
+impl Name {
+    fn is(&self, parent: Key, name: &[u8]) -> bool {
+        self.parent == parent && *self.name == *name
+    }
+}
+
+/// Where an object can be reached.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// By this descriptor.
+    Open(Arc<Opened>),
+    /// By one of these names, the latest first.
+    Names(Vec<Name>),
+}
+
+#[derive(Debug)]
+struct Object {
+    kind: Kind,
+    /// Somebody asks for it by its key.
+    known: bool,
+    names: Vec<Name>,
+    /// Recorded names that are in it: it stays in the table for them.
+    children: usize,
+    held: Option<Arc<Opened>>,
+    data: Weak<Contents>,
+}
+
+/// All objects that are known, and the directories that lead to them.
+#[derive(Debug)]
+pub(super) struct Table {
+    objects: HashMap<Key, Object>,
+    open: LruCache<Key, Arc<Opened>>,
+    /// The directories that stay whatever happens.
+    fixed: [Key; 2],
+}
+
+impl Table {
+    /// A table that knows two directories: the top and the work directory.
+    pub(super) fn new(fixed: [(Key, Arc<Opened>); 2]) -> Self {
+        let keys = [fixed[0].0, fixed[1].0];
+        let objects = fixed.map(|(key, opened)| {
+            let mut object = Object::new(Kind::Dir);
+            object.held = Some(opened);
+            (key, object)
+        });
+        Self {
+            objects: objects.into(),
+            open: LruCache::new(OPEN_MAX),
+            fixed: keys,
+        }
+    }
+
+    /// An object is known from now on, and has this name.
+    pub(super) fn found(&mut self, key: Key, kind: Kind, parent: Key, name: &[u8]) {
+        let object = self.objects.entry(key).or_insert_with(|| Object::new(kind));
+        object.known = true;
+        object.kind = kind;
+        self.add_name(key, parent, name);
+    }
+
+    fn add_name(&mut self, key: Key, parent: Key, name: &[u8]) {
+        let Some(object) = self.objects.get_mut(&key) else {
+            return;
+        };
+        // The fixed directories are held for good, whatever leads to them.
+        if self.fixed.contains(&key) {
+            return;
+        }
+        if object.names.iter().any(|known| known.is(parent, name)) {
+            return;
+        }
+        // A directory has one name: another one means that the first is out of date.
+        let old = match object.kind {
+            Kind::Dir => std::mem::take(&mut object.names),
+            _ if object.names.len() >= NAMES_MAX => return,
+            _ => Vec::new(),
+        };
+        object.names.push(Name {
+            parent,
+            name: name.into(),
+        });
+        object.held = None;
+        if let Some(parent) = self.objects.get_mut(&parent) {
+            parent.children += 1;
+        }
+        for name in old {
+            self.release(name.parent);
+        }
+    }
+
+    /// Whether an object must be held open when it loses this name.
+    pub(super) fn must_hold(&self, key: Key, parent: Key, name: &[u8]) -> bool {
+        self.objects.get(&key).is_some_and(|object| {
+            object.held.is_none() && object.names.iter().all(|known| known.is(parent, name))
+        })
+    }
+
+    /// An object lost a name; `held` keeps it when that was the last recorded one.
+    pub(super) fn lost(&mut self, key: Key, parent: Key, name: &[u8], held: Option<Arc<Opened>>) {
+        let Some(object) = self.objects.get_mut(&key) else {
+            return;
+        };
+        let before = object.names.len();
+        object.names.retain(|known| !known.is(parent, name));
+        let removed = before - object.names.len();
+        if object.names.is_empty() && object.held.is_none() {
+            object.held = held;
+        }
+        if removed > 0 {
+            self.release(parent);
+            self.drop_unused(key);
+        }
+    }
+
+    /// A name of an object, if that is in the table, is another one now.
+    pub(super) fn moved(&mut self, key: Key, from: (Key, &[u8]), to: (Key, &[u8])) {
+        if !self.objects.contains_key(&key) {
+            return;
+        }
+        // The new name first: the object is never without any. A full list has
+        // room once the old name is out of it.
+        let full = |object: &Object| object.names.len() >= NAMES_MAX;
+        if self.objects.get(&key).is_some_and(full) {
+            self.lost(key, from.0, from.1, None);
+            self.add_name(key, to.0, to.1);
+        } else {
+            self.add_name(key, to.0, to.1);
+            self.lost(key, from.0, from.1, None);
+        }
+    }
+
+    /// Nobody asks for an object any more. Returns the names that it has in the
+    /// directory `work`: those are to be removed.
+    pub(super) fn forget(&mut self, key: Key, work: Key) -> Vec<Box<[u8]>> {
+        if self.fixed.contains(&key) {
+            return Vec::new();
+        }
+        let Some(object) = self.objects.get_mut(&key) else {
+            return Vec::new();
+        };
+        object.known = false;
+        let staged = object.names.iter().filter(|name| name.parent == work);
+        let staged = staged.map(|name| name.name.clone()).collect();
+        self.drop_unused(key);
+        staged
+    }
+
+    /// One recorded name less in `parent`.
+    fn release(&mut self, parent: Key) {
+        if let Some(object) = self.objects.get_mut(&parent) {
+            object.children = object.children.saturating_sub(1);
+        }
+        self.drop_unused(parent);
+    }
+
+    /// Drops an object that nobody needs, and then those that led to it.
+    fn drop_unused(&mut self, key: Key) {
+        let mut unsure = vec![key];
+        while let Some(key) = unsure.pop() {
+            let unused = |object: &Object| !object.known && object.children == 0;
+            if self.fixed.contains(&key) || !self.objects.get(&key).is_some_and(unused) {
+                continue;
+            }
+            self.open.pop(&key);
+            let Some(object) = self.objects.remove(&key) else {
+                continue;
+            };
+            for name in object.names {
+                if let Some(parent) = self.objects.get_mut(&name.parent) {
+                    parent.children = parent.children.saturating_sub(1);
+                    unsure.push(name.parent);
+                }
+            }
+        }
+    }
+
+    /// Where an object can be reached, and what kind it is of.
+    ///
+    /// # Errors
+    /// ESTALE: it is not known.
+    pub(super) fn place(&mut self, key: Key) -> io::Result<(Kind, Place)> {
+        let object = self.objects.get(&key).ok_or(Errno::STALE)?;
+        let open = object.held.as_ref().or_else(|| self.open.get(&key));
+        let place = match open {
+            Some(open) => Place::Open(Arc::clone(open)),
+            None => Place::Names(object.names.iter().rev().cloned().collect()),
+        };
+        Ok((object.kind, place))
+    }
+
+    /// The name that an object has in a directory, as far as it is recorded.
+    pub(super) fn name_in(&self, key: Key, parent: Key) -> Option<Box<[u8]>> {
+        let mut names = self.objects.get(&key)?.names.iter();
+        let name = names.find(|name| name.parent == parent)?;
+        Some(name.name.clone())
+    }
+
+    /// Keeps a directory open for a while.
+    pub(super) fn keep_open(&mut self, key: Key, opened: &Arc<Opened>) {
+        if self.objects.contains_key(&key) {
+            self.open.put(key, Arc::clone(opened));
+        }
+    }
+
+    /// A regular file's contents, if somebody has them open.
+    pub(super) fn data(&self, key: Key) -> Option<Arc<Contents>> {
+        self.objects.get(&key)?.data.upgrade()
+    }
+
+    /// Somebody has a regular file's contents open.
+    pub(super) fn opened_data(&mut self, key: Key, data: &Arc<Contents>) {
+        if let Some(object) = self.objects.get_mut(&key) {
+            object.data = Arc::downgrade(data);
+        }
+    }
+
+    /// How many objects are in the table, the two fixed directories included.
+    pub(super) fn len(&self) -> usize {
+        self.objects.len()
+    }
+}
+
+impl Object {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            known: true,
+            names: Vec::new(),
+            children: 0,
+            held: None,
+            data: Weak::new(),
+        }
+    }
+}

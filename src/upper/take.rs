@@ -1,0 +1,266 @@
+//! Taking an upper directory into use.
+//!
+//! What it is for: after [`Directory::open`] everything that the other files need
+//! has been tried, the work directory is empty, and nobody else has either. May
+//! assume: whoever calls chose the paths; links in them are followed. Must not
+//! know what will be changed.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, Stat, StatxFlags, XattrFlags,
+};
+use rustix::io::Errno;
+
+use super::reach::{self, Opened};
+use super::table::Table;
+use super::xattrs::{self, Of, Prefix};
+use super::{Directory, UpperError, clean, whiteout};
+use crate::union::upper::Key;
+
+/// Whose changes an upper directory holds: a mark on its root.
+const LAYERS: &str = "lazyroot.layers";
+/// What is used of the work directory, as kernel overlayfs names it.
+const WORK: &str = "work";
+
+/// One of the two directories while it is being looked at.
+struct Candidate<'a> {
+    path: &'a Path,
+    fd: OwnedFd,
+    stat: Stat,
+}
+
+impl Directory {
+    /// Takes an upper directory into use, and clears what an earlier user left
+    /// in the work directory. Both are made if missing (not those above them).
+    /// `layers` names the stack of layers that the changes belong to; a directory
+    /// that belongs to none yet belongs to it from then on.
+    ///
+    /// Sets the umask of the process to 0: what is made must have exactly the
+    /// wanted mode from its first moment, and the process serves one mount.
+    ///
+    /// # Errors
+    /// See [`UpperError`].
+    pub fn open(upper: &Path, work: &Path, layers: &str) -> Result<Self, UpperError> {
+        rustix::process::umask(Mode::empty());
+        let upper = Candidate::take(upper, 0o755)?;
+        let work = Candidate::take(work, 0o700)?;
+        fit_together(&upper, &work)?;
+        upper.lock(&upper)?;
+        work.lock(&upper)?;
+        upper.needs_proc()?;
+        let counter = AtomicU64::new(1);
+        let opened = work.clear(&counter)?;
+        let prefix = upper.prefix(&opened, work.path)?;
+        work.try_whiteouts(&opened, &counter)?;
+        upper.belongs_to(layers, prefix)?;
+
+        let root = upper.opened()?;
+        let (root_key, work_key) = (Key(upper.stat.st_ino), Key(number(&opened, work.path)?));
+        let opened = Arc::new(opened);
+        let fixed = [(root_key, root), (work_key, Arc::clone(&opened))];
+        Ok(Self {
+            root: root_key,
+            work_key,
+            work: opened,
+            table: Mutex::new(Table::new(fixed)),
+            changes: RwLock::new(()),
+            prefix,
+            device: upper.stat.st_dev,
+            temporary: counter,
+            whiteout: AtomicU64::new(0),
+            process: (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            ),
+            _locked: [upper.fd, work.fd],
+        })
+    }
+}
+
+fn number(opened: &Opened, path: &Path) -> Result<u64, UpperError> {
+    let stat = opened.stat().map_err(failed("look at", path))?;
+    Ok(stat.st_ino)
+}
+
+/// What an error of the system becomes.
+fn failed<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl Fn(E) -> UpperError {
+    move |error| UpperError::Io {
+        what,
+        path: path.to_owned(),
+        source: error.into(),
+    }
+}
+
+impl<'a> Candidate<'a> {
+    /// Opens a directory, which is made with that mode if it is missing.
+    fn take(path: &'a Path, mode: u32) -> Result<Self, UpperError> {
+        match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(failed("make", path)(error)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = rustix::fs::openat(CWD, path, flags, Mode::empty());
+        let fd = open.map_err(failed("open", path))?;
+        let stat = rustix::fs::fstat(&fd).map_err(failed("look at", path))?;
+        Ok(Self { path, fd, stat })
+    }
+
+    fn opened(&self) -> Result<Arc<Opened>, UpperError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::empty());
+        let fd = fd.map_err(failed("open", self.path))?;
+        Ok(Arc::new(Opened::new(fd, &self.stat)))
+    }
+
+    /// The number of the mount that it was reached by.
+    fn mount(&self) -> Result<u64, UpperError> {
+        let wanted = StatxFlags::MNT_ID;
+        let statx = rustix::fs::statx(&self.fd, "", AtFlags::EMPTY_PATH, wanted);
+        Ok(statx.map_err(failed("look at", self.path))?.stx_mnt_id)
+    }
+
+    /// Whether it is the other one, or lies in it.
+    fn is_in(&self, other: &Candidate<'_>) -> Result<bool, UpperError> {
+        let place = |stat: &Stat| (stat.st_dev, stat.st_ino);
+        let failed = failed("look above", self.path);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = |fd: &OwnedFd| rustix::fs::openat(fd, "..", flags, Mode::empty());
+        let (mut here, mut stat) = (above(&self.fd).map_err(&failed)?, self.stat);
+        loop {
+            if place(&stat) == place(&other.stat) {
+                return Ok(true);
+            }
+            let up = rustix::fs::fstat(&here).map_err(&failed)?;
+            if place(&up) == place(&stat) {
+                return Ok(false);
+            }
+            stat = up;
+            here = above(&here).map_err(&failed)?;
+        }
+    }
+
+    fn lock(&self, upper: &Candidate<'_>) -> Result<(), UpperError> {
+        match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(()),
+            Err(Errno::WOULDBLOCK) => Err(UpperError::InUse(upper.path.to_owned())),
+            Err(error) => Err(failed("lock", self.path)(error)),
+        }
+    }
+
+    fn unfit(&self, lacks: &'static str) -> UpperError {
+        UpperError::Unfit {
+            path: self.path.to_owned(),
+            lacks,
+        }
+    }
+
+    /// Objects are reached through /proc/self/fd.
+    fn needs_proc(&self) -> Result<(), UpperError> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        match rustix::fs::stat(path) {
+            Ok(stat) if stat.st_ino == self.stat.st_ino => Ok(()),
+            _ => Err(self.unfit("`/proc` is not mounted")),
+        }
+    }
+
+    /// Clears the work directory and makes a new directory in it.
+    fn clear(&self, counter: &AtomicU64) -> Result<Opened, UpperError> {
+        clean::clear(&self.fd, counter).map_err(failed("clean", self.path))?;
+        let made = rustix::fs::mkdirat(&self.fd, WORK, Mode::RWXU);
+        made.map_err(failed("make a directory in", self.path))?;
+        let opened = reach::open_path(&self.fd, WORK.as_bytes());
+        let (opened, _) = opened.map_err(failed("open", self.path))?;
+        // What is made in it must not inherit anything.
+        match xattrs::remove(&opened, b"system.posix_acl_default") {
+            Ok(()) => {}
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::NODATA | Errno::NOTSUP)
+                ) => {}
+            Err(error) => return Err(failed("change", self.path)(error)),
+        }
+        Ok(opened)
+    }
+
+    /// What marks begin with here. Who may set `trusted.*` still goes on with
+    /// `user.*` where a user namespace's root began.
+    fn prefix(&self, work: &Opened, work_path: &Path) -> Result<Prefix, UpperError> {
+        let root = self.opened()?;
+        let begun = Of::Object(&root).get(Prefix::User.mark(LAYERS).as_bytes());
+        let begun = matches!(begun, Ok(Some(_)));
+        let candidates: &[Prefix] = if begun {
+            &[Prefix::User]
+        } else {
+            &[Prefix::Trusted, Prefix::User]
+        };
+        for &prefix in candidates {
+            let name = prefix.mark("lazyroot");
+            match xattrs::set(work, name.as_bytes(), b"y", XattrFlags::empty()) {
+                Ok(()) => return Ok(prefix),
+                Err(error) => match Errno::from_io_error(&error) {
+                    // EPERM: not root of the machine.
+                    Some(Errno::PERM | Errno::NOTSUP) => {}
+                    _ => return Err(failed("set an extended attribute of", work_path)(error)),
+                },
+            }
+        }
+        Err(self.unfit("it has no extended attributes"))
+    }
+
+    /// Tries all kinds of rename that are used, and whiteouts.
+    fn try_whiteouts(&self, work: &Opened, counter: &AtomicU64) -> Result<(), UpperError> {
+        let names: [String; 2] = std::array::from_fn(|_| clean::temporary(counter));
+        let [one, other] = &names;
+        let rename = |flags| rustix::fs::renameat_with(work, one, work, other, flags);
+        whiteout::create(work, one).map_err(|_| self.unfit("it has no whiteouts"))?;
+        rename(RenameFlags::NOREPLACE)
+            .map_err(|_| self.unfit("it cannot rename without replacing"))?;
+        whiteout::create(work, one).map_err(|_| self.unfit("it has no whiteouts"))?;
+        rename(RenameFlags::EXCHANGE).map_err(|_| self.unfit("it cannot exchange names"))?;
+        rename(RenameFlags::WHITEOUT).map_err(|_| self.unfit("it cannot leave whiteouts"))?;
+        for name in names {
+            clean::remove(work.as_fd(), name.as_bytes(), counter)
+                .map_err(failed("clean", self.path))?;
+        }
+        Ok(())
+    }
+
+    /// The changes are those to `layers`, or there are none yet.
+    fn belongs_to(&self, layers: &str, prefix: Prefix) -> Result<(), UpperError> {
+        let root = self.opened()?;
+        let name = prefix.mark(LAYERS);
+        let now = Of::Object(&root).get(name.as_bytes());
+        match now.map_err(failed("read an extended attribute of", self.path))? {
+            Some(now) if now == layers.as_bytes() => Ok(()),
+            Some(_) => Err(UpperError::OtherImage(self.path.to_owned())),
+            None => xattrs::set(
+                &root,
+                name.as_bytes(),
+                layers.as_bytes(),
+                XattrFlags::CREATE,
+            )
+            .map_err(failed("set an extended attribute of", self.path)),
+        }
+    }
+}
+
+/// Renames must be possible between the two, and neither may show the other.
+fn fit_together(upper: &Candidate<'_>, work: &Candidate<'_>) -> Result<(), UpperError> {
+    let paths = (upper.path.to_owned(), work.path.to_owned());
+    if upper.stat.st_dev != work.stat.st_dev || upper.mount()? != work.mount()? {
+        let (upper, work) = paths;
+        return Err(UpperError::Apart { upper, work });
+    }
+    if upper.is_in(work)? || work.is_in(upper)? {
+        let (upper, work) = paths;
+        return Err(UpperError::Nested { upper, work });
+    }
+    Ok(())
+}
