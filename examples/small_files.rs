@@ -18,7 +18,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: small_files DIRECTORY COUNT".into());
     };
     let (directory, count) = (PathBuf::from(directory), count.to_string_lossy().parse()?);
-    let paths: Vec<PathBuf> = (0..count).map(|n: u32| directory.join(n.to_string())).collect();
+    let paths: Vec<PathBuf> = (0..count)
+        .map(|n: u32| directory.join(n.to_string()))
+        .collect();
     let start = Instant::now();
     for path in &paths {
         File::create_new(path)?.write_all(&BYTES)?;

@@ -30,7 +30,7 @@ use super::super::session::Activity;
 use super::super::workers::Workers;
 use super::super::xattrs::{answer_xattr, names};
 use super::Core;
-use super::open::{Read, wanted};
+use super::open::{Read, runs, wanted};
 use super::opens::Opens;
 use crate::node::Ino;
 use crate::tree_path::NAME_MAX;
@@ -335,9 +335,9 @@ impl Filesystem for WritableAdapter {
         let (ino, pid) = (self.object(ino), req.pid());
         let how = wanted(flags.0);
         if how != Open::Read && self.core.tree.copies(ino) {
-            return self.slowly(move |core| core.open(ino, how, pid, reply));
+            return self.slowly(move |core| core.open(ino, flags.0, pid, reply));
         }
-        self.core.open(ino, how, pid, reply);
+        self.core.open(ino, flags.0, pid, reply);
     }
 
     fn create(
@@ -362,13 +362,13 @@ impl Filesystem for WritableAdapter {
         &self,
         _req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.core.opens.closed(ino.0);
+        self.core.opens.closed(ino.0, runs(fh));
         reply.ok();
     }
 

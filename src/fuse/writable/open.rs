@@ -28,6 +28,21 @@ const COPY_MAX: u64 = 256 << 20;
 /// Registers a file with the kernel.
 type Register<'a> = &'a dyn Fn(BorrowedFd<'_>) -> std::io::Result<BackingId>;
 
+/// Flag of an OPEN by which a process is going to run the file: `__FMODE_EXEC` of
+/// the kernel (include/linux/fs.h), on every architecture. Its RELEASE comes when
+/// the process ends.
+const FMODE_EXEC: i32 = 0x20;
+
+/// What the kernel knows an open file by: nothing of it matters but whether it is
+/// run.
+const HANDLE: FileHandle = FileHandle(0);
+const RUNS: FileHandle = FileHandle(1);
+
+/// Whether an open file is run by a process.
+pub(super) fn runs(handle: FileHandle) -> bool {
+    handle == RUNS
+}
+
 /// What a file is opened for, from the flags of open(2).
 pub(super) fn wanted(flags: i32) -> Open {
     if flags & libc::O_TRUNC != 0 {
@@ -40,8 +55,20 @@ pub(super) fn wanted(flags: i32) -> Open {
 }
 
 impl Core {
-    /// Answers OPEN. Slow when there are contents to copy.
-    pub(super) fn open(&self, ino: Ino, how: Open, pid: u32, reply: ReplyOpen) {
+    /// Answers OPEN; `flags` are open(2)'s. Slow when there are contents to copy.
+    pub(super) fn open(&self, ino: Ino, flags: i32, pid: u32, reply: ReplyOpen) {
+        let how = wanted(flags);
+        // The kernel refuses to write to a program that runs, but looks at a
+        // truncation without writing only after it was answered.
+        let cuts = how == Open::Truncate && flags & libc::O_ACCMODE == libc::O_RDONLY;
+        if cuts && self.opens.with(ino.0, |file| file.runs()) {
+            return reply.error(Errno::ETXTBSY);
+        }
+        let handle = if flags & FMODE_EXEC != 0 {
+            RUNS
+        } else {
+            HANDLE
+        };
         let data = match self.made_ready(ino, how, pid) {
             Ok(data) => data,
             Err(errno) => return reply.error(errno),
@@ -52,10 +79,10 @@ impl Core {
                 Ok(mode) => mode,
                 Err(errno) => return reply.error(errno),
             };
-            match file.opened(first) {
-                Mode::Cached => reply.opened(FileHandle(0), flags),
+            match file.opened(first, runs(handle)) {
+                Mode::Cached => reply.opened(handle, flags),
                 Mode::Passthrough(backing) => {
-                    reply.opened_passthrough(FileHandle(0), FopenFlags::empty(), backing);
+                    reply.opened_passthrough(handle, FopenFlags::empty(), backing);
                 }
             }
         });
@@ -75,8 +102,8 @@ impl Core {
                     return reply.error(errno);
                 }
             };
-            let (ttl, handle) = (&FOR_EVER, FileHandle(0));
-            match file.opened(first) {
+            let (ttl, handle) = (&FOR_EVER, HANDLE);
+            match file.opened(first, false) {
                 Mode::Cached => reply.created(ttl, &attr, GENERATION, handle, flags),
                 Mode::Passthrough(backing) => {
                     let flags = FopenFlags::empty();

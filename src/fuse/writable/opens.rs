@@ -30,6 +30,8 @@ pub(super) enum Mode<B> {
 pub(super) struct File<B> {
     /// Descriptors and mappings. 0: nobody has it open yet, and `mode` says nothing.
     handles: u64,
+    /// How many of them are programs that run, or their loaders.
+    running: u64,
     mode: Mode<B>,
     /// Its contents, once they are in the upper directory.
     pub(super) data: Option<Arc<dyn Data>>,
@@ -43,12 +45,19 @@ impl<B> File<B> {
         (self.handles > 0).then_some(&self.mode)
     }
 
-    /// Counts one more; the first one says how.
-    pub(super) fn opened(&mut self, first: Option<Mode<B>>) -> &Mode<B> {
+    /// Whether a process runs it.
+    pub(super) fn runs(&self) -> bool {
+        self.running > 0
+    }
+
+    /// Counts one more, `runs`: a process that is going to run it; the first one
+    /// says how.
+    pub(super) fn opened(&mut self, first: Option<Mode<B>>, runs: bool) -> &Mode<B> {
         if let (0, Some(mode)) = (self.handles, first) {
             self.mode = mode;
         }
         self.handles += 1;
+        self.running += u64::from(runs);
         &self.mode
     }
 }
@@ -78,6 +87,7 @@ impl<B> Opens<B> {
             let shared = Arc::clone(self.0.lock().entry(number).or_insert_with(|| {
                 Arc::new(Mutex::new(File {
                     handles: 0,
+                    running: 0,
                     mode: Mode::Cached,
                     data: None,
                     left: false,
@@ -94,10 +104,11 @@ impl<B> Opens<B> {
         }
     }
 
-    /// Counts one out.
-    pub(super) fn closed(&self, number: u64) {
+    /// Counts one out, `runs` as it was counted in.
+    pub(super) fn closed(&self, number: u64, runs: bool) {
         self.with(number, |file| {
             file.handles = file.handles.saturating_sub(1);
+            file.running = file.running.saturating_sub(u64::from(runs));
         });
     }
 
@@ -143,16 +154,34 @@ mod tests {
         let opens = Opens::default();
         opens.with(7, |file| {
             assert!(file.mode().is_none());
-            file.opened(Some(Mode::Passthrough(1)));
+            file.opened(Some(Mode::Passthrough(1)), false);
         });
         opens.with(7, |file| {
             assert!(matches!(file.mode(), Some(Mode::Passthrough(1))));
-            assert!(matches!(file.opened(None), Mode::Passthrough(1)));
+            assert!(matches!(file.opened(None, false), Mode::Passthrough(1)));
         });
-        opens.closed(7);
+        opens.closed(7, false);
         opens.with(7, |file| assert!(file.mode().is_some()));
-        opens.closed(7);
+        opens.closed(7, false);
         opens.with(7, |file| assert!(file.mode().is_none()));
+        assert!(opens.0.lock().is_empty());
+    }
+
+    #[test]
+    fn a_file_runs_until_its_last_process_ends() {
+        let opens = Opens::default();
+        let runs = || opens.with(7, |file| file.runs());
+        for runs in [false, true, true] {
+            opens.with(7, |file| {
+                file.opened(Some(Mode::<u32>::Cached), runs);
+            });
+        }
+        assert!(runs());
+        opens.closed(7, true);
+        assert!(runs());
+        opens.closed(7, true);
+        assert!(!runs());
+        opens.closed(7, false);
         assert!(opens.0.lock().is_empty());
     }
 
@@ -174,7 +203,7 @@ mod tests {
                     assert_eq!(living.fetch_add(1, Ordering::SeqCst), 0);
                     Mode::Passthrough(Backing(next.fetch_add(1, Ordering::SeqCst), &living))
                 });
-                match file.opened(first) {
+                match file.opened(first, false) {
                     Mode::Passthrough(backing) => backing.0,
                     Mode::Cached => panic!("nobody opened it so"),
                 }
@@ -186,8 +215,8 @@ mod tests {
                     for _ in 0..2000 {
                         let mine = open();
                         assert_eq!(open(), mine);
-                        opens.closed(7);
-                        opens.closed(7);
+                        opens.closed(7, false);
+                        opens.closed(7, false);
                     }
                 });
             }
