@@ -142,6 +142,19 @@ class Lazyroot(Subject):
         measure.remove(self.changes)
 
 
+class LazyrootPlain(Lazyroot):
+    """Ours over uncompressed layers: an archive as `docker save` writes it."""
+    name = "lazyroot, plain layers"
+
+    def prepare(self):
+        archive = self.place / "image.tar"
+        measure.run("skopeo", "--insecure-policy", "copy", "--quiet", "oci:%s:%s" % (self.layout, self.tag),
+                    "docker-archive:%s" % archive)
+        self.layout = archive
+        super().prepare()
+        archive.unlink()
+
+
 _UNPACKED = {}
 
 
@@ -223,9 +236,9 @@ class Plain(Subject):
         _call("mount", "--bind", self.changes / "bundle/rootfs", self.root)
 
 
-ALL = {"lazyroot": Lazyroot, "overlay": Overlay, "overlay-tuned": OverlayTuned,
+ALL = {"lazyroot": Lazyroot, "lazyroot-plain": LazyrootPlain, "overlay": Overlay, "overlay-tuned": OverlayTuned,
        "overlay-redirect": OverlayRedirect, "fuse-overlayfs": FuseOverlayfs, "plain": Plain}
-TOOLS = {"lazyroot": [], "plain": ["umoci"], "fuse-overlayfs": ["podman", "fuse-overlayfs"]}
+TOOLS = {"lazyroot": [], "lazyroot-plain": ["skopeo"], "plain": ["umoci"], "fuse-overlayfs": ["podman", "fuse-overlayfs"]}
 
 
 def tools(name):
