@@ -243,6 +243,16 @@ mod tests {
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
+    fn a_stack_is_named_after_all_its_layers_in_their_order() {
+        let [one, two] = [b"1", b"2"].map(|bytes| DiffId(Digest::sha256(bytes)));
+        assert_eq!(ChainId::of(&[one]).0, one.0);
+        let both = Digest::sha256(format!("{one} {two}").as_bytes());
+        assert_eq!(ChainId::of(&[one, two]).0, both);
+        assert_ne!(ChainId::of(&[two, one]), ChainId::of(&[one, two]));
+        assert_ne!(ChainId::of(&[]), ChainId::of(&[one]));
+    }
+
+    #[test]
     fn a_digest_survives_printing_and_parsing() {
         let digest = Digest::sha256(b"");
         assert_eq!(digest.to_string(), EMPTY);

@@ -22,7 +22,8 @@
 //! `user.overlay.` where the process may not set the former (in a user namespace).
 //! What both of them lack has names that overlayfs hides from programs as it hides
 //! its own: `lazyroot` (origin), `lazyroot.layers` (on the root: whose changes
-//! these are), `lazyroot.device` and `lazyroot.devices` (see `device`).
+//! these are), `lazyroot.device` and `lazyroot.devices` (see `device`). What root of
+//! the machine marked, root of a user namespace refuses: it would not see the marks.
 //!
 //! Kill -9 at any moment: whatever a program can see appears, goes and moves by
 //! one system call; everything before it happens in the work directory, which is
@@ -55,6 +56,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
+use rustix::fs::FlockOperation;
 
 use self::reach::Opened;
 use self::table::Table;
@@ -128,5 +130,16 @@ pub struct Directory {
     /// Owner and group of what this process makes.
     process: (u32, u32),
     /// Their locks (flock(2)) keep other mounts away; gone by themselves at kill -9.
-    _locked: [OwnedFd; 2],
+    locked: [OwnedFd; 2],
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Closing is not enough while a process that was just forked has them, too.
+        for fd in &self.locked {
+            if let Err(error) = rustix::fs::flock(fd, FlockOperation::Unlock) {
+                log::warn!("cannot unlock an upper directory: {error}");
+            }
+        }
+    }
 }

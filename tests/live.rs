@@ -24,7 +24,11 @@ mod images;
 mod lab;
 #[path = "live/life.rs"]
 mod life;
+#[path = "live/opens.rs"]
+mod opens;
 #[path = "live/programs.rs"]
 mod programs;
 #[path = "live/user.rs"]
 mod user;
+#[path = "live/writes.rs"]
+mod writes;

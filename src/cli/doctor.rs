@@ -30,7 +30,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         fuse_device(),
         fusermount(),
         allow_other(),
-        passthrough(),
+        writable(),
+        passthrough(context),
         user_namespaces(),
         overlayfs(),
         descriptors(),
@@ -129,6 +130,20 @@ fn fusermount() -> Check {
     )
 }
 
+fn writable() -> Check {
+    let root = rustix::process::geteuid().is_root();
+    check(
+        "this user can mount to write",
+        match root {
+            true => Ok("as root".to_owned()),
+            false => Err(
+                "needs root, or root of a user namespace (unshare --user --map-root-user --mount)"
+                    .to_owned(),
+            ),
+        },
+    )
+}
+
 fn allow_other() -> Check {
     let set = text("/etc/fuse.conf")
         .is_some_and(|conf| conf.lines().any(|line| line.trim() == "user_allow_other"));
@@ -144,21 +159,54 @@ fn allow_other() -> Check {
     )
 }
 
-fn passthrough() -> Check {
+fn passthrough(context: &Context) -> Check {
     let status = text("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
     const CAP_SYS_ADMIN: u64 = 1 << 21;
-    check(
-        "FUSE passthrough",
-        match (release() >= (6, 9), effective & CAP_SYS_ADMIN != 0) {
-            (true, true) => Ok("for writable mounts; read-only ones do not need it".to_owned()),
-            (false, _) => Err("the kernel is older than 6.9".to_owned()),
-            (_, false) => Err("needs CAP_SYS_ADMIN (root)".to_owned()),
-        },
-    )
+    // All users are mapped to themselves in the initial user namespace alone
+    // (user_namespaces(7)).
+    let map = text("/proc/self/uid_map").unwrap_or_default();
+    let initial = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    let found = if release() < (6, 9) {
+        Err("the kernel is older than 6.9".to_owned())
+    } else if effective & CAP_SYS_ADMIN == 0 {
+        Err("needs CAP_SYS_ADMIN (root)".to_owned())
+    } else if !initial {
+        Err("not in a user namespace".to_owned())
+    } else if let Some(stacked) = stacked(&context.store) {
+        Err(format!(
+            "the store lies on {stacked}; not for --upper on a plain file system"
+        ))
+    } else {
+        Ok("writable mounts hand files to the kernel".to_owned())
+    };
+    let slower =
+        |why| format!("{why}: writable mounts work, files are read and written by the server");
+    check("FUSE passthrough", found.map_err(slower))
+}
+
+/// A file system that lies upon another, which the kernel does not stack again
+/// (`max_stack_depth` of FUSE is 1 here, so that overlayfs may lie upon a mount).
+fn stacked(store: &Path) -> Option<&'static str> {
+    // linux/magic.h
+    const OVERLAYFS: u64 = 0x794c_7630;
+    const ECRYPTFS: u64 = 0xf15f;
+    let mut place = store;
+    let found = loop {
+        match rustix::fs::statfs(place) {
+            Ok(found) => break found,
+            // The store is not made yet.
+            Err(_) => place = place.parent()?,
+        }
+    };
+    match u64::try_from(found.f_type) {
+        Ok(OVERLAYFS) => Some("overlayfs"),
+        Ok(ECRYPTFS) => Some("ecryptfs"),
+        _ => None,
+    }
 }
 
 fn user_namespaces() -> Check {

@@ -258,7 +258,21 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
+/// As many descriptors as this process may have: a writable mount needs one for
+/// each file that is open in it. Usual limits are low for the sake of select(2),
+/// which is not used here.
+fn allow_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With fewer some opens fail, with the errno that says so.
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::info!("cannot raise the limit of descriptors: {error}");
+    }
+}
+
 fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Failure> {
+    allow_descriptors();
     let options = args.mount.parse_options(args.image.is_some())?;
     let store = context.open()?;
     let caches = Caches::default();

@@ -59,21 +59,19 @@ pub(super) fn device(rdev: u32) -> Device {
     }
 }
 
-/// A moment in our words.
+/// A moment that fuser passes on. Before 1970 it takes the nanoseconds away, too,
+/// where the kernel (timespec(3type)) has them added to whole seconds that were
+/// rounded down: what it made of both is taken apart again.
 pub(super) fn time(moment: SystemTime) -> Time {
-    let (seconds, nanos) = match moment.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => (i128::from(since.as_secs()), since.subsec_nanos()),
-        Err(before) => {
-            let before = before.duration();
-            let nanos = before.subsec_nanos();
-            // Seconds are rounded towards the past.
-            let whole = -i128::from(before.as_secs()) - i128::from(nanos > 0);
-            (whole, (1_000_000_000 - nanos) % 1_000_000_000)
-        }
+    let (since, before) = match moment.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => (since, false),
+        Err(error) => (error.duration(), true),
     };
-    let limit = if seconds < 0 { i64::MIN } else { i64::MAX };
-    let seconds = i64::try_from(seconds).unwrap_or(limit);
-    Time { seconds, nanos }
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    Time {
+        seconds: if before { -seconds } else { seconds },
+        nanos: since.subsec_nanos(),
+    }
 }
 
 /// Attributes of the object of a writable tree with the number `number`.
@@ -180,14 +178,25 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_says_comes_back_as_it_went() {
-        for (seconds, nanos) in [(0, 0), (-1, 0), (-1, 1), (-2, 999_999_999), (1 << 40, 5)] {
-            let one = Time { seconds, nanos };
-            assert_eq!(time(moment(one)), one);
-        }
+    fn the_kernels_device_numbers_come_back_as_they_went() {
         for (major, minor) in [(1, 3), (10, 4096), (0xfff, 0xf_ffff), (0, 0)] {
             let one = Device { major, minor };
             assert_eq!(device(rdev(one)), one);
+        }
+    }
+
+    #[test]
+    fn a_time_before_1970_is_what_the_kernel_said() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        let table = [
+            (epoch + Duration::new(5, 7), 5, 7),
+            (epoch, 0, 0),
+            // fuser, told of -5 s and 7 ns.
+            (epoch - Duration::new(5, 7), -5, 7),
+            (epoch - Duration::new(5, 0), -5, 0),
+        ];
+        for (moment, seconds, nanos) in table {
+            assert_eq!(time(moment), Time { seconds, nanos });
         }
     }
 

@@ -33,15 +33,15 @@ impl Directory {
         let temporary = self.temporary();
         let (opened, raw) = self.build(&temporary, new)?;
         let put = device::comes_to(&parent, &raw, self.prefix)
-            .and_then(|()| self.put(&temporary, new.what.kind() == Kind::Dir, &parent, name))
-            .and_then(|()| self.stat_of(&opened, &raw));
-        match put {
-            Ok(stat) => self.learn(dir, name, &raw, stat),
-            Err(error) => {
-                self.discard(&temporary);
-                Err(error)
-            }
+            .and_then(|()| self.put(&temporary, new.what.kind() == Kind::Dir, &parent, name));
+        if let Err(error) = put {
+            self.discard(&temporary);
+            return Err(error);
         }
+        // A rename changes its object's ctime.
+        let raw = opened.stat()?;
+        let stat = self.stat_of(&opened, &raw)?;
+        self.learn(dir, name, &raw, stat)
     }
 
     /// Makes an object in the work directory.
@@ -104,7 +104,9 @@ impl Directory {
 
     /// Makes an object with a temporary name in the work directory.
     fn build(&self, temporary: &str, new: &New<'_>) -> io::Result<(Opened, RawStat)> {
-        let built = create(&*self.work, temporary.as_bytes(), on_disk(new.what), 0o600)
+        // setuid and setgid come behind the owner, who takes them away.
+        let mode = new.mode & !PRIVILEGES;
+        let built = create(&*self.work, temporary.as_bytes(), on_disk(new.what), mode)
             .and_then(|_| reach::open_path(&*self.work, temporary.as_bytes()))
             .and_then(|(opened, raw)| {
                 let raw = self.furnish(&opened, &raw, new)?;
@@ -134,7 +136,9 @@ impl Directory {
             device::mark(opened, new.mode, self.prefix)?;
             mode |= device::HINT;
         }
-        if kind != Kind::Symlink {
+        // Access control lists have changed the mode that it was made with.
+        let made_so = raw.st_mode & 0o7777 == u32::from(mode) && new.xattrs.is_empty();
+        if kind != Kind::Symlink && !made_so {
             chmod(opened, mode)?;
         }
         if let Some((atime, mtime)) = new.times {

@@ -12,7 +12,6 @@ use rustix::fs::{AtFlags, CWD, FileType, OFlags, RenameFlags, Stat as RawStat, T
 use rustix::io::Errno;
 
 use super::reach::{self, Opened};
-use super::table::Place;
 use super::{Directory, clean, device, make};
 use crate::union::upper::{Key, Mark};
 
@@ -22,6 +21,12 @@ struct At<'a> {
     key: Key,
     dir: &'a Opened,
     name: &'a [u8],
+}
+
+impl<'a> At<'a> {
+    fn new(key: Key, dir: &'a Opened, name: &'a [u8]) -> Self {
+        Self { key, dir, name }
+    }
 }
 
 fn is_dir(raw: &RawStat) -> bool {
@@ -85,10 +90,9 @@ impl Directory {
 
     /// The temporary name of a staged object.
     fn staged_name(&self, key: Key) -> io::Result<String> {
-        // Not by `place`: a staged directory that is open just now has a name, too.
         let name = self.table.lock().name_in(key, self.work_key);
-        name.and_then(|name| String::from_utf8(name.into_vec()).ok())
-            .ok_or_else(|| Errno::INVAL.into())
+        let name = name.and_then(|name| String::from_utf8(name.into_vec()).ok());
+        name.ok_or_else(|| Errno::INVAL.into())
     }
 
     fn sync_staged(&self, opened: &Opened, raw: &RawStat) -> io::Result<()> {
@@ -117,6 +121,7 @@ impl Directory {
         quiet: bool,
     ) -> io::Result<()> {
         let parent = self.dir(dir)?;
+        let kind = self.table.lock().place(key)?.0;
         device::comes_to(&parent, raw, self.prefix)?;
         // By descriptor: what is linked is the object, whatever its names are.
         let link = |to: &Opened, name: &[u8]| {
@@ -136,7 +141,6 @@ impl Directory {
             }
             put
         })?;
-        let kind = self.table.lock().place(key)?.0;
         self.table.lock().found(key, kind, dir, name);
         Ok(())
     }
@@ -149,11 +153,7 @@ impl Directory {
     /// Removes a name.
     pub(super) fn remove_at(&self, dir: Key, name: &[u8], cover: bool) -> io::Result<()> {
         let parent = self.dir(dir)?;
-        let at = At {
-            key: dir,
-            dir: &parent,
-            name,
-        };
+        let at = At::new(dir, &parent, name);
         let raw = self.object_at(at)?;
         let held = self.hold(at, &raw)?;
         match (is_dir(&raw), cover) {
@@ -198,16 +198,8 @@ impl Directory {
         cover: bool,
     ) -> io::Result<()> {
         let (from_dir, to_dir) = (self.dir(from.0)?, self.dir(to.0)?);
-        let source = At {
-            key: from.0,
-            dir: &from_dir,
-            name: from.1,
-        };
-        let target = At {
-            key: to.0,
-            dir: &to_dir,
-            name: to.1,
-        };
+        let source = At::new(from.0, &from_dir, from.1);
+        let target = At::new(to.0, &to_dir, to.1);
         let raw = self.object_at(source)?;
         let there = self.stat_here(target.dir, target.name)?;
         if there.is_some_and(|there| there.st_ino == raw.st_ino) {
@@ -225,8 +217,7 @@ impl Directory {
             Some(there) if reach::is_whiteout(&there) && is_dir(&raw) => {
                 renameat(source, target, RenameFlags::EXCHANGE)?;
                 if !cover {
-                    // Until it is gone it hides a name that no layer has.
-                    rustix::fs::unlinkat(source.dir, source.name, AtFlags::empty())?;
+                    self.uncover(source);
                 }
             }
             Some(there) if !reach::is_whiteout(&there) => {
@@ -246,6 +237,15 @@ impl Directory {
         Ok(())
     }
 
+    /// Removes a whiteout where no layer has anything: until it is gone, it hides
+    /// nothing. The rename has happened, so a failure is none of that.
+    fn uncover(&self, at: At<'_>) {
+        if let Err(error) = rustix::fs::unlinkat(at.dir, at.name, AtFlags::empty()) {
+            let name = String::from_utf8_lossy(at.name);
+            log::warn!("a whiteout is left at `{name}`: {error}");
+        }
+    }
+
     /// Removes the whiteouts from a directory that has nothing else. It is opaque
     /// from before: so it shows nothing at any moment, as it did.
     fn empty(&self, at: At<'_>) -> io::Result<()> {
@@ -262,16 +262,8 @@ impl Directory {
     /// Exchanges two names.
     pub(super) fn exchange_at(&self, one: (Key, &[u8]), other: (Key, &[u8])) -> io::Result<()> {
         let (one_dir, other_dir) = (self.dir(one.0)?, self.dir(other.0)?);
-        let first = At {
-            key: one.0,
-            dir: &one_dir,
-            name: one.1,
-        };
-        let second = At {
-            key: other.0,
-            dir: &other_dir,
-            name: other.1,
-        };
+        let first = At::new(one.0, &one_dir, one.1);
+        let second = At::new(other.0, &other_dir, other.1);
         let (first_raw, second_raw) = (self.object_at(first)?, self.object_at(second)?);
         if first_raw.st_ino == second_raw.st_ino {
             return Ok(());
@@ -286,11 +278,7 @@ impl Directory {
     }
 
     fn at_work<'a>(&'a self, temporary: &'a str) -> At<'a> {
-        At {
-            key: self.work_key,
-            dir: &self.work,
-            name: temporary.as_bytes(),
-        }
+        At::new(self.work_key, &self.work, temporary.as_bytes())
     }
 
     /// What is there, which must be an object.
@@ -354,9 +342,11 @@ fn quietly(dir: &Opened, quiet: bool, change: impl FnOnce() -> io::Result<()>) -
         // Below 1 000 000 000 (timespec(3type)).
         tv_nsec: nanos.cast_signed(),
     };
-    make::set_times(
-        dir,
-        time(before.st_atime, before.st_atime_nsec),
-        time(before.st_mtime, before.st_mtime_nsec),
-    )
+    let atime = time(before.st_atime, before.st_atime_nsec);
+    let mtime = time(before.st_mtime, before.st_mtime_nsec);
+    // The change has happened: it must not be told as a failure.
+    if let Err(error) = make::set_times(dir, atime, mtime) {
+        log::warn!("cannot put back the times of a directory: {error}");
+    }
+    Ok(())
 }

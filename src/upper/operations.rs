@@ -62,7 +62,7 @@ impl Upper for Directory {
     }
 
     fn marks(&self, key: Key) -> io::Result<Marks> {
-        marks::read(Of::Object(&*self.reached(key)?.0), self.prefix)
+        marks::read(Of::Object(&self.reached(key)?.0), self.prefix)
     }
 
     fn marks_at(&self, dir: Key, name: &[u8]) -> io::Result<Marks> {
@@ -83,12 +83,12 @@ impl Upper for Directory {
     }
 
     fn xattrs(&self, key: Key) -> io::Result<Xattrs> {
-        Of::Object(&*self.reached(key)?.0).seen(self.prefix)
+        Of::Object(&self.reached(key)?.0).seen(self.prefix)
     }
 
     fn xattr(&self, key: Key, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let stored = self.prefix.stored(name);
-        Of::Object(&*self.reached(key)?.0).get(&stored)
+        Of::Object(&self.reached(key)?.0).get(&stored)
     }
 
     fn forget(&self, key: Key) {
@@ -190,12 +190,12 @@ impl Upper for Directory {
             SetXattr::Replace => XattrFlags::REPLACE,
         };
         let stored = self.prefix.stored(name);
-        xattrs::set(&*self.reached(key)?.0, &stored, value, flags)
+        xattrs::set(&self.reached(key)?.0, &stored, value, flags)
     }
 
     fn remove_xattr(&self, key: Key, name: &[u8]) -> io::Result<()> {
         let stored = self.prefix.stored(name);
-        xattrs::remove(&*self.reached(key)?.0, &stored)
+        xattrs::remove(&self.reached(key)?.0, &stored)
     }
 
     fn open(&self, key: Key) -> io::Result<Arc<dyn Data>> {
@@ -238,8 +238,8 @@ impl Directory {
 fn moment(time: Option<SetTime>) -> Timespec {
     let special = |tv_nsec: i64| Timespec { tv_sec: 0, tv_nsec };
     match time {
-        None => special(UTIME_OMIT.into()),
-        Some(SetTime::Now) => special(UTIME_NOW.into()),
+        None => special(UTIME_OMIT),
+        Some(SetTime::Now) => special(UTIME_NOW),
         Some(SetTime::To(time)) => timespec(time),
     }
 }

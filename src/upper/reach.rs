@@ -18,6 +18,9 @@ use super::table::Place;
 use crate::node::Kind;
 use crate::union::upper::Key;
 
+/// A directory, and its name in the one above.
+type Step = (Key, Box<[u8]>);
+
 /// An object that is open for being named (O_PATH), nothing else.
 #[derive(Debug)]
 pub(super) struct Opened {
@@ -172,8 +175,10 @@ impl Directory {
     pub(super) fn dir(&self, key: Key) -> io::Result<Arc<Opened>> {
         let (mut opened, below) = self.nearest_open(key)?;
         for (key, name) in below.into_iter().rev() {
-            let next = open_at(&*opened, &name, OFlags::PATH | OFlags::DIRECTORY);
-            let fd = next.map_err(gone_is_stale)?;
+            let fd = match open_at(&*opened, &name, OFlags::PATH | OFlags::DIRECTORY) {
+                Err(error) if leads_elsewhere(&error) => return Err(Errno::STALE.into()),
+                opened => opened?,
+            };
             let stat = rustix::fs::fstat(&fd)?;
             if !self.is(&stat, key) {
                 return Err(Errno::STALE.into());
@@ -186,7 +191,7 @@ impl Directory {
 
     /// The nearest directory above `key` (or itself) that is open, and the names
     /// that lead from there to `key`, the last one first.
-    fn nearest_open(&self, key: Key) -> io::Result<(Arc<Opened>, Vec<(Key, Box<[u8]>)>)> {
+    fn nearest_open(&self, key: Key) -> io::Result<(Arc<Opened>, Vec<Step>)> {
         let mut table = self.table.lock();
         let (mut at, mut below) = (key, Vec::new());
         // No path has more directories than there are: whoever moves them behind
@@ -230,7 +235,7 @@ impl Directory {
             match open_path(&*self.dir(name.parent)?, &name.name) {
                 Ok((opened, stat)) if self.is(&stat, key) => return Ok((Arc::new(opened), stat)),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if leads_elsewhere(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -275,7 +280,7 @@ impl Directory {
             match open_at(&*self.dir(name.parent)?, &name.name, flags) {
                 Ok(fd) if self.is(&rustix::fs::fstat(&fd)?, key) => return Ok(fd),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if leads_elsewhere(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -294,11 +299,11 @@ impl Directory {
     }
 }
 
-/// A recorded name that is not there any more, or leads elsewhere.
-fn gone_is_stale(error: io::Error) -> io::Error {
-    let errno = Errno::from_io_error(&error);
-    match errno {
-        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Errno::STALE.into(),
-        _ => error,
-    }
+/// Whether a recorded name is not there any more, or something of another kind is.
+fn leads_elsewhere(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR)
+    )
 }

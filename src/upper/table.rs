@@ -226,10 +226,10 @@ impl Table {
         Ok((object.kind, place))
     }
 
-    /// The name that an object has in a directory, as far as it is recorded.
+    /// A name that an object has in one directory.
     pub(super) fn name_in(&self, key: Key, parent: Key) -> Option<Box<[u8]>> {
-        let mut names = self.objects.get(&key)?.names.iter();
-        let name = names.find(|name| name.parent == parent)?;
+        let names = &self.objects.get(&key)?.names;
+        let name = names.iter().find(|name| name.parent == parent)?;
         Some(name.name.clone())
     }
 

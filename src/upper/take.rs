@@ -56,7 +56,7 @@ impl Directory {
         upper.needs_proc()?;
         let counter = AtomicU64::new(1);
         let opened = work.clear(&counter)?;
-        let prefix = upper.prefix(&opened, work.path)?;
+        let prefix = upper.prefix(&opened, &work)?;
         work.try_whiteouts(&opened, &counter)?;
         upper.belongs_to(layers, prefix)?;
 
@@ -78,7 +78,7 @@ impl Directory {
                 rustix::process::geteuid().as_raw(),
                 rustix::process::getegid().as_raw(),
             ),
-            _locked: [upper.fd, work.fd],
+            locked: [upper.fd, work.fd],
         })
     }
 }
@@ -191,10 +191,9 @@ impl<'a> Candidate<'a> {
 
     /// What marks begin with here. Who may set `trusted.*` still goes on with
     /// `user.*` where a user namespace's root began.
-    fn prefix(&self, work: &Opened, work_path: &Path) -> Result<Prefix, UpperError> {
-        let root = self.opened()?;
-        let begun = Of::Object(&root).get(Prefix::User.mark(LAYERS).as_bytes());
-        let begun = matches!(begun, Ok(Some(_)));
+    fn prefix(&self, work: &Opened, outer: &Candidate<'_>) -> Result<Prefix, UpperError> {
+        let begun = self.has(&Prefix::User.mark(LAYERS))?;
+        let trusted = outer.has(xattrs::TRUSTED_HERE)?;
         let candidates: &[Prefix] = if begun {
             &[Prefix::User]
         } else {
@@ -203,15 +202,40 @@ impl<'a> Candidate<'a> {
         for &prefix in candidates {
             let name = prefix.mark("lazyroot");
             match xattrs::set(work, name.as_bytes(), b"y", XattrFlags::empty()) {
+                // Without its marks a file of zeros would stand for a layer's.
+                Ok(()) if trusted && prefix == Prefix::User => {
+                    return Err(self.unfit("only root of the machine sees its marks"));
+                }
+                Ok(()) if prefix == Prefix::Trusted => {
+                    outer.say_trusted()?;
+                    return Ok(prefix);
+                }
                 Ok(()) => return Ok(prefix),
                 Err(error) => match Errno::from_io_error(&error) {
                     // EPERM: not root of the machine.
                     Some(Errno::PERM | Errno::NOTSUP) => {}
-                    _ => return Err(failed("set an extended attribute of", work_path)(error)),
+                    _ => return Err(failed("set an extended attribute of", outer.path)(error)),
                 },
             }
         }
         Err(self.unfit("it has no extended attributes"))
+    }
+
+    fn has(&self, name: &str) -> Result<bool, UpperError> {
+        match Of::Object(&*self.opened()?).get(name.as_bytes()) {
+            Ok(value) => Ok(value.is_some()),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTSUP) => Ok(false),
+            Err(error) => Err(failed("read an extended attribute of", self.path)(error)),
+        }
+    }
+
+    fn say_trusted(&self) -> Result<(), UpperError> {
+        let name = xattrs::TRUSTED_HERE.as_bytes();
+        match xattrs::set(&*self.opened()?, name, b"y", XattrFlags::empty()) {
+            // Where `user.*` cannot be had, no user namespace takes it.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTSUP) => Ok(()),
+            set => set.map_err(failed("set an extended attribute of", self.path)),
+        }
     }
 
     /// Tries all kinds of rename that are used, and whiteouts.

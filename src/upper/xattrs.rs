@@ -20,6 +20,10 @@ const LONG: usize = 65536;
 /// What an escaped name has behind the prefix.
 const ESCAPE: &[u8] = b"overlay.";
 
+/// Says, on the work directory, that the upper directory's marks are `trusted.*`. It
+/// has to be seen where those are not. Not on the upper directory itself: kernel overlayfs would show it.
+pub(super) const TRUSTED_HERE: &str = "user.overlay.lazyroot.trusted";
+
 /// What all marks' names begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Prefix {

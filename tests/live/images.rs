@@ -49,8 +49,20 @@ impl Layer {
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(1_700_000_000);
+        self.member(path, &mut header, data)
+    }
+
+    /// A member with any header and contents.
+    pub(crate) fn member(&mut self, path: &str, header: &mut Header, data: &[u8]) -> &mut Self {
         header.set_size(data.len() as u64);
-        self.0.append_data(&mut header, path, data).unwrap();
+        self.0.append_data(header, path, data).unwrap();
+        self
+    }
+
+    /// A symlink or hard link with any header.
+    pub(crate) fn named(&mut self, path: &str, header: &mut Header, target: &str) -> &mut Self {
+        header.set_size(0);
+        self.0.append_link(header, path, target).unwrap();
         self
     }
 
@@ -72,9 +84,7 @@ impl Layer {
         header.set_entry_type(EntryType::Symlink);
         header.set_mode(0o777);
         header.set_mtime(1_700_000_000);
-        header.set_size(0);
-        self.0.append_link(&mut header, path, target).unwrap();
-        self
+        self.named(path, &mut header, target)
     }
 
     /// Any header: owners, devices, times.
@@ -82,15 +92,19 @@ impl Layer {
         let mut header = Header::new_gnu();
         header.set_mode(0o640);
         header.set_mtime(0);
-        header.set_size(0);
         set(&mut header);
-        self.0.append_data(&mut header, path, &[][..]).unwrap();
-        self
+        self.member(path, &mut header, &[])
     }
 
     /// A member that the next one gets its extended attributes from (pax).
     pub(crate) fn pax(&mut self, key: &str, value: &[u8]) -> &mut Self {
-        self.0.append_pax_extensions([(key, value)]).unwrap();
+        self.pax_records(&[(key.to_owned(), value.to_vec())])
+    }
+
+    /// The same, with any number of records.
+    pub(crate) fn pax_records(&mut self, records: &[(String, Vec<u8>)]) -> &mut Self {
+        let records = records.iter().map(|(key, value)| (&**key, &**value));
+        self.0.append_pax_extensions(records).unwrap();
         self
     }
 

@@ -173,6 +173,18 @@ impl Lab {
         at
     }
 
+    /// Mounts at a new place for writing, with a log of its own.
+    #[track_caller]
+    pub(crate) fn writable(&self, image: &str, name: &str, words: &[&str]) -> PathBuf {
+        let at = self.place(name);
+        let log = self.log_path(name);
+        let mut all = vec!["mount", image, at.to_str().unwrap()];
+        all.extend(["--log", log.to_str().unwrap()]);
+        all.extend(words);
+        self.run(&all);
+        at
+    }
+
     fn log_path(&self, name: &str) -> PathBuf {
         self.path(&format!("{}.log", name.replace('/', "-")))
     }

@@ -124,8 +124,6 @@ fn a_mount_that_cannot_be_made_says_why_with_its_exit_code() {
     );
     let said = fails(3, "none:1", at);
     assert!(said.contains("`none:1` is not in the store"), "{said}");
-    let said = lab.fails(2, &["mount", "app:1", at]);
-    assert!(said.contains("--read-only"), "{said}");
     let said = lab.fails(2, &["mount", "-r", "-o", "frob", "app:1", at]);
     assert!(said.contains("`frob` is not known"), "{said}");
 

@@ -153,6 +153,11 @@ fn what_a_user_may_not_do_is_refused_in_words() {
             "{said}"
         );
     }
+    let said = user.fails(1, &["mount", "app:1", dir]);
+    assert!(
+        said.contains("needs root") && said.contains("--read-only"),
+        "{said}"
+    );
     // A place that is not his.
     let other = lab.place("other");
     let said = user.fails(1, &["mount", "-r", "app:1", other.to_str().unwrap()]);

@@ -336,6 +336,7 @@ impl Posix {
                 _ => Mtime::Now,
             };
             object.bytes.resize(size, 0);
+            object.changed();
         }
         if change.uid.is_some() || change.gid.is_some() {
             object.uid = change.uid.unwrap_or(object.uid);
@@ -379,6 +380,7 @@ impl Posix {
         let end = offset + bytes.len();
         object.bytes.resize(object.bytes.len().max(end), 0);
         object.bytes[offset..end].copy_from_slice(bytes);
+        object.changed();
         object.mtime = Mtime::Now;
     }
 
@@ -389,6 +391,7 @@ impl Posix {
         if offset < end {
             object.bytes[offset..end].fill(0);
         }
+        object.changed();
         object.mtime = match object.mtime {
             Mtime::At(time) | Mtime::Either(time) => Mtime::Either(time),
             Mtime::Now => Mtime::Now,
@@ -425,6 +428,11 @@ impl Object {
         if self.mode & 0o010 != 0 {
             self.mode &= !0o2000;
         }
+        self.changed();
+    }
+
+    /// Whatever changes contents takes capabilities away (capabilities(7)).
+    fn changed(&mut self) {
         self.xattrs.remove(&b"security.capability"[..]);
     }
 }

@@ -54,6 +54,7 @@ const XATTRS: &[&[u8]] = &[
     b"user.a",
     b"user.b",
     b"trusted.t",
+    b"security.capability",
     b"trusted.overlay.opaque",
     b"trusted.overlay.redirect",
     b"trusted.overlay.metacopy",

@@ -68,7 +68,9 @@ fn what(names: &'static [&'static [u8]], depth: usize) -> impl Strategy<Value = 
 }
 
 fn entry(names: &'static [&'static [u8]], depth: usize) -> impl Strategy<Value = Entry> {
-    let xattr = (0u8..3, 0u8..3).prop_map(|(n, v)| ([b"user.", &[b'a' + n][..]].concat(), vec![v]));
+    let xattr: &[&[u8]] = &[b"user.a", b"user.b", b"user.c", b"security.capability"];
+    let xattr =
+        (prop::sample::select(xattr), 0u8..3).prop_map(|(name, v)| (name.to_vec(), vec![v]));
     let xattrs = prop_oneof![3 => Just(None), 1 => xattr.prop_map(Some)];
     let path = prop_oneof![1 => Just(Vec::new()), 30 => path(names, depth)];
     let what = what(names, depth);

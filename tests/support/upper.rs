@@ -14,58 +14,18 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use lazyroot::node::{Attr, Device, Kind, Time};
+use lazyroot::node::Kind;
 use lazyroot::tree_path::printable;
 use lazyroot::union::Xattrs;
 use lazyroot::union::upper::{
     Change, Data, Entry, Key, Mark, Marks, New, SetTime, SetXattr, Space, Stat, Upper, What,
 };
+use objects::{CAPABILITY, ROOT, State, check_name, odd, os, picture};
+pub(crate) use objects::{CLOCK, Fault};
 use parking_lot::Mutex;
 
-/// The clock begins here, in seconds: behind any time that layers and programs say.
-pub(crate) const CLOCK: i64 = 1_000_000_000;
-
-const ROOT: Key = Key(7);
-
-/// How a change goes wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// That one change fails with ENOSPC.
-    NoSpace,
-    /// From there on nothing happens any more.
-    Crash,
-}
-
-#[derive(Debug, Clone)]
-struct Object {
-    attr: Attr,
-    atime: Time,
-    ctime: Time,
-    target: Vec<u8>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    marks: Marks,
-    bytes: Vec<u8>,
-    /// Nothing: a whiteout.
-    entries: BTreeMap<Vec<u8>, Option<Key>>,
-    /// It has never had a name.
-    staged: bool,
-    /// How many hold its contents open.
-    opens: usize,
-}
-
-#[derive(Debug)]
-struct State {
-    objects: BTreeMap<Key, Object>,
-    known: BTreeSet<Key>,
-    clock: i64,
-    /// So many changes still go well.
-    fault: Option<(u32, Fault)>,
-    fired: bool,
-    crashed: bool,
-    /// Which mount: contents that an earlier one opened are gone.
-    mount: u64,
-    written: u64,
-}
+#[path = "objects.rs"]
+mod objects;
 
 /// The upper directory.
 #[derive(Debug, Clone)]
@@ -75,207 +35,6 @@ struct Open {
     state: Arc<Mutex<State>>,
     key: Key,
     mount: u64,
-}
-
-fn os(errno: i32) -> io::Error {
-    io::Error::from_raw_os_error(errno)
-}
-
-impl State {
-    fn now(&mut self) -> Time {
-        self.clock += 1;
-        Time {
-            seconds: self.clock,
-            nanos: 1,
-        }
-    }
-
-    /// Before each look.
-    fn look(&self) -> io::Result<()> {
-        if self.crashed {
-            return Err(os(libc::EIO));
-        }
-        Ok(())
-    }
-
-    /// Before each change.
-    fn change(&mut self) -> io::Result<()> {
-        self.look()?;
-        match &mut self.fault {
-            Some((0, fault)) => {
-                self.fired = true;
-                self.crashed = *fault == Fault::Crash;
-                self.fault = None;
-                Err(os(libc::ENOSPC))
-            }
-            Some((left, _)) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn get(&mut self, key: Key, by: &str) -> &mut Object {
-        assert!(self.known.contains(&key), "{by}: {key:?} is not known");
-        self.objects.get_mut(&key).expect("what is known is there")
-    }
-
-    fn dir(&mut self, key: Key, by: &str) -> &mut Object {
-        let object = self.get(key, by);
-        assert_eq!(object.attr.kind, Kind::Dir, "{by}: {key:?} is no directory");
-        object
-    }
-
-    /// A directory that a name is put into.
-    fn living_dir(&mut self, key: Key, by: &str) -> io::Result<()> {
-        let staged = self.dir(key, by).staged;
-        if key != ROOT && !staged && self.names(key) == 0 {
-            return Err(os(libc::ENOENT));
-        }
-        Ok(())
-    }
-
-    fn names(&self, key: Key) -> u32 {
-        let dirs = self.objects.values();
-        let names = dirs.flat_map(|dir| dir.entries.values());
-        names.filter(|child| **child == Some(key)).count() as u32
-    }
-
-    fn free(&mut self, dir: Key, name: &[u8], by: &str) -> io::Result<()> {
-        check_name(name, by)?;
-        self.living_dir(dir, by)?;
-        let there = self.dir(dir, by).entries.get(name);
-        assert!(
-            !matches!(there, Some(Some(_))),
-            "{by}: `{}` in {dir:?} is not free",
-            printable(name)
-        );
-        Ok(())
-    }
-
-    fn there(&mut self, dir: Key, name: &[u8], by: &str) -> Key {
-        match self.dir(dir, by).entries.get(name) {
-            Some(Some(key)) => *key,
-            other => panic!("{by}: `{}` in {dir:?} is {other:?}", printable(name)),
-        }
-    }
-
-    fn has_objects(&self, key: Key) -> bool {
-        self.objects[&key].entries.values().any(Option::is_some)
-    }
-
-    fn put(&mut self, dir: Key, name: &[u8], entry: Option<Key>, quiet: bool) {
-        let now = self.now();
-        let dir = self.objects.get_mut(&dir).unwrap();
-        dir.entries.insert(name.to_vec(), entry);
-        if !quiet {
-            (dir.attr.mtime, dir.ctime) = (now, now);
-        }
-    }
-
-    /// Ends an object that nobody has any more.
-    fn end(&mut self, key: Key) {
-        let object = &self.objects[&key];
-        if key != ROOT && object.opens == 0 && !self.known.contains(&key) && self.names(key) == 0 {
-            self.objects.remove(&key);
-        }
-    }
-
-    fn is_below(&self, key: Key, dir: Key) -> bool {
-        key == dir
-            || self.objects[&dir]
-                .entries
-                .values()
-                .any(|child| child.is_some_and(|child| self.is_below(key, child)))
-    }
-
-    fn stat(&self, key: Key) -> Stat {
-        let object = &self.objects[&key];
-        let is_dir = |child: &&Option<Key>| {
-            child.is_some_and(|child| self.objects[&child].attr.kind == Kind::Dir)
-        };
-        let nlink = match object.attr.kind {
-            Kind::Dir => 2 + object.entries.values().filter(is_dir).count() as u32,
-            _ => self.names(key),
-        };
-        let size = match object.attr.kind {
-            Kind::File => object.bytes.len() as u64,
-            Kind::Symlink => object.target.len() as u64,
-            _ => 0,
-        };
-        Stat {
-            attr: Attr {
-                nlink,
-                size,
-                stored: size,
-                ..object.attr
-            },
-            atime: object.atime,
-            ctime: object.ctime,
-        }
-    }
-
-    fn add(&mut self, new: &New<'_>, by: &str) -> Key {
-        assert!(new.mode <= 0o7777, "{by}: mode {:o}", new.mode);
-        let kind = new.what.kind();
-        let of_dir = new.marks.opaque || new.marks.impure;
-        assert!(!of_dir || kind == Kind::Dir, "{by}: {:?}", new.marks);
-        assert!(
-            !new.marks.metacopy || kind == Kind::File,
-            "{by}: {:?}",
-            new.marks
-        );
-        let now = self.now();
-        let (atime, mtime) = new.times.unwrap_or((now, now));
-        let rdev = match new.what {
-            What::Char(rdev) | What::Block(rdev) => rdev,
-            _ => Device::default(),
-        };
-        let attr = Attr {
-            kind,
-            mode: new.mode,
-            uid: new.uid,
-            gid: new.gid,
-            size: 0,
-            stored: 0,
-            mtime,
-            nlink: 0,
-            rdev,
-        };
-        let object = Object {
-            attr,
-            atime,
-            ctime: now,
-            target: match new.what {
-                What::Symlink(target) => target.to_vec(),
-                _ => Vec::new(),
-            },
-            xattrs: new.xattrs.iter().cloned().collect(),
-            marks: new.marks.clone(),
-            bytes: match new.what {
-                What::File(size) => vec![0; size as usize],
-                _ => Vec::new(),
-            },
-            entries: BTreeMap::new(),
-            staged: true,
-            opens: 0,
-        };
-        let key = (1..).map(Key).find(|key| !self.objects.contains_key(key));
-        let key = key.expect("numbers do not end");
-        self.objects.insert(key, object);
-        self.known.insert(key);
-        key
-    }
-}
-
-fn check_name(name: &[u8], by: &str) -> io::Result<()> {
-    let odd = name.is_empty() || name == b"." || name == b".." || name.contains(&b'/');
-    assert!(!odd, "{by}: `{}` is no name", printable(name));
-    if name.len() > 255 {
-        return Err(os(libc::ENAMETOOLONG));
-    }
-    Ok(())
 }
 
 impl Memory {
@@ -385,52 +144,6 @@ impl Memory {
         picture(&state, ROOT, "", &mut text);
         text
     }
-}
-
-fn picture(state: &State, dir: Key, path: &str, text: &mut String) {
-    for (name, child) in &state.objects[&dir].entries {
-        let path = format!("{path}/{}", printable(name));
-        match child {
-            None => text.push_str(&format!("  {path} whiteout\n")),
-            Some(key) => {
-                let object = &state.objects[key];
-                let marks = &object.marks;
-                let has = [
-                    (marks.opaque, "opaque".to_owned()),
-                    (marks.metacopy, "metacopy".to_owned()),
-                    (marks.impure, "impure".to_owned()),
-                    (
-                        marks.redirect.is_some(),
-                        format!("redirect={}", shown(&marks.redirect)),
-                    ),
-                    (
-                        marks.origin.is_some(),
-                        format!("origin={}", shown(&marks.origin)),
-                    ),
-                ];
-                let has: Vec<_> = has
-                    .into_iter()
-                    .filter(|(is, _)| *is)
-                    .map(|(_, w)| w)
-                    .collect();
-                let kind = object.attr.kind;
-                text.push_str(&format!("  {path} {key:?} {kind:?} {}\n", has.join(" ")));
-                picture(state, *key, &path, text);
-            }
-        }
-    }
-}
-
-fn shown(bytes: &Option<Vec<u8>>) -> String {
-    bytes.as_deref().map(printable).unwrap_or_default()
-}
-
-/// An order that is nobody's.
-fn odd(name: &[u8]) -> (u8, Vec<u8>) {
-    let sum = name
-        .iter()
-        .fold(31u8, |sum, byte| sum.wrapping_mul(37) ^ byte);
-    (sum, name.to_vec())
 }
 
 impl Upper for Memory {
@@ -690,6 +403,7 @@ impl Upper for Memory {
             Mark::Origin(_) => {}
         }
         state.change()?;
+        let crashes = matches!(state.fault, Some((_, Fault::Crash)));
         let marks = &mut state.get(key, "mark").marks;
         match mark {
             Mark::Opaque => marks.opaque = true,
@@ -698,7 +412,10 @@ impl Upper for Memory {
             Mark::Origin(origin) => marks.origin = Some(origin.to_vec()),
             Mark::Complete => {
                 marks.metacopy = false;
-                state.change()?;
+                // Two attributes; to take one away needs no room.
+                if crashes {
+                    state.change()?;
+                }
                 state.get(key, "mark").marks.redirect = None;
             }
         }
@@ -726,7 +443,7 @@ impl Upper for Memory {
         let object = state.get(key, "set_attr");
         if let Some(size) = change.size {
             object.bytes.resize(size as usize, 0);
-            object.attr.mtime = now;
+            object.changed(now);
         }
         if change.uid.is_some() || change.gid.is_some() {
             object.attr.uid = change.uid.unwrap_or(object.attr.uid);
@@ -736,7 +453,7 @@ impl Upper for Memory {
                 if object.attr.mode & 0o010 != 0 {
                     object.attr.mode &= !0o2000;
                 }
-                object.xattrs.remove(&b"security.capability"[..]);
+                object.xattrs.remove(CAPABILITY);
             }
         }
         object.attr.mode = change.mode.unwrap_or(object.attr.mode);
@@ -841,7 +558,7 @@ impl Data for Open {
         let (at, end) = (offset as usize, offset as usize + from.len());
         object.bytes.resize(object.bytes.len().max(end), 0);
         object.bytes[at..end].copy_from_slice(from);
-        (object.attr.mtime, object.ctime) = (now, now);
+        object.changed(now);
         Ok(())
     }
 
@@ -858,7 +575,7 @@ impl Data for Open {
         if (offset as usize) < end {
             object.bytes[offset as usize..end].fill(0);
         }
-        (object.attr.mtime, object.ctime) = (now, now);
+        object.changed(now);
         Ok(())
     }
 

@@ -30,7 +30,7 @@ use super::super::session::Activity;
 use super::super::workers::Workers;
 use super::super::xattrs::{answer_xattr, names};
 use super::Core;
-use super::open::{Read, runs, wanted};
+use super::open::{RUNNING, Read, cuts_unseen, handle, wanted};
 use super::opens::Opens;
 use crate::node::Ino;
 use crate::tree_path::NAME_MAX;
@@ -333,11 +333,14 @@ impl Filesystem for WritableAdapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (ino, pid) = (self.object(ino), req.pid());
-        let how = wanted(flags.0);
-        if how != Open::Read && self.core.tree.copies(ino) {
-            return self.slowly(move |core| core.open(ino, flags.0, pid, reply));
+        let (how, handle) = (wanted(flags.0), handle(flags.0));
+        if cuts_unseen(flags.0) && self.core.opens.runs(ino.0) {
+            return reply.error(Errno::ETXTBSY);
         }
-        self.core.open(ino, flags.0, pid, reply);
+        if how != Open::Read && self.core.tree.copies(ino) {
+            return self.slowly(move |core| core.open(ino, how, handle, pid, reply));
+        }
+        self.core.open(ino, how, handle, pid, reply);
     }
 
     fn create(
@@ -368,7 +371,7 @@ impl Filesystem for WritableAdapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.core.opens.closed(ino.0, runs(fh));
+        self.core.opens.closed(ino.0, fh == RUNNING);
         reply.ok();
     }
 

@@ -9,18 +9,22 @@ use fuser::{Errno, RenameFlags};
 use super::super::{attr, caller};
 use super::{Caller, Core};
 use crate::node::Ino;
+use crate::union::FsError;
 use crate::union::upper::{Change, SetXattr, Stat, What};
 use crate::union::writable::{Known, Maker, Rename};
 
 /// S_ISGID of inode(7).
 const SET_GROUP: u16 = 0o2000;
+/// S_ISUID and S_ISGID.
+pub(super) const SET_IDS: u16 = 0o6000;
+/// What capabilities(7) calls those of a file.
+const CAPABILITY: &[u8] = b"security.capability";
 /// Permission bits of `st_mode`.
 const BITS: u32 = 0o7777;
 /// What acl(5) calls the access control list of an object.
 const ACL: &[u8] = b"system.posix_acl_access";
 
 /// The low bits of a mode or a umask.
-#[expect(clippy::cast_possible_truncation, reason = "twelve bits are left")]
 pub(super) fn bits(mode: u32) -> u16 {
     (mode & BITS) as u16
 }
@@ -88,18 +92,31 @@ impl Core {
     }
 
     /// Sets attributes; slow when a size has contents to copy. Without any
-    /// attribute the kernel means: take setuid, setgid and capabilities away
+    /// attribute the kernel means: take away what a write takes away
     /// (FUSE_HANDLE_KILLPRIV_V2).
     pub(super) fn set_attr(&self, ino: Ino, change: &Change, pid: u32) -> Result<Stat, Errno> {
-        let set = if *change == Change::default() {
-            self.tree.strip_privileges(ino)
-        } else {
-            if change.size.is_some() {
-                self.strip_before_cut(ino, pid)?;
-            }
-            self.tree.set_attr(ino, change)
-        };
+        if *change == Change::default() {
+            return self.strip_after_write(ino, pid);
+        }
+        if change.size.is_some() {
+            self.strip_before_cut(ino, pid)?;
+        }
+        let set = self.tree.set_attr(ino, change);
         set.map_err(|error| self.failed(ino, None, &error))
+    }
+
+    /// Who may keep setuid and setgid bits still takes capabilities away when he
+    /// writes; the kernel asks for both in the same way.
+    fn strip_after_write(&self, ino: Ino, pid: u32) -> Result<Stat, Errno> {
+        let failed = |error| self.failed(ino, None, &error);
+        let now = self.tree.attr(ino).map_err(failed)?;
+        if now.attr.mode & SET_IDS == 0 || !caller::keeps_set_id(pid) {
+            return self.tree.strip_privileges(ino).map_err(failed);
+        }
+        match self.tree.remove_xattr(ino, CAPABILITY) {
+            Ok(()) | Err(FsError::NoAttribute) => self.tree.attr(ino).map_err(failed),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// As setxattr(2).

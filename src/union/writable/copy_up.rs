@@ -12,7 +12,7 @@ use super::dirs::{Dir, Slot};
 use super::nodes::{File, Node};
 use super::{Where, Writable};
 use crate::node::{Attr, Ino, Kind, Time};
-use crate::union::upper::{Change, Data, Key, Mark, Marks, New, SetTime, SetXattr, What};
+use crate::union::upper::{Change, Data, Entry, Key, Mark, Marks, New, SetTime, SetXattr, What};
 use crate::union::{FsError, Xattrs};
 
 /// Bytes that are copied at a time.
@@ -163,18 +163,36 @@ impl Writable {
             .iter()
             .map(|(dir, name)| (dir.key, name.as_slice()))
             .collect();
-        self.upper
-            .publish(key, &names, durable)
-            .map_err(|error| self.unstage(key, error))?;
+        let published = self.upper.publish(key, &names, durable);
+        let mut given = places;
+        if published.is_err() {
+            // Names given so far stay.
+            given.retain(|(dir, name)| self.has_name(key, dir, name));
+        }
+        let published = match published {
+            Err(error) if given.is_empty() => return Err(self.unstage(key, error)),
+            published => published,
+        };
         let file = File {
             below,
             ..File::whole(key)
         };
-        self.table.lock().put(ino, Node::File(file));
-        for (dir, name) in &places {
+        let mut table = self.table.lock();
+        table.put(ino, Node::File(file));
+        if published.is_err() {
+            // The others follow when somebody looks.
+            table.settled.remove(&ino);
+        }
+        drop(table);
+        for (dir, name) in &given {
             dir.update(|names| names.put(name, Slot::Object(key, kind, ino), true));
         }
-        Ok(())
+        published.map_err(FsError::Upper)
+    }
+
+    fn has_name(&self, key: Key, dir: &Dir, name: &[u8]) -> bool {
+        let found = self.upper.find(dir.key, name);
+        matches!(found, Ok(Some(Entry::Object(found, _))) if found == key)
     }
 
     /// The names that a layer's object has now, their directories in the upper
@@ -249,16 +267,19 @@ impl Writable {
             ..Marks::default()
         };
         let size = attr.size.min(most);
-        let xattrs = self.lower.xattrs(ino)?;
+        let mut xattrs = self.lower.xattrs(ino)?;
+        // Whoever sees it cut sees that it was changed.
+        let mtime = match size < attr.size {
+            true => {
+                xattrs.retain(|(name, _)| name != CAPABILITY);
+                SetTime::Now
+            }
+            false => SetTime::To(attr.mtime),
+        };
         let key = self.stage(&attr, What::File(size), &xattrs, &marks)?;
-        let copied = self.copy(ino, key, size).and_then(|()| {
-            let mtime = match size < attr.size {
-                // Whoever sees it cut sees that it was changed.
-                true => SetTime::Now,
-                false => SetTime::To(attr.mtime),
-            };
-            self.put_back(key, (attr.mtime, mtime), capability(&xattrs))
-        });
+        let copied = self
+            .copy(ino, key, size)
+            .and_then(|()| self.put_back(key, (attr.mtime, mtime), capability(&xattrs)));
         copied.inspect_err(|_| self.upper.forget(key))?;
         let _changes = self.changes.lock();
         if self.key(ino).is_some() {

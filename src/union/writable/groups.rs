@@ -137,6 +137,15 @@ impl Writable {
         Ok(())
     }
 
+    /// As [`Self::settle`]. A full disk hides no file from who only looks: all names
+    /// lead to one object meanwhile, which just counts too few of them.
+    pub(super) fn settle_if_can(&self, ino: Ino, locked: bool) -> Result<(), FsError> {
+        match self.settle(ino, locked) {
+            Err(FsError::Upper(_)) if !locked && self.key(ino).is_some() => Ok(()),
+            settled => settled,
+        }
+    }
+
     fn join_group(&self, ino: Ino, names: &[(Ino, Vec<u8>)]) -> Result<(), FsError> {
         if self.key(ino).is_none() && !self.find_upper_name(ino, names)? {
             return Ok(());

@@ -87,7 +87,7 @@ impl Writable {
                 Some(Slot::Object(key, kind, _)) => {
                     if let Some(held) = self.hold_upper(&dir, name, key, kind)? {
                         // The rest of its group follows if a crash left it behind.
-                        self.settle(held.ino, locked)?;
+                        self.settle_if_can(held.ino, locked)?;
                         return Ok(held);
                     }
                 }
@@ -113,7 +113,7 @@ impl Writable {
         self.table.lock().count(ino);
         let held = Held { tree: self, ino };
         if kind != Kind::Dir && nlink > 1 {
-            self.settle(ino, locked)?;
+            self.settle_if_can(ino, locked)?;
         }
         Ok(held)
     }
