@@ -43,6 +43,11 @@ def machine():
         os.cpu_count(), model, memory, platform.release(), os.getloadavg()[0])
 
 
+def file_system(path):
+    """The type of the file system that a path lies on."""
+    return run("findmnt", "-n", "-o", "FSTYPE", "-T", path, output=True).decode().strip()
+
+
 def layers(layout):
     """Paths of the layer blobs of an OCI layout with one image."""
     layout = pathlib.Path(layout)
