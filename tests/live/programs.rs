@@ -65,7 +65,7 @@ fn mount_8_mounts_an_image_by_the_helper() {
 
     for (image, options, says) in [
         ("none:1", "ro", "`none:1` is not in the store"),
-        ("app:1", "noexec", "--read-only"),
+        ("app:1", "ro,upperdir=/nowhere", "it has no upper directory"),
         ("app:1", "ro,frob", "`frob` is not known"),
     ] {
         let output = mount(image, options);
