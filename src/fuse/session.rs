@@ -184,6 +184,8 @@ pub fn serve(
     };
     let mount = mounts::uppermost(&mounts::all()?, &at).cloned();
     let mount = mount.ok_or_else(|| MountError::NotMounted(at.clone()))?;
+    let unique = mounts::unique_id(&at);
+    let mount = Ours { mount, unique };
 
     let ended = wake.clone();
     let serving = thread::Builder::new().name("session".to_owned());
@@ -214,7 +216,7 @@ pub fn serve(
 /// Waits for the end. `idle` is called when no request came for `after`.
 fn wait(
     events: &Receiver<Event>,
-    mount: &Mount,
+    mount: &Ours,
     activity: &Activity,
     idle: &dyn Fn(),
     after: Duration,
@@ -248,7 +250,7 @@ fn wait(
             Err(RecvTimeoutError::Timeout) if leaving.is_some() => {
                 log::warn!(
                     "`{}` is still in use; its users are cut off",
-                    mount.at.display()
+                    mount.mount.at.display()
                 );
                 abort(mount);
                 return Ok(());
@@ -266,12 +268,22 @@ fn wait(
     }
 }
 
+/// The mount that this process serves.
+#[derive(Debug)]
+struct Ours {
+    mount: Mount,
+    /// Its number that no later mount gets, where the kernel has such.
+    unique: Option<u64>,
+}
+
 /// Takes the mount out of the tree, unless another has taken its place.
-fn detach(mount: &Mount) {
+fn detach(ours: &Ours) {
+    let mount = &ours.mount;
     let here = mounts::all()
         .ok()
         .and_then(|all| mounts::uppermost(&all, &mount.at).cloned());
     if here.is_some_and(|here| here.id == mount.id)
+        && mounts::unique_id(&mount.at) == ours.unique
         && let Err(error) = mounts::unmount(&mount.at, true)
     {
         log::error!("{error}");
@@ -279,7 +291,8 @@ fn detach(mount: &Mount) {
 }
 
 /// Ends the connection: whoever waits for an answer gets an error at once.
-fn abort(mount: &Mount) {
+fn abort(ours: &Ours) {
+    let mount = &ours.mount;
     let file = format!("/sys/fs/fuse/connections/{}/abort", mount.device.1);
     // It is gone when the last user is, and then there is nothing to end.
     let _ = fs::write(file, "1");
@@ -475,6 +488,8 @@ mod tests {
             wake: wake.clone(),
         };
         let mount = mounts::all().unwrap().remove(0);
+        let unique = mounts::unique_id(&mount.at);
+        let mount = Ours { mount, unique };
         let times = AtomicU64::new(0);
         let idle = || {
             times.fetch_add(1, Ordering::Relaxed);

@@ -125,11 +125,12 @@ impl<B> Opens<B> {
         if file.handles > 0 {
             return;
         }
+        // A backing file is let go before anybody can register the next one.
+        file.data = None;
+        file.mode = Mode::Cached;
         file.left = true;
         // Nobody waits for a file's lock while he holds the table's.
         self.0.lock().remove(&number);
-        file.data = None;
-        file.mode = Mode::Cached;
     }
 }
 
