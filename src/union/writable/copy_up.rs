@@ -7,6 +7,8 @@
 //! and a crash leaves one of them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use super::dirs::{Dir, Slot};
 use super::nodes::{File, Node};
@@ -17,6 +19,9 @@ use crate::union::{FsError, Xattrs};
 
 /// Bytes that are copied at a time.
 const PIECE: usize = 1 << 20;
+/// Ranges of that size are copied by two threads: a thread costs as much as a
+/// tenth of it.
+const SHARED: u64 = 4 << 20;
 /// File capabilities: a write takes them away (capabilities(7)), also ours.
 const CAPABILITY: &[u8] = b"security.capability";
 
@@ -360,7 +365,6 @@ impl Writable {
             return Ok(());
         }
         let data = self.upper.open(to).map_err(FsError::Upper)?;
-        let mut piece = vec![0; PIECE.min(usize::try_from(size).unwrap_or(PIECE))];
         let mut at = 0;
         while at < size
             && let Some(start) = self.lower.seek(from, at, true)?
@@ -370,12 +374,50 @@ impl Writable {
                 .seek(from, start, false)?
                 .unwrap_or(size)
                 .min(size);
-            at = start;
-            while at < end {
-                at += self.copy_piece(from, &*data, at, end, &mut piece)?;
+            if start >= end {
+                // A file that was cut up there, before it was copied.
+                break;
             }
+            self.copy_range(from, &*data, start, end)?;
+            at = end;
         }
         Ok(())
+    }
+
+    /// Copies what lies between two holes. A large range is shared by threads: to
+    /// decode and check takes longer than to write, and no piece needs another.
+    fn copy_range(&self, from: Ino, to: &dyn Data, start: u64, end: u64) -> Result<(), FsError> {
+        let next = AtomicU64::new(start);
+        let failed = AtomicBool::new(false);
+        let copy = || {
+            let left = usize::try_from(end - start).unwrap_or(PIECE);
+            let mut piece = vec![0; PIECE.min(left)];
+            while !failed.load(Ordering::Relaxed) {
+                let mut at = next.fetch_add(PIECE as u64, Ordering::Relaxed);
+                let stop = end.min(at.saturating_add(PIECE as u64));
+                if at >= end {
+                    break;
+                }
+                while at < stop {
+                    at += self
+                        .copy_piece(from, to, at, stop, &mut piece)
+                        .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+                }
+            }
+            Ok(())
+        };
+        if end - start < SHARED {
+            return copy();
+        }
+        thread::scope(|scope| {
+            // Where no thread can be had, one does it all.
+            let other = thread::Builder::new().spawn_scoped(scope, copy);
+            let mine = copy();
+            let theirs = other.map_or(Ok(()), |thread| {
+                thread.join().expect("because a copy does not panic")
+            });
+            mine.and(theirs)
+        })
     }
 
     fn copy_piece(
