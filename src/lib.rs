@@ -14,6 +14,7 @@
 //! | | [`image`] | what an image says: Docker archives, OCI layouts |
 //! | 2 places, heart | [`store`] | the content store on disk |
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |
+//! | | [`discovery`] | where images come from: local, simple, meta; signatures |
 //! | | [`mounts`] | the mount table; mounting and unmounting |
 //! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
 //! | 3 movers | [`import`] | an image's layers into the store |
@@ -31,6 +32,7 @@ pub mod archive;
 pub mod backend;
 pub mod cli;
 pub mod digest;
+pub mod discovery;
 pub mod fuse;
 pub mod image;
 pub mod import;
