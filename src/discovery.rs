@@ -42,7 +42,7 @@ pub use http::{FetchError, Network};
 pub use keyring::{Keyring, SignatureError, Signer};
 pub use proxy::{Proxies, ProxyError};
 pub use template::TemplateError;
-pub use wanted::{Wanted, WantedError};
+pub use wanted::{Mismatch, Wanted, WantedError};
 
 /// Largest signature file, in bytes; one signature has less than a thousand.
 const SIGNATURE_MAX: u64 = 1 << 20;
@@ -371,7 +371,9 @@ impl Discovery {
         };
         let mut names = Vec::new();
         for name in [wanted.familiar(), wanted.to_string()] {
-            let bare = name.strip_suffix(&format!(":{DEFAULT_TAG}")).map(str::to_owned);
+            let bare = name
+                .strip_suffix(&format!(":{DEFAULT_TAG}"))
+                .map(str::to_owned);
             for name in [Some(name), bare].into_iter().flatten() {
                 let path = dir.join(format!("{name}.tar"));
                 if !names.contains(&path) {
@@ -456,7 +458,9 @@ impl Discovery {
             Place::Url(url) => {
                 if signature.is_none() && self.require_signature {
                     let absent = self.client.get(url, None).err();
-                    return Err(absent.map_or(Failed::Signature(SignatureError::Missing), Failed::Fetch));
+                    return Err(
+                        absent.map_or(Failed::Signature(SignatureError::Missing), Failed::Fetch)
+                    );
                 }
                 download::download(&self.client, url, into, self.max_size, progress, stop)?
             }

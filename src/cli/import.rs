@@ -77,11 +77,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             Limit::Ratio => limits.ratio = *value,
         }
     }
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second signal ends the process as it would without us.
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&context.stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&context.stop))?;
-    }
+    context.stop_by_signals()?;
     let store = context.create()?;
     let mut all = Vec::new();
     for path in &args.paths {
@@ -143,7 +139,8 @@ fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Archive, ImportError> {
     }
 }
 
-fn line(image: &Imported) -> String {
+/// One image in words.
+pub(super) fn line(image: &Imported) -> String {
     let names: Vec<String> = image.names.iter().map(Reference::familiar).collect();
     let named = match names.is_empty() {
         true => "without a name (lazyroot tag gives it one)".to_owned(),

@@ -7,6 +7,7 @@
 mod browse;
 mod cat;
 mod completions;
+mod discovery;
 mod doctor;
 mod du;
 mod gc;
@@ -18,6 +19,7 @@ mod ls;
 mod man;
 mod mount;
 mod progress;
+mod pull;
 mod remove;
 mod report;
 mod serve;
@@ -66,6 +68,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Import(import::Args),
+    Pull(pull::Args),
     Images(images::Args),
     Inspect(inspect::Args),
     Ls(ls::Args),
@@ -141,6 +144,16 @@ impl Context {
         })
     }
 
+    /// From now on, SIGINT and SIGTERM set `stop`; the second one ends the process
+    /// as it would without us.
+    fn stop_by_signals(&self) -> Result<(), Failure> {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&self.stop))?;
+            signal_hook::flag::register(signal, Arc::clone(&self.stop))?;
+        }
+        Ok(())
+    }
+
     /// The store, to read from.
     fn open(&self) -> Result<Store, StoreError> {
         Store::open(&self.store, &self.cache, self.cache_size)
@@ -168,6 +181,7 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
     match verb {
         Verb::Import(args) => import::run(&args, context),
+        Verb::Pull(args) => pull::run(&args, context),
         Verb::Images(args) => images::run(&args, context),
         Verb::Inspect(args) => inspect::run(&args, context),
         Verb::Ls(args) => ls::run(&args, context),

@@ -82,7 +82,11 @@ pub(super) fn download(
             Err(_) if stop.load(Ordering::Relaxed) => return Err(FetchError::Interrupted),
             Err(error) => error,
         };
-        repeats = if part.len >= best + DRIP { 0 } else { repeats + 1 };
+        repeats = if part.len >= best + DRIP {
+            0
+        } else {
+            repeats + 1
+        };
         best = best.max(part.len);
         if !error.is_transient() || repeats >= REPEATS {
             return Err(error);
@@ -163,7 +167,9 @@ fn length(answer: &Answer) -> Result<Option<u64>, FetchError> {
 ///
 /// A length that is not told (`*`) will not do: the part may end before the whole.
 fn range(answer: &Answer, part: &Part) -> Option<u64> {
-    let text = answer.header(header::CONTENT_RANGE)?.strip_prefix("bytes ")?;
+    let text = answer
+        .header(header::CONTENT_RANGE)?
+        .strip_prefix("bytes ")?;
     let (span, whole) = text.split_once('/')?;
     let (first, _) = span.split_once('-')?;
     let whole = whole.parse().ok()?;
@@ -300,9 +306,14 @@ fn forget(dir: &Path) {
         return;
     };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let ours = matches!(path.extension().and_then(|e| e.to_str()), Some("part" | "json"));
+        let ours = matches!(
+            path.extension().and_then(|e| e.to_str()),
+            Some("part" | "json")
+        );
         let touched = fs::metadata(&path).and_then(|data| data.modified());
-        let age = touched.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+        let age = touched
+            .ok()
+            .and_then(|at| SystemTime::now().duration_since(at).ok());
         if ours && age.is_some_and(|age| age > FORGOTTEN) {
             // What cannot be removed now is tried again next time.
             let _ = fs::remove_file(&path);

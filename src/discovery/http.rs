@@ -123,9 +123,10 @@ impl FetchError {
             Self::Stalled(_) | Self::Cut { .. } | Self::WrongPart => true,
             Self::Connection(error) => match &**error {
                 // Nobody is there, or rustls does not trust who is: so it stays.
-                ureq::Error::Io(error) => {
-                    !matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::InvalidData)
-                }
+                ureq::Error::Io(error) => !matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused | ErrorKind::InvalidData
+                ),
                 ureq::Error::Protocol(_) => true,
                 _ => false,
             },
@@ -209,7 +210,10 @@ impl Client {
 
     /// Ends all connections; requests that wait end at once, later ones fail.
     pub(super) fn shutdown(&self) {
-        for agent in [Some(&self.https), self.http.as_ref()].into_iter().flatten() {
+        for agent in [Some(&self.https), self.http.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             agent.clone().shutdown();
         }
     }
@@ -326,7 +330,14 @@ mod tests {
     fn only_http_and_https_are_asked_for() {
         assert_eq!(scheme("https://h/x").unwrap(), Scheme::Https);
         assert_eq!(scheme("HTTP://h/x").unwrap(), Scheme::Http);
-        for url in ["ftp://h/x", "hdfs://h/x", "h/x", "", "https://a b/", "file:///etc/passwd"] {
+        for url in [
+            "ftp://h/x",
+            "hdfs://h/x",
+            "h/x",
+            "",
+            "https://a b/",
+            "file:///etc/passwd",
+        ] {
             assert!(matches!(scheme(url), Err(FetchError::NotHttp)), "{url}");
         }
     }

@@ -115,9 +115,13 @@ impl Keyring {
     pub fn read(dir: &Path) -> Result<Self, SignatureError> {
         let mut keys = Vec::new();
         let (files, _) = entries(dir)?;
-        files.iter().try_for_each(|file| add(file, None, &mut keys))?;
+        files
+            .iter()
+            .try_for_each(|file| add(file, None, &mut keys))?;
         if let Some((files, _)) = entries_if_there(&dir.join("root.d"))? {
-            files.iter().try_for_each(|file| add(file, None, &mut keys))?;
+            files
+                .iter()
+                .try_for_each(|file| add(file, None, &mut keys))?;
         }
         let prefixes = dir.join("prefix.d");
         if let Some((_, dirs)) = entries_if_there(&prefixes)? {
@@ -159,9 +163,11 @@ impl Keyring {
                 continue;
             };
             let fingerprint = trusted.key.fingerprint().to_string();
-            allowed(&trusted.key, part, &signature, now).map_err(|why| SignatureError::Refused {
-                fingerprint: fingerprint.clone(),
-                why,
+            allowed(&trusted.key, part, &signature, now).map_err(|why| {
+                SignatureError::Refused {
+                    fingerprint: fingerprint.clone(),
+                    why,
+                }
             })?;
             check(&signature, &trusted.key, part, image)?.map_err(|_| SignatureError::Bad {
                 fingerprint: fingerprint.clone(),
@@ -176,7 +182,11 @@ impl Keyring {
     }
 
     /// The key for images of this name that a signature names, and which part of it.
-    fn issuer(&self, name: &str, signature: &Signature) -> Option<(&Trusted, Option<&SignedPublicSubKey>)> {
+    fn issuer(
+        &self,
+        name: &str,
+        signature: &Signature,
+    ) -> Option<(&Trusted, Option<&SignedPublicSubKey>)> {
         let trusted = self.keys.iter().filter(|trusted| trusted.is_for(name));
         trusted.into_iter().find_map(|trusted| {
             if names(signature, &trusted.key.primary_key) {
@@ -258,10 +268,15 @@ fn allowed(
         return Err("its hash is too weak");
     }
     let config = signature.config().ok_or("its version is not known")?;
-    if config.hashed_subpackets().any(|sub| sub.is_critical && !is_known(&sub.data)) {
+    if config
+        .hashed_subpackets()
+        .any(|sub| sub.is_critical && !is_known(&sub.data))
+    {
         return Err("it has a critical part that is not known");
     }
-    let made = signature.created().ok_or("it does not say when it was made")?;
+    let made = signature
+        .created()
+        .ok_or("it does not say when it was made")?;
     let at = SystemTime::from(made);
     if at > now + CLOCK_SKEW {
         return Err("it was made in the future");
@@ -285,7 +300,9 @@ fn may_sign(key: &SignedPublicKey, itself: bool, at: SystemTime) -> Result<(), &
     let users = key.details.users.iter().flat_map(|user| {
         let own = |own: &&Signature| {
             own.typ() != Some(SignatureType::CertRevocation)
-                && own.verify_certification(primary, Tag::UserId, &user.id).is_ok()
+                && own
+                    .verify_certification(primary, Tag::UserId, &user.id)
+                    .is_ok()
         };
         user.signatures.iter().filter(own)
     });
@@ -314,7 +331,9 @@ fn part_may_sign(
         return Err("the subkey is not for signing");
     }
     // Without it, anybody could claim somebody else's subkey and its signatures.
-    let back = bound.embedded_signature().ok_or("the subkey does not name its key")?;
+    let back = bound
+        .embedded_signature()
+        .ok_or("the subkey does not name its key")?;
     back.verify_primary_key_binding(&part.key, primary)
         .map_err(|_| "the subkey does not name its key")?;
     lives(part.key.created_at(), bound, at)
@@ -428,7 +447,11 @@ fn blocks(bytes: &[u8]) -> Vec<&[u8]> {
         return vec![bytes];
     }
     let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
-    starts.iter().zip(ends).map(|(&from, to)| &bytes[from..to]).collect()
+    starts
+        .iter()
+        .zip(ends)
+        .map(|(&from, to)| &bytes[from..to])
+        .collect()
 }
 
 /// A directory's files, and its directories with their names, both sorted.

@@ -80,7 +80,10 @@ mod tests {
              <meta name=ac-discovery-pubkeys content='example.com https://k'>
              <meta name=other content='example.com https://o'>",
         );
-        assert_eq!(found.templates, ["https://a/{name}.{ext}", "hdfs://b/{name}&.{ext}"]);
+        assert_eq!(
+            found.templates,
+            ["https://a/{name}.{ext}", "hdfs://b/{name}&.{ext}"]
+        );
         assert_eq!(found.keys, ["https://k"]);
     }
 
@@ -117,7 +120,10 @@ mod tests {
         ] {
             assert_eq!(read(&page), Tags::default(), "{page}");
         }
-        assert_eq!(tags(b"\xff\xfe<meta \xff=\xff", &"a".parse().unwrap()), Tags::default());
+        assert_eq!(
+            tags(b"\xff\xfe<meta \xff=\xff", &"a".parse().unwrap()),
+            Tags::default()
+        );
     }
 
     #[test]

@@ -53,7 +53,10 @@ impl Proxies {
 
 fn proxy(url: &str, except: &str) -> Option<Proxy> {
     let parsed = Proxy::new(url).ok()?;
-    if !matches!(parsed.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
+    if !matches!(
+        parsed.protocol(),
+        ProxyProtocol::Http | ProxyProtocol::Https
+    ) {
         return None;
     }
     let mut proxy = Proxy::builder(parsed.protocol())
@@ -65,7 +68,11 @@ fn proxy(url: &str, except: &str) -> Option<Proxy> {
     if let Some(password) = parsed.password() {
         proxy = proxy.password(password);
     }
-    for host in except.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+    for host in except
+        .split(',')
+        .map(str::trim)
+        .filter(|host| !host.is_empty())
+    {
         // `example.com` is for its subdomains too (as in curl), which ureq has
         // as a pattern of its own.
         let bare = host.trim_start_matches("*.").trim_start_matches('.');

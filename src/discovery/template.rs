@@ -142,7 +142,11 @@ mod tests {
             url(template, &app, Ext::Aci).unwrap(),
             "https://storage.example.com/linux/amd64/example.com/reduce-worker-1.0.0.aci"
         );
-        assert!(url(template, &app, Ext::Asc).unwrap().ends_with("-1.0.0.aci.asc"));
+        assert!(
+            url(template, &app, Ext::Asc)
+                .unwrap()
+                .ends_with("-1.0.0.aci.asc")
+        );
         let latest = wanted("example.com/app,os=linux,arch=amd64");
         assert_eq!(
             path(Path::new("/d"), SIMPLE, &latest, Ext::Aci).unwrap(),

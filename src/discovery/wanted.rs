@@ -45,6 +45,29 @@ pub enum WantedError {
     EmptyVersion(String),
 }
 
+/// What came is not what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// Another image.
+    #[error("the image is `{found}` and not `{wanted}`")]
+    Name {
+        /// The name that was asked for.
+        wanted: String,
+        /// The name in the manifest.
+        found: String,
+    },
+    /// The same image, another version or platform.
+    #[error("the image's label `{label}` is `{found}` and not `{wanted}`")]
+    Label {
+        /// The label.
+        label: String,
+        /// The value that was asked for.
+        wanted: String,
+        /// The value in the manifest; empty where it has none.
+        found: String,
+    },
+}
+
 impl WantedError {
     /// What to try.
     #[must_use]
@@ -122,11 +145,43 @@ impl Wanted {
         &self.labels
     }
 
+    /// Whether an image is the one that was asked for, by the name and labels of its
+    /// manifest: labels that nobody asked for may be anything (AppC specification,
+    /// discovery, "Validation").
+    ///
+    /// # Errors
+    /// [`Mismatch`], the first that differs.
+    pub fn check<'a>(
+        &self,
+        name: &str,
+        label: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<(), Mismatch> {
+        if name != self.name {
+            return Err(Mismatch::Name {
+                wanted: self.name.clone(),
+                found: name.to_owned(),
+            });
+        }
+        for (asked, value) in &self.labels {
+            let found = label(asked);
+            if found != Some(value.as_str()) {
+                return Err(Mismatch::Label {
+                    label: asked.clone(),
+                    wanted: value.clone(),
+                    found: found.unwrap_or_default().to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// A label's value to look for: asked for, or assumed.
     pub(super) fn value(&self, label: &str) -> Option<&str> {
         // An empty version is none (as in the AppC library).
         let asked = (self.labels.get(label)).filter(|value| label != VERSION || !value.is_empty());
-        asked.or_else(|| self.assumed.get(label)).map(String::as_str)
+        asked
+            .or_else(|| self.assumed.get(label))
+            .map(String::as_str)
     }
 
     /// The name and those above it, longest first: `a.b/c/d`, `a.b/c`, `a.b`.
@@ -155,7 +210,11 @@ impl FromStr for Wanted {
             part.split_once('=')
                 .ok_or_else(|| WantedError::NoValue(part.to_owned()))
         });
-        let labels: Vec<_> = version.map(Ok).into_iter().chain(labels).collect::<Result<_, _>>()?;
+        let labels: Vec<_> = version
+            .map(Ok)
+            .into_iter()
+            .chain(labels)
+            .collect::<Result<_, _>>()?;
         Self::new(name, labels)
     }
 }
@@ -239,8 +298,34 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_was_not_asked_for_is_told_by_its_manifest() {
+        let wanted: Wanted = "app:1,os=linux".parse().unwrap();
+        let has = |labels: &'static [(&str, &str)]| {
+            move |name: &str| {
+                labels
+                    .iter()
+                    .find(|label| label.0 == name)
+                    .map(|label| label.1)
+            }
+        };
+        let all = has(&[("version", "1"), ("os", "linux"), ("arch", "amd64")]);
+        assert_eq!(wanted.check("app", &all), Ok(()));
+        assert_eq!(wanted.clone().for_host().check("app", &all), Ok(()));
+        let name = wanted.check("app2", &all).unwrap_err().to_string();
+        assert_eq!(name, "the image is `app2` and not `app`");
+        let label = wanted.check("app", has(&[("version", "1")])).unwrap_err();
+        assert_eq!(
+            label.to_string(),
+            "the image's label `os` is `` and not `linux`"
+        );
+    }
+
+    #[test]
     fn ancestors_end_at_the_host() {
         let wanted: Wanted = "a.b/c/d".parse().unwrap();
-        assert_eq!(wanted.ancestors().collect::<Vec<_>>(), ["a.b/c/d", "a.b/c", "a.b"]);
+        assert_eq!(
+            wanted.ancestors().collect::<Vec<_>>(),
+            ["a.b/c/d", "a.b/c", "a.b"]
+        );
     }
 }
