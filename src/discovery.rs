@@ -151,6 +151,16 @@ pub struct Candidate {
     pub signature: Option<Place>,
 }
 
+impl Candidate {
+    /// Image and signature, by what a template makes of both.
+    fn of(place: impl Fn(Ext) -> Result<Place, TemplateError>) -> Result<Self, TemplateError> {
+        Ok(Self {
+            image: place(Ext::Aci)?,
+            signature: Some(place(Ext::Asc)?),
+        })
+    }
+}
+
 /// What discovery found.
 #[derive(Debug)]
 pub struct Found {
@@ -233,14 +243,6 @@ pub enum DiscoveryError {
     /// Only a local directory has Docker archives.
     #[error("`{0}` is a Docker image, which only local discovery finds")]
     NotAppc(String),
-    /// The local directory cannot be looked into.
-    #[error("cannot read `{path}`")]
-    Read {
-        /// The file.
-        path: String,
-        /// What the system says.
-        source: io::Error,
-    },
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -283,7 +285,7 @@ impl DiscoveryError {
             }),
             Self::NoKeyring => Some("--keyring DIR".to_owned()),
             Self::NotAppc(_) => Some("--discovery local --local-dir DIR".to_owned()),
-            Self::Signature { .. } | Self::Read { .. } | Self::Interrupted => None,
+            Self::Signature { .. } | Self::Interrupted => None,
         }
     }
 }
@@ -328,35 +330,30 @@ impl Discovery {
             keys: Vec::new(),
             tried: Vec::new(),
         };
-        let places = |ext| match &self.method {
+        let fixed = match &self.method {
             Method::Local(dir) | Method::Simple(Prefix::Dir(dir)) => {
-                template::path(dir, SIMPLE, wanted, ext).map(Place::File)
+                Candidate::of(|ext| template::path(dir, SIMPLE, wanted, ext).map(Place::File))
             }
-            Method::Simple(Prefix::Url(prefix)) => {
-                template::url(SIMPLE, wanted, ext).map(|rest| Place::Url(format!("{prefix}{rest}")))
+            Method::Simple(Prefix::Url(prefix)) => Candidate::of(|ext| {
+                let rest = template::url(SIMPLE, wanted, ext)?;
+                Ok(Place::Url(format!("{prefix}{rest}")))
+            }),
+            Method::Meta => {
+                self.guarded(stop, || meta::walk(&self.client, wanted, &mut found, stop));
+                return match (stop.load(Ordering::Relaxed), found.candidates.is_empty()) {
+                    (true, _) => Err(DiscoveryError::Interrupted),
+                    (false, true) => Err(missed(found.wanted, found.tried, None)),
+                    (false, false) => Ok(found),
+                };
             }
-            // Never asked: see below.
-            Method::Meta => template::url(SIMPLE, wanted, ext).map(Place::Url),
         };
-        if self.method == Method::Meta {
-            self.guarded(stop, || meta::walk(&self.client, wanted, &mut found, stop));
-            if stop.load(Ordering::Relaxed) {
-                return Err(DiscoveryError::Interrupted);
-            }
-        } else {
-            let template = |source| DiscoveryError::Template {
+        found
+            .candidates
+            .push(fixed.map_err(|source| DiscoveryError::Template {
                 wanted: wanted.to_string(),
                 source,
-            };
-            found.candidates.push(Candidate {
-                image: places(Ext::Aci).map_err(template)?,
-                signature: Some(places(Ext::Asc).map_err(template)?),
-            });
-        }
-        match found.candidates.is_empty() {
-            true => Err(missed(found.wanted, found.tried, None)),
-            false => Ok(found),
-        }
+            })?);
+        Ok(found)
     }
 
     /// Where the archive of a Docker image may be: only in a local directory, as
@@ -563,8 +560,18 @@ fn missed(wanted: String, tried: Vec<Tried>, hint: Option<&'static str>) -> Disc
     }
 }
 
+/// A file that is one: a pipe would have us wait for ever, a directory has no bytes.
 fn open(path: &Path) -> Result<File, FetchError> {
-    File::open(path).map_err(download::failed(path))
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .and_then(|file| match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::other("it is not a file")),
+        });
+    opened.map_err(download::failed(path))
 }
 
 fn whole(file: &File, path: &Path) -> Result<Vec<u8>, FetchError> {

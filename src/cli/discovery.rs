@@ -12,6 +12,7 @@ use crate::discovery::{
 /// How images are looked for that the store does not have.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Discovery")]
+#[group(skip)]
 pub(super) struct Args {
     /// Where images are looked for.
     #[arg(
@@ -105,9 +106,7 @@ impl From<DiscoveryError> for Failure {
             | DiscoveryError::NoKeyring
             | DiscoveryError::NotAppc(_) => Exit::Usage,
             DiscoveryError::Interrupted => Exit::Interrupted,
-            DiscoveryError::NotFetched { .. }
-            | DiscoveryError::Signature { .. }
-            | DiscoveryError::Read { .. } => Exit::Failed,
+            DiscoveryError::NotFetched { .. } | DiscoveryError::Signature { .. } => Exit::Failed,
         };
         let failure = Self::of(exit, &error);
         match error.hint() {

@@ -72,12 +72,30 @@ pub(super) fn download(
     stop: &AtomicBool,
 ) -> Result<File, FetchError> {
     let mut part = Part::open(dir, url)?;
+    match complete(client, url, &mut part, limit, progress, stop) {
+        Ok(()) => part.finish(),
+        Err(error) => {
+            part.leave()?;
+            Err(error)
+        }
+    }
+}
+
+/// Asks until all of it is there, or there is no more hope.
+fn complete(
+    client: &Client,
+    url: &str,
+    part: &mut Part,
+    limit: u64,
+    progress: &dyn Progress,
+    stop: &AtomicBool,
+) -> Result<(), FetchError> {
     // Further than ever before counts, and not that something came: a server that
     // begins anew each time would be asked for ever.
     let (mut repeats, mut best) = (0, part.len);
     loop {
-        let error = match once(client, url, &mut part, limit, progress, stop) {
-            Ok(()) => break,
+        let error = match once(client, url, part, limit, progress, stop) {
+            Ok(()) => return Ok(()),
             // An answer that fails because we hung up is our doing.
             Err(_) if stop.load(Ordering::Relaxed) => return Err(FetchError::Interrupted),
             Err(error) => error,
@@ -94,7 +112,6 @@ pub(super) fn download(
         log::debug!("`{url}` is asked for again: {error}");
         pause(client.network().pause, repeats, stop)?;
     }
-    part.finish()
 }
 
 /// Waits before the next try.
@@ -284,6 +301,14 @@ impl Part {
             .map_err(failed(&self.path))?;
         self.len += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Nothing is kept of what nothing came of: most names are wrong ones.
+    fn leave(self) -> Result<(), FetchError> {
+        match (&self.mark_path, self.len) {
+            (Some(mark), 0) => remove(mark).and_then(|()| remove(&self.path)),
+            _ => Ok(()),
+        }
     }
 
     /// The file, from its beginning; its names are gone. The lock stays with it, so

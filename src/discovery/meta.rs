@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::http::{Client, FetchError};
-use super::template::{self, Ext};
+use super::template;
 use super::{Candidate, Found, Place, Tried, Wanted, page};
 
 /// Largest page that is read, in bytes. Discovery pages are one line.
@@ -31,11 +31,12 @@ pub(super) fn walk(client: &Client, wanted: &Wanted, found: &mut Found, stop: &A
         if found.candidates.is_empty() {
             let failed = found.tried.len();
             for template in &tags.templates {
-                match places(template, wanted) {
+                let place = |ext| template::url(template, wanted, ext).map(Place::Url);
+                match Candidate::of(place) {
                     Ok(candidate) => found.candidates.push(candidate),
-                    Err(why) => found.tried.push(Tried {
+                    Err(error) => found.tried.push(Tried {
                         place: Place::Url(template.clone()),
-                        why,
+                        why: error.to_string(),
                         absent: true,
                     }),
                 }
@@ -71,16 +72,4 @@ fn ask(
         }
     }
     None
-}
-
-fn places(template: &str, wanted: &Wanted) -> Result<Candidate, String> {
-    let place = |ext| {
-        template::url(template, wanted, ext)
-            .map(Place::Url)
-            .map_err(|error| error.to_string())
-    };
-    Ok(Candidate {
-        image: place(Ext::Aci)?,
-        signature: Some(place(Ext::Asc)?),
-    })
 }

@@ -239,7 +239,7 @@ fn a_server_that_drips_is_as_good_as_silent() {
     // Each byte comes long before the time of a stall is over.
     let bytes = noise(16, 5000);
     let web = serving(&bytes, |_, bytes| {
-        Reply::ok(bytes).drip(Duration::from_millis(20))
+        Reply::ok(bytes).drip(1, Duration::from_millis(20))
     });
     says(
         &Finder::simple(&web).refused(APP),
@@ -250,12 +250,11 @@ fn a_server_that_drips_is_as_good_as_silent() {
 #[test]
 fn a_slow_transfer_has_all_the_time_it_needs() {
     // It takes many times the time of a stall in all.
-    let bytes = noise(17, 10_000);
+    let bytes = noise(17, 30_000);
     let web = serving(&bytes, |_, bytes| {
-        Reply::ok(bytes).drip(Duration::from_micros(100))
+        Reply::ok(bytes).drip(200, Duration::from_millis(10))
     });
-    let mut finder = Finder::simple(&web);
-    finder.settings.network.stall = Duration::from_millis(200);
+    let finder = Finder::simple(&web);
     let began = Instant::now();
     assert_eq!(finder.bytes(APP), bytes);
     assert!(

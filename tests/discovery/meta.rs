@@ -132,7 +132,7 @@ fn a_page_that_is_too_large_or_encoded_or_silent_is_passed_by() {
         ),
         (
             || Reply::ok("\u{1f}").header("Content-Encoding", "gzip"),
-            "it is encoded",
+            "the page is encoded",
         ),
         (|| Reply::ok(TEMPLATE).stall(10), "was silent"),
         (

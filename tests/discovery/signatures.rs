@@ -301,10 +301,6 @@ fn signatures_that_do_not_count_are_refused_with_the_rule() {
             "not a signature of a file",
         ),
         (
-            signed_as(by, binary, HashAlgorithm::Sha1, now, vec![]),
-            "its hash is too weak",
-        ),
-        (
             signed_as(by, binary, sha256, now + 30 * DAY, vec![]),
             "made in the future",
         ),
@@ -330,6 +326,31 @@ fn signatures_that_do_not_count_are_refused_with_the_rule() {
         finder.fetched(APP).unwrap().signature,
         Signature::Good(_)
     ));
+}
+
+#[test]
+fn a_weak_hash_does_not_count() {
+    // The crate lets only RSA keys sign SHA-1 at all.
+    let params = SecretKeyParamsBuilder::default()
+        .key_type(KeyType::Rsa(2048))
+        .can_certify(true)
+        .can_sign(true)
+        .primary_user_id("Old".to_owned())
+        .build();
+    let old = params.unwrap().generate(thread_rng()).unwrap();
+    let keys = keyring(&[&old]);
+    let (now, binary) = (SystemTime::now(), SignatureType::Binary);
+    let by = |hash| signed_as(&old.primary_key, binary, hash, now, vec![]);
+    refused(
+        keys.path(),
+        by(HashAlgorithm::Sha1),
+        &["does not count", "its hash is too weak"],
+    );
+    let web = serving(Some(by(HashAlgorithm::Sha512)));
+    let fetched = Finder::simple(&web)
+        .trusting(keys.path(), true)
+        .fetched(APP);
+    assert!(matches!(fetched.unwrap().signature, Signature::Good(_)));
 }
 
 #[test]

@@ -59,8 +59,8 @@ pub(crate) struct Reply {
     claim: Option<usize>,
     chunked: bool,
     end: End,
-    /// The time between two bytes.
-    drip: Option<Duration>,
+    /// Bytes that come at once, and the time between.
+    drip: Option<(usize, Duration)>,
 }
 
 impl Reply {
@@ -158,10 +158,10 @@ impl Reply {
         }
     }
 
-    /// One byte at a time.
-    pub(crate) fn drip(self, pause: Duration) -> Self {
+    /// A few bytes at a time.
+    pub(crate) fn drip(self, bytes: usize, pause: Duration) -> Self {
         Self {
-            drip: Some(pause),
+            drip: Some((bytes, pause)),
             ..self
         }
     }
@@ -188,9 +188,9 @@ impl Reply {
                 }
             }
             (false, None) => to.write_all(&self.body)?,
-            (false, Some(pause)) => {
-                for byte in &self.body {
-                    to.write_all(&[*byte])?;
+            (false, Some((bytes, pause))) => {
+                for piece in self.body.chunks(bytes) {
+                    to.write_all(piece)?;
                     to.flush()?;
                     if !sleep(pause, stop) {
                         return Ok(());
