@@ -5,7 +5,8 @@
 //!
 //! | floor | module | what it is for |
 //! |---|---|---|
-//! | 0 words | [`digest`] | digests, and one type per kind of name |
+//! | 0 words | [`appc`] | what AppC calls things: identifiers, labels, references |
+//! | | [`digest`] | digests, and one type per kind of name |
 //! | | [`reference`](mod@reference) | image references, parsed once |
 //! | | [`memory`] | memory that is free goes back to the system |
 //! | | [`node`] | what `stat` tells of one object |
@@ -28,6 +29,7 @@
 //! Where to start: [`layer::format`] for the formats, [`union`](mod@union) for the
 //! rules, [`import`] for how an image gets in.
 
+pub mod appc;
 pub mod archive;
 pub mod backend;
 pub mod cli;
