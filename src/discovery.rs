@@ -42,7 +42,7 @@ pub use http::{FetchError, Network};
 pub use keyring::{Keyring, SignatureError, Signer};
 pub use proxy::{Proxies, ProxyError};
 pub use template::TemplateError;
-pub use wanted::{Mismatch, Wanted, WantedError};
+pub use wanted::Wanted;
 
 /// Largest signature file, in bytes; one signature has less than a thousand.
 const SIGNATURE_MAX: u64 = 1 << 20;
@@ -270,7 +270,7 @@ impl DiscoveryError {
             ),
             Self::NotFetched { hint, .. } => hint.map(str::to_owned),
             Self::Template { .. } => {
-                Some("add what is missing: NAME:VERSION,os=linux,arch=amd64".to_owned())
+                Some("add what is missing: appc:NAME:VERSION,os=linux,arch=amd64".to_owned())
             }
             Self::Signature {
                 source: SignatureError::Unknown(_),

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, discovery, print, print_json};
+use crate::appc::{self, AppcReference};
 use crate::archive::Archive;
 use crate::discovery::{Fetched, Signature, Wanted};
 use crate::image::Want;
@@ -37,7 +38,7 @@ pub(super) struct Args {
 /// What `pull` was asked for.
 #[derive(Debug, Clone)]
 enum Asked {
-    Appc(Wanted),
+    Appc(AppcReference),
     Docker(Reference),
 }
 
@@ -45,13 +46,11 @@ impl FromStr for Asked {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("appc:") {
-            Some(named) => {
-                (named.parse().map(Self::Appc)).map_err(|error: crate::discovery::WantedError| {
-                    format!("{error}; {}", error.hint())
-                })
+        match text.starts_with(appc::SCHEME) {
+            true => {
+                (text.parse().map(Self::Appc)).map_err(|error: appc::AppcError| error.to_string())
             }
-            None => (text.parse().map(Self::Docker))
+            false => (text.parse().map(Self::Docker))
                 .map_err(|error: crate::reference::ReferenceError| error.to_string()),
         }
     }
@@ -66,7 +65,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let parts = store.root().join("fetch");
     let (found, names) = match &args.image {
         Asked::Appc(wanted) => {
-            let wanted = wanted.clone().for_host();
+            let wanted = Wanted::new(wanted.clone()).for_host();
             (discovery.find(&wanted, &context.stop), vec![])
         }
         Asked::Docker(name) => (discovery.find_archive(name), vec![name.clone()]),

@@ -67,8 +67,12 @@ fn is_above(prefix: &str, name: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn app() -> Wanted {
+        Wanted::new("appc:example.com/app".parse().unwrap())
+    }
+
     fn read(page: &str) -> Tags {
-        tags(page.as_bytes(), &"example.com/app".parse().unwrap())
+        tags(page.as_bytes(), &app())
     }
 
     #[test]
@@ -120,10 +124,7 @@ mod tests {
         ] {
             assert_eq!(read(&page), Tags::default(), "{page}");
         }
-        assert_eq!(
-            tags(b"\xff\xfe<meta \xff=\xff", &"a".parse().unwrap()),
-            Tags::default()
-        );
+        assert_eq!(tags(b"\xff\xfe<meta \xff=\xff", &app()), Tags::default());
     }
 
     #[test]

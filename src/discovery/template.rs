@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     fn wanted(text: &str) -> Wanted {
-        text.parse().unwrap()
+        Wanted::new(format!("appc:{text}").parse().unwrap())
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_value_stays_within_its_part() {
-        let evil = Wanted::new("app", [("version", "../../x?y#z {ext}&é")]).unwrap();
+        let evil = wanted("app:../../x?y#z {ext}&é");
         assert_eq!(
             url("https://h/{version}.{ext}", &evil, Ext::Aci).unwrap(),
             "https://h/..%2F..%2Fx%3Fy%23z%20%7Bext%7D%26%C3%A9.aci"

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use lazyroot::discovery::{
     Discovery, DiscoveryError, Fetched, Keyring, Method, Network, Progress, Proxies, Settings,
+    Wanted,
 };
 
 use crate::web::Web;
@@ -77,7 +78,7 @@ impl Finder {
 
     pub(crate) fn fetched(&self, wanted: &str) -> Result<Fetched, DiscoveryError> {
         let discovery = Discovery::new(self.settings.clone())?;
-        let found = discovery.find(&wanted.parse().unwrap(), &self.stop)?;
+        let found = discovery.find(&wanted_as(wanted), &self.stop)?;
         discovery.fetch(found, &self.parts(), &self.seen, &self.stop)
     }
 
@@ -110,6 +111,11 @@ impl Finder {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect()
     }
+}
+
+/// What is wanted, without the scheme.
+pub(crate) fn wanted_as(text: &str) -> Wanted {
+    Wanted::new(format!("appc:{text}").parse().unwrap())
 }
 
 /// An error with its causes, in one line.

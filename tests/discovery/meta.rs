@@ -1,9 +1,9 @@
 //! Meta discovery, asked by plain http where TLS is not the point: the server is every
 //! host by being the proxy, and nobody vouches for its https.
 
-use lazyroot::discovery::{DiscoveryError, Method, Wanted};
+use lazyroot::discovery::{DiscoveryError, Method};
 
-use crate::finder::{Finder, says};
+use crate::finder::{Finder, says, wanted_as};
 use crate::web::{Asked, Reply, Web};
 
 const APP: &str = "example.com/sub/app:1,os=linux,arch=amd64";
@@ -22,7 +22,7 @@ fn serving(pages: &'static [(&'static str, &'static str)]) -> Web {
 
 fn find(finder: &Finder) -> Result<lazyroot::discovery::Found, DiscoveryError> {
     let discovery = lazyroot::discovery::Discovery::new(finder.settings.clone())?;
-    discovery.find(&APP.parse::<Wanted>().unwrap(), &finder.stop)
+    discovery.find(&wanted_as(APP), &finder.stop)
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn an_image_that_is_nowhere_is_told_with_all_places() {
     says(
         &error,
         &[
-            "`example.com/sub/app:1,arch=amd64,os=linux`",
+            "`appc:example.com/sub/app:1,arch=amd64,os=linux`",
             "`http://example.com/sub/app?ac-discovery=1`: the server answered 404",
             "`http://example.com/sub?ac-discovery=1`: no `ac-discovery` tag for this image",
             "`https://example.com?ac-discovery=1`: ",

@@ -172,11 +172,7 @@ fn what_cannot_be_pulled_is_told_with_what_to_try() {
                 "--discovery local",
             ][..],
         ),
-        (
-            &["pull", "appc:App"],
-            2,
-            &["`App` is not the name of an AppC image"],
-        ),
+        (&["pull", "appc:App"], 2, &["`A` cannot be in it"]),
         (
             &["pull", "appc:a", "--require-signature"],
             2,
