@@ -290,6 +290,15 @@ impl DiscoveryError {
     }
 }
 
+/// Removes the parts in a directory that [`Discovery::fetch`] keeps for the next time,
+/// but for those that are being fetched; how many there were, and their bytes.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_parts(dir: &Path) -> io::Result<(u64, u64)> {
+    download::remove_parts(dir, Duration::ZERO)
+}
+
 /// Looks for images, and fetches them.
 #[derive(Debug)]
 pub struct Discovery {

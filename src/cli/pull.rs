@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.create()?;
     let progress = Shown::new(args.quiet);
     // In the store, so that space for images is needed in one place only.
-    let parts = store.root().join("fetch");
+    let parts = store.fetch_path();
     let (found, names) = match &args.image {
         Asked::Appc(wanted) => {
             let wanted = Wanted::new(wanted.clone()).for_host();

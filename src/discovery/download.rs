@@ -15,10 +15,11 @@
 //! version*). Both are gone as soon as the file is whole.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use ureq::http::header;
@@ -237,17 +238,10 @@ impl Part {
     /// The part of `url`, locked; another file where somebody else has that.
     fn open(dir: &Path, url: &str) -> Result<Self, FetchError> {
         fs::create_dir_all(dir).map_err(failed(dir))?;
-        forget(dir);
+        remove_parts(dir, FORGOTTEN).map_err(failed(dir))?;
         let name = Digest::sha256(url.as_bytes()).hex();
         let path = dir.join(format!("{name}.part"));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed(&path))?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let Some(file) = locked(&path, true).map_err(failed(&path))? else {
             let file = tempfile::tempfile_in(dir).map_err(failed(dir))?;
             return Ok(Self {
                 file,
@@ -256,7 +250,7 @@ impl Part {
                 etag: None,
                 len: 0,
             });
-        }
+        };
         let mark_path = dir.join(format!("{name}.json"));
         let len = file.metadata().map_err(failed(&path))?.len();
         let mark = fs::read(&mark_path).ok();
@@ -324,26 +318,60 @@ impl Part {
     }
 }
 
-/// Removes parts that were forgotten long ago. Whoever fetches one of them at this
-/// moment has its descriptor and needs the name no more.
-fn forget(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return;
-    };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let ours = matches!(
-            path.extension().and_then(|e| e.to_str()),
-            Some("part" | "json")
-        );
-        let touched = fs::metadata(&path).and_then(|data| data.modified());
-        let age = touched
-            .ok()
-            .and_then(|at| SystemTime::now().duration_since(at).ok());
-        if ours && age.is_some_and(|age| age > FORGOTTEN) {
-            // What cannot be removed now is tried again next time.
-            let _ = fs::remove_file(&path);
+/// The file at a path, locked; nothing where somebody else has it. What is locked is
+/// what has the name: whoever finished in between took the name of the file away that
+/// was opened, and two would then write one mark.
+fn locked(path: &Path, create: bool) -> io::Result<Option<File>> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .open(path)?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        let (ours, named) = (file.metadata()?, fs::metadata(path));
+        if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(Some(file));
         }
     }
+}
+
+/// Removes parts of files in `dir` that nobody is fetching and that were not touched
+/// for `age`; how many there were and their bytes.
+///
+/// # Errors
+/// What the system says; a directory that is not there has no parts.
+pub(super) fn remove_parts(dir: &Path, age: Duration) -> io::Result<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        other => other?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_none_or(|kind| kind != "part") {
+            continue;
+        }
+        let file = match locked(&path, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let Some(data) = file.as_ref().map(File::metadata).transpose()? else {
+            continue;
+        };
+        // A clock that was put back makes nothing old.
+        let untouched = data.modified()?.elapsed().unwrap_or_default();
+        if untouched >= age {
+            remove_name(&path.with_extension("json"))?;
+            remove_name(&path)?;
+            files += 1;
+            bytes += data.len();
+        }
+    }
+    Ok((files, bytes))
 }
 
 /// Which start of the machine this is; nothing where the kernel does not say.
@@ -353,14 +381,18 @@ fn boot() -> Option<String> {
 }
 
 fn remove(path: &Path) -> Result<(), FetchError> {
+    remove_name(path).map_err(failed(path))
+}
+
+fn remove_name(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
 /// An error at a file.
-pub(super) fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> FetchError + use<'_> {
+pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<'_> {
     move |source| FetchError::File {
         path: path.display().to_string(),
         source,

@@ -35,6 +35,8 @@ const KEYS_MAX: u64 = 1 << 20;
 const SIGNATURES_MAX: usize = 16;
 /// How far the clock of who signed may be ahead of ours.
 const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of an image that are read at once.
+const CHUNK: usize = 128 << 10;
 /// How armored keys begin.
 const ARMOR: &[u8] = b"-----BEGIN PGP PUBLIC KEY BLOCK-----";
 
@@ -247,8 +249,8 @@ fn check(
     };
     from.rewind().map_err(read)?;
     let checked = match part {
-        None => signature.verify(&key.primary_key, BufReader::new(from)),
-        Some(part) => signature.verify(&part.key, BufReader::new(from)),
+        None => signature.verify(&key.primary_key, BufReader::with_capacity(CHUNK, from)),
+        Some(part) => signature.verify(&part.key, BufReader::with_capacity(CHUNK, from)),
     };
     from.rewind().map_err(read)?;
     Ok(checked)

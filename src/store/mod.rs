@@ -16,6 +16,7 @@
 //!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
+//!   fetch/                       parts of files whose transfer was cut
 //!   staging/NAME/                what an import is making; `lock` in it is flocked by it
 //!   trash/NAME                   renamed here by gc, then deleted outside the lock
 //! ```
@@ -292,6 +293,13 @@ impl Store {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Where parts of files stay whose transfer was cut. Nothing of the store's own is
+    /// there, and whoever fetches makes it.
+    #[must_use]
+    pub fn fetch_path(&self) -> PathBuf {
+        self.root.join("fetch")
     }
 
     /// Where a blob lies.

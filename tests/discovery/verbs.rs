@@ -282,3 +282,41 @@ fn a_pull_that_was_killed_goes_on_in_the_next() {
     let left = fs::read_dir(bench.store.join("fetch")).unwrap().count();
     assert_eq!(left, 0, "what was whole is not kept");
 }
+
+#[test]
+fn gc_removes_parts_that_nobody_is_fetching() {
+    let bench = Bench::new();
+    let bytes = crate::images::noise(2, 50_000);
+    let web = Web::new(move |asked| {
+        Reply::file(asked, &bytes, "\"a\"").cut(40_000 * usize::from(asked.before == 0))
+    });
+    let prefix = web.url("");
+    let args = [
+        "pull",
+        APP,
+        "--discovery",
+        "simple",
+        "--discovery-prefix",
+        &prefix,
+        "--allow-http",
+    ];
+    says(&bench.run(&args), 1, &["could not be fetched"]);
+    let fetch = bench.store.join("fetch");
+    let part = || {
+        fs::read_dir(&fetch)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+    };
+    assert_eq!(part().count(), 2);
+    let held = part()
+        .find(|path| path.extension().unwrap() == "part")
+        .unwrap();
+    let held = fs::File::open(held).unwrap();
+    held.lock().unwrap();
+    bench.run(&["gc"]).ok();
+    assert_eq!(part().count(), 2, "it is being fetched");
+    drop(held);
+    let swept = bench.run(&["gc"]).ok().text();
+    assert!(swept.contains("39.1 KiB in 1 files"), "{swept}");
+    assert_eq!(part().count(), 0);
+}
