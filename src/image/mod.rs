@@ -13,6 +13,7 @@
 //! Nothing of an archive is believed: lengths and digests are compared, names
 //! stay inside, numbers are limited.
 
+pub mod appc;
 mod choose;
 mod config;
 mod dir;
