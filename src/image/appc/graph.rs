@@ -1,19 +1,21 @@
 //! What an image is made of: its dependencies, put in order.
 //!
-//! What it is for: the specification renders an image by rendering its dependencies one over
-//! the other, in listed order, each with its own dependencies first, then its own
-//! root file system over all of them, and then leaving out what its whitelist does
-//! not have (`spec/ace.md`, "Filesystem Setup"). This file turns that into a flat
-//! stack, once for all. May assume a lookup that answers the same twice. Must not
-//! know where images are.
+//! What it is for: the specification builds a root file system by applying to an empty
+//! directory the dependencies in listed order, each with its own dependencies first,
+//! and then the image's own files over all of them (`spec/ace.md`, "Filesystem
+//! Setup"). This file turns that into a flat stack, once for all. May assume a
+//! lookup that answers the same twice. Must not know where images are.
 //!
-//! `A` with `[B, C]`, and `C` with `[D]`, is the stack `B D C A`, the lowest first. An
-//! image that comes twice below the same whitelists is kept at its *highest* place
-//! only: what lies above hides the other one wholly.
+//! `A` with `[B, C]`, and `C` with `[D]`, is the stack `B D C A`, the lowest first.
 //!
-//! A whitelist speaks of the image that has it and of all that this image depends
-//! on, and of nothing else. So each layer has the whitelists of its branch, and for
-//! each the lowest layer that it speaks of.
+//! A whitelist speaks of the files of the image that has it and of all that this
+//! image depends on. So each layer has the whitelists of its branch, and shows what is
+//! on all of them. (The reference renderer applies only two of them, the layer's
+//! own and the one nearest to the top; where lists are nested, as converters make them, that is
+//! the same.) What they leave out is as if the layer did not have it.
+//!
+//! A layer that comes twice with the same whitelists is kept at its *highest* place:
+//! there it puts everything again that it put below, so the lower one cannot be seen.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -71,22 +73,13 @@ pub struct Known {
     pub outline: Arc<Outline>,
 }
 
-/// A whitelist that a layer is below of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-pub struct Scope {
-    /// The image that has it.
-    pub list: AciId,
-    /// The lowest layer that it speaks of, counted from the bottom.
-    pub from: usize,
-}
-
 /// One layer of the stack.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Placed {
     /// The image whose own root file system it is.
     pub id: AciId,
-    /// The whitelists of its branch, its own first, that of the whole last.
-    pub scopes: Vec<Scope>,
+    /// The images whose whitelists it has to be on, sorted.
+    pub lists: Vec<AciId>,
 }
 
 /// Names of images from the requested one down to where it went wrong.
@@ -183,32 +176,12 @@ pub fn stack<E: Error + 'static>(
         find,
         branch: Vec::new(),
         seen: HashSet::new(),
-        lists: Vec::new(),
         placed: Vec::new(),
         edges: 0,
     };
     walk.visit(top, &[])?;
-    let Walk { lists, placed, .. } = walk;
-    let height = placed.len();
-    let scope = |&number: &usize| {
-        let list: &List = &lists[number];
-        Scope {
-            list: list.id,
-            from: height - list.end,
-        }
-    };
-    let placed = placed.into_iter().rev().map(|(id, branch)| Placed {
-        id,
-        scopes: branch.iter().rev().map(scope).collect(),
-    });
-    Ok(placed.collect())
-}
-
-/// An image's whitelist, at one place in the tree of dependencies.
-struct List {
-    id: AciId,
-    /// How many layers were placed when all that it speaks of was.
-    end: usize,
+    walk.placed.reverse();
+    Ok(walk.placed)
 }
 
 /// The walk goes from the top down, so that what is met again is below and can go.
@@ -216,11 +189,10 @@ struct Walk<'a, E> {
     find: &'a mut dyn FnMut(&Dependency) -> Result<Option<Known>, E>,
     /// From the top to where the walk is.
     branch: Vec<Known>,
-    /// Images with the whitelists above them.
-    seen: HashSet<(AciId, Vec<AciId>)>,
-    lists: Vec<List>,
-    /// The highest first, with numbers of whitelists, the outermost first.
-    placed: Vec<(AciId, Vec<usize>)>,
+    /// All that was placed.
+    seen: HashSet<Placed>,
+    /// The highest first.
+    placed: Vec<Placed>,
     edges: usize,
 }
 
@@ -231,7 +203,7 @@ impl<E: Error + 'static> Walk<'_, E> {
         Chain(names.chain(last).collect())
     }
 
-    fn visit(&mut self, known: Known, above: &[usize]) -> Result<(), GraphError<E>> {
+    fn visit(&mut self, known: Known, above: &[AciId]) -> Result<(), GraphError<E>> {
         let called = || Some(known.outline.called());
         if self.branch.iter().any(|other| other.id == known.id) {
             return Err(GraphError::Cycle(self.chain(called())));
@@ -240,15 +212,14 @@ impl<E: Error + 'static> Walk<'_, E> {
             return Err(GraphError::TooDeep(self.chain(called())));
         }
         let mut lists = above.to_vec();
-        if known.outline.whitelisted > 0 {
-            lists.push(self.lists.len());
-            self.lists.push(List {
-                id: known.id,
-                end: 0,
-            });
+        if known.outline.whitelisted > 0
+            && let Err(at) = lists.binary_search(&known.id)
+        {
+            lists.insert(at, known.id);
         }
-        let ids = lists.iter().map(|&number| self.lists[number].id).collect();
-        if !self.seen.insert((known.id, ids)) {
+        let id = known.id;
+        let placed = Placed { id, lists };
+        if !self.seen.insert(placed.clone()) {
             return Ok(());
         }
         if self.placed.len() == STACK_MAX {
@@ -257,7 +228,8 @@ impl<E: Error + 'static> Walk<'_, E> {
                 limit: STACK_MAX,
             });
         }
-        self.placed.push((known.id, lists.clone()));
+        let lists = placed.lists.clone();
+        self.placed.push(placed);
         let outline = Arc::clone(&known.outline);
         self.branch.push(known);
         for wanted in outline.dependencies.iter().rev() {
@@ -265,11 +237,6 @@ impl<E: Error + 'static> Walk<'_, E> {
             self.visit(found, &lists)?;
         }
         self.branch.pop();
-        if outline.whitelisted > 0
-            && let Some(own) = lists.last()
-        {
-            self.lists[*own].end = self.placed.len();
-        }
         Ok(())
     }
 
@@ -370,12 +337,12 @@ mod tests {
             found.unwrap().0
         }
 
-        /// `"b d(c>0) c(c>0)"`: names, whitelists, and where those begin.
+        /// `"b d(c) c(c)"`: names, and whose whitelists.
         fn shown(&self, top: &str) -> String {
             let one = |placed: &Placed| {
-                let scope = |s: &Scope| format!("({}>{})", self.name(s.list), s.from);
-                let scopes: String = placed.scopes.iter().map(scope).collect();
-                format!("{}{scopes}", self.name(placed.id))
+                let mut lists: Vec<_> = placed.lists.iter().map(|&list| self.name(list)).collect();
+                lists.sort_unstable();
+                format!("{}({})", self.name(placed.id), lists.concat()).replace("()", "")
             };
             let all: Vec<_> = self.stack(top).unwrap().iter().map(one).collect();
             all.join(" ")
@@ -401,22 +368,17 @@ mod tests {
     #[test]
     fn a_whitelist_speaks_of_its_image_and_of_all_below_that() {
         for (images, stack) in [
-            (&["a:* b", "b:"][..], "b(a>0) a(a>0)"),
-            (&["a: b c", "b:", "c:* d", "d:"], "b d(c>1) c(c>1) a"),
-            (
-                &["a:* b c", "b:", "c:* d", "d:"],
-                "b(a>0) d(c>1)(a>0) c(c>1)(a>0) a(a>0)",
-            ),
+            (&["a:* b", "b:"][..], "b(a) a(a)"),
+            (&["a: b c", "b:", "c:* d", "d:"], "b d(c) c(c) a"),
+            (&["a:* b c", "b:", "c:* d", "d:"], "b(a) d(ac) c(ac) a(a)"),
             // One of the two is below a whitelist: they are not the same any more.
-            (&["a: b c", "b:* d", "c: d", "d:"], "d(b>0) b(b>0) d c a"),
-            (
-                &["a: b c", "b:* d", "c:* d", "d:"],
-                "d(b>0) b(b>0) d(c>2) c(c>2) a",
-            ),
+            (&["a: b c", "b:* d", "c: d", "d:"], "d(b) b(b) d c a"),
+            (&["a: b c", "b: d", "c:* d", "d:"], "d b d(c) c(c) a"),
+            (&["a: b c", "b:* d", "c:* d", "d:"], "d(b) b(b) d(c) c(c) a"),
             // Its own whitelist is the same at both places.
             (
                 &["a: b c", "b: d", "c: d", "d:* e", "e:"],
-                "b e(d>1) d(d>1) c a",
+                "b e(d) d(d) c a",
             ),
         ] {
             assert_eq!(Images::new(images).shown("a"), stack, "{images:?}");
