@@ -7,6 +7,7 @@
 //!
 //! * [`find`]: the one way in.
 //! * [`Config`]: what a config says. [`Platform`]: who can run it.
+//! * [`appc`]: AppC images, which are told from others before that.
 //! * `oci`, `docker`, `legacy`, `dir`: one file a form. `choose`: which of
 //!   several platforms. `manifest`, `documents`: the JSON below them.
 //!
@@ -123,6 +124,8 @@ pub enum Source {
     Oci,
     /// `skopeo`'s `dir:` layout.
     Dir,
+    /// An App Container Image.
+    Appc,
 }
 
 /// One image found in an archive; its layers not looked at yet.

@@ -50,14 +50,19 @@ pub struct Outline {
 }
 
 impl Outline {
+    /// Its name and all of its labels.
+    #[must_use]
+    pub fn reference(&self) -> AppcReference {
+        AppcReference {
+            name: self.name.clone(),
+            labels: self.labels.clone(),
+        }
+    }
+
     /// What people call it: name and version.
     #[must_use]
     pub fn called(&self) -> String {
-        let reference = AppcReference {
-            name: self.name.clone(),
-            labels: self.labels.clone(),
-        };
-        match reference.version() {
+        match self.reference().version() {
             Some(version) => format!("{}:{version}", self.name),
             None => self.name.to_string(),
         }
