@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod support;
+#[path = "union_model/whitelists.rs"]
+mod whitelists;
 
 use std::collections::BTreeMap;
 

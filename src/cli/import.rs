@@ -19,8 +19,8 @@ use crate::reference::Reference;
 /// Take images from archives into the store. Nothing is unpacked.
 ///
 /// Docker archives (`docker save`, of all generations), OCI layouts (directory
-/// or tar) and `skopeo` directories are recognised by their content, also when
-/// the whole is compressed with gzip or zstd.
+/// or tar), `skopeo` directories and App Container Images are recognised by their
+/// content, also when the whole is compressed with gzip, zstd, bzip2 or xz.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Archives or directories; `-` is standard input.
@@ -146,6 +146,13 @@ pub(super) fn line(image: &Imported) -> String {
         true => "without a name (lazyroot tag gives it one)".to_owned(),
         false => format!("as {}", names.join(", ")),
     };
+    if let Some(appc) = &image.appc {
+        let also = match image.names.is_empty() {
+            true => String::new(),
+            false => format!(" {named}"),
+        };
+        return format!("imported {} {appc}{also}\n", image.id);
+    }
     let new = image.layers - image.layers_kept;
     format!(
         "imported {} {named}: {new} new layers, {} were there\n",

@@ -26,6 +26,7 @@ mod serve;
 mod tag;
 mod target;
 mod umount;
+mod validate;
 mod verify;
 
 use std::env;
@@ -80,6 +81,7 @@ enum Verb {
     Remove(remove::Args),
     Gc(gc::Args),
     Verify(verify::Args),
+    Validate(validate::Args),
     Du(du::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -193,6 +195,7 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Remove(args) => remove::run(&args, context),
         Verb::Gc(args) => gc::run(&args, context),
         Verb::Verify(args) => verify::run(&args, context),
+        Verb::Validate(args) => validate::run(&args, context),
         Verb::Du(args) => du::run(&args, context),
         Verb::Doctor(args) => doctor::run(&args, context),
         Verb::Completions(args) => completions::run(&args, Cli::command()),

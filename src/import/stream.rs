@@ -117,7 +117,7 @@ fn layers(
             diff: layer.diff,
         };
         expected
-            .check(&staged.record)
+            .check(&staged)
             .map_err(|error| ImportError::layer(&layer.file, error))?;
         layers.insert(layer.file.clone(), Got::Staged(staged));
     }

@@ -137,7 +137,8 @@ impl Union {
 
     /// How many names an object that is no directory has in this tree.
     pub(super) fn count_names(&self, place: Place, node: &Node) -> Result<u32, FsError> {
-        let top = place.layer as usize + 1 == self.layers.len();
+        let top =
+            place.layer as usize + 1 == self.layers.len() && self.lists(place.layer).is_empty();
         if top || (node.attr.nlink == 1 && !self.linked) {
             return Ok(node.attr.nlink);
         }
@@ -179,16 +180,20 @@ impl Union {
         let Some(merged) = self.dir_at(dir)? else {
             return Ok(false);
         };
+        let key = self.key_in(&merged, name);
         for &part in merged
             .parts()
             .iter()
             .take_while(|part| part.layer > dir.layer)
         {
-            if self.index(part).lookup(part.row, name)? != Hit::Absent {
+            if self.shown_hit(part, name, key)? != Hit::Absent {
                 return Ok(false);
             }
         }
-        Ok(true)
+        if self.lists(dir.layer).is_empty() {
+            return Ok(true);
+        }
+        Ok(self.shown_hit(dir, name, key)? != Hit::Absent)
     }
 
     /// Where an object that is no directory is to be found: a name that shows, if
