@@ -128,6 +128,17 @@ pub enum ImportError {
         /// What it should be.
         wanted: AciId,
     },
+    /// What was fetched for an AppC image is something else.
+    #[error("it is an image, but no AppC image")]
+    NotAppc,
+    /// An ACI is not the image that was asked for.
+    #[error("the image is `{found}`, and `{wanted}` was asked for")]
+    WrongImage {
+        /// What it is.
+        found: AppcReference,
+        /// What it should be.
+        wanted: AppcReference,
+    },
     /// A layer that the image names is not in the archive.
     #[error("layer `{0}` is not in the archive")]
     MissingLayer(String),
@@ -164,7 +175,9 @@ impl ImportError {
                 source.hint().map(str::to_owned)
             }
             Self::WrongId { .. } => Some("download the image again".to_owned()),
-            Self::Manifest(_) | Self::Whitelist(_) => None,
+            Self::Manifest(_) | Self::Whitelist(_) | Self::WrongImage { .. } | Self::NotAppc => {
+                None
+            }
             Self::MissingLayer(_) | Self::Dangling { .. } => {
                 Some("save or download the image again, whole".to_owned())
             }

@@ -13,6 +13,8 @@ mod images;
 #[path = "support/web.rs"]
 mod web;
 
+#[path = "discovery/appc.rs"]
+mod appc;
 #[path = "discovery/download.rs"]
 mod download;
 #[path = "discovery/finder.rs"]

@@ -84,8 +84,11 @@ impl crate::discovery::Progress for Shown {
     }
 }
 
-/// Digests are cut to what tells them apart.
+/// Digests are cut to what tells them apart, places to the name at their end.
 fn short(name: &str) -> String {
-    let name = name.strip_prefix("blobs/sha256/").unwrap_or(name);
+    let name = match name.starts_with('/') || name.contains("://") {
+        true => name.rsplit('/').next().unwrap_or(name),
+        false => name.strip_prefix("blobs/sha256/").unwrap_or(name),
+    };
     name.chars().take(24).collect()
 }

@@ -10,7 +10,7 @@ use crate::appc::AppcReference;
 use crate::archive::AciStream;
 use crate::digest::{AciId, BlobId, Digest};
 use crate::image::Source;
-use crate::image::appc::Manifest;
+use crate::image::appc::{Dependency, Manifest};
 use crate::layer::blocks::BlockCache;
 use crate::layer::path_set;
 use crate::layer::read::Index;
@@ -21,14 +21,14 @@ use crate::store::staging::Staged;
 use crate::store::{FileSource, Store};
 use crate::union::Union;
 
-/// Imports an image; `wanted` is the ID that it must have, where somebody says one.
+/// Imports an image; `wanted` is what it must be, where somebody says it.
 ///
 /// # Errors
 /// See [`ImportError`]; the store is then as it was.
 pub fn import_aci(
     store: &Store,
     mut aci: AciStream,
-    wanted: Option<AciId>,
+    wanted: Option<&Dependency>,
     options: &Options<'_>,
 ) -> Result<Vec<Imported>, ImportError> {
     let staging = store.stage()?;
@@ -46,8 +46,8 @@ pub fn import_aci(
     options.progress.layer_done(&called, false);
     let manifest = Manifest::parse(&bytes)?;
     let id = AciId::of_archive(layer.record.diff).expect("because ACIs are hashed by SHA-512");
-    if let Some(wanted) = wanted.filter(|wanted| *wanted != id) {
-        return Err(ImportError::WrongId { found: id, wanted });
+    if let Some(wanted) = wanted {
+        check_wanted(wanted, id, &manifest)?;
     }
     if layer.summary.unresolved > 0 {
         let source = FileSource::open(staging.file(&format!("{}.idx", layer.name)))?;
@@ -87,6 +87,24 @@ pub fn import_aci(
         layers: 1,
         layers_kept: 0,
     }])
+}
+
+/// Whoever fetched it compares it with what was asked for (`spec/discovery.md`,
+/// "Validation"); it is none of the server's business what is taken.
+fn check_wanted(wanted: &Dependency, id: AciId, manifest: &Manifest) -> Result<(), ImportError> {
+    if let Some(wanted) = wanted.id.filter(|wanted| *wanted != id) {
+        return Err(ImportError::WrongId { found: id, wanted });
+    }
+    match wanted.image.fits(&manifest.name, &manifest.labels) {
+        true => Ok(()),
+        false => Err(ImportError::WrongImage {
+            found: AppcReference {
+                name: manifest.name.clone(),
+                labels: manifest.labels.clone(),
+            },
+            wanted: wanted.image.clone(),
+        }),
+    }
 }
 
 /// Checks an ACI to its end, and keeps nothing of it.
