@@ -17,6 +17,7 @@ pub(super) struct Args {
     /// Where images are looked for.
     #[arg(
         long,
+        alias = "provisioner_discovery",
         env = "LAZYROOT_DISCOVERY",
         value_name = "HOW",
         value_enum,
@@ -28,7 +29,12 @@ pub(super) struct Args {
     /// It has NAME-VERSION-OS-ARCH.aci, NAME:TAG.tar and NAME.tar; the slashes of a
     /// name are directories. Default: /var/lib/lazyroot/images for root,
     /// $XDG_DATA_HOME/lazyroot/images for others.
-    #[arg(long, env = "LAZYROOT_LOCAL_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        alias = "provisioner_local_dir",
+        env = "LAZYROOT_LOCAL_DIR",
+        value_name = "DIR"
+    )]
     local_dir: Option<PathBuf>,
     /// Where simple discovery begins: a URL or a directory, followed by
     /// NAME-VERSION-OS-ARCH.aci.

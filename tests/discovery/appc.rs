@@ -93,6 +93,15 @@ fn an_image_comes_with_all_that_it_depends_on() {
     assert_eq!(ran.text().lines().count(), 4, "{}", ran.text());
     let names = bench.run(&["ls", "appc:x.org/top:/etc"]).ok().text();
     assert_eq!(names, "base\nx.org-left\nx.org-right\nx.org-top\n");
+    // The flags of Mesos' agent say the same.
+    let mesos = dir.path().to_str().unwrap();
+    let flags = [
+        "--provisioner_discovery",
+        "local",
+        "--provisioner_local_dir",
+        mesos,
+    ];
+    bench.run(&[&["pull", TOP][..], &flags].concat()).ok();
     // What the store has is not fetched again: only the image itself is.
     for name in ["x.org/left", "x.org/right", "base"] {
         fs::remove_file(dir.path().join(format!("{name}-1-linux-amd64.aci"))).unwrap();

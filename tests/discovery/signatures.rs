@@ -12,7 +12,7 @@ use pgp::composed::{
 };
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{RevocationCode, SignatureConfig, SignatureType, Subpacket, SubpacketData};
-use pgp::types::{KeyDetails as _, Password, SigningKey, Timestamp};
+use pgp::types::{KeyDetails as _, Password, SigningKey, Tag, Timestamp};
 use rand::thread_rng;
 
 use crate::finder::{Finder, says};
@@ -410,6 +410,85 @@ fn a_revoked_key_signs_nothing() {
         sign(&alice.secret_subkeys[0].key, IMAGE),
         &["the key is revoked"],
     );
+}
+
+/// What a key says of itself from now on.
+fn says_of_itself(
+    key: &SignedSecretKey,
+    typ: SignatureType,
+    more: Vec<SubpacketData>,
+) -> SignatureConfig {
+    let mut config = SignatureConfig::v4(typ, key.primary_key.algorithm(), HashAlgorithm::Sha256);
+    let made = Timestamp::try_from(SystemTime::now() - DAY).unwrap();
+    let first = [
+        SubpacketData::SignatureCreationTime(made),
+        SubpacketData::IssuerFingerprint(key.fingerprint()),
+    ];
+    let all = first.into_iter().chain(more);
+    config.hashed_subpackets = all.map(|data| Subpacket::regular(data).unwrap()).collect();
+    config
+}
+
+#[test]
+fn a_key_that_had_expired_signs_nothing_and_what_it_signed_before_stays_good() {
+    // Born ten days ago; it says since yesterday that it lived for five.
+    let alice = alice();
+    let life = pgp::types::Duration::try_from(5 * DAY).unwrap();
+    let said = vec![SubpacketData::KeyExpirationTime(life)];
+    let public = alice.to_public_key();
+    let user = &public.details.users[0].id;
+    let said = says_of_itself(&alice, SignatureType::CertPositive, said)
+        .sign_certification(
+            &alice.primary_key,
+            &public.primary_key,
+            &Password::empty(),
+            Tag::UserId,
+            user,
+        )
+        .unwrap();
+    let keys = changed(&alice, |public| {
+        public.details.users[0].signatures.push(said)
+    });
+    let by = |days| {
+        let made = SystemTime::now() - days * DAY;
+        signed_as(
+            &alice.primary_key,
+            SignatureType::Binary,
+            HashAlgorithm::Sha256,
+            made,
+            vec![],
+        )
+    };
+    refused(keys.path(), by(0), &["the key had expired"]);
+    let web = serving(Some(by(7)));
+    let fetched = Finder::simple(&web)
+        .trusting(keys.path(), true)
+        .fetched(APP);
+    assert!(matches!(fetched.unwrap().signature, Signature::Good(_)));
+}
+
+#[test]
+fn a_revoked_subkey_signs_nothing_and_its_key_still_does() {
+    let alice = alice();
+    let public = alice.to_public_key();
+    let revoked = says_of_itself(&alice, SignatureType::SubkeyRevocation, vec![])
+        .sign_subkey_binding(
+            &alice.primary_key,
+            &public.primary_key,
+            &Password::empty(),
+            &public.public_subkeys[0].key,
+        )
+        .unwrap();
+    let keys = changed(&alice, |public| {
+        public.public_subkeys[0].signatures.push(revoked)
+    });
+    let by_part = sign(&alice.secret_subkeys[0].key, IMAGE);
+    refused(keys.path(), by_part, &["the subkey is revoked"]);
+    let web = serving(Some(sign(&alice.primary_key, IMAGE)));
+    let fetched = Finder::simple(&web)
+        .trusting(keys.path(), true)
+        .fetched(APP);
+    assert!(matches!(fetched.unwrap().signature, Signature::Good(_)));
 }
 
 #[test]
