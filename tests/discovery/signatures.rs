@@ -11,7 +11,9 @@ use pgp::composed::{
     SignedSecretKey, SubkeyParamsBuilder,
 };
 use pgp::crypto::hash::HashAlgorithm;
-use pgp::packet::{RevocationCode, SignatureConfig, SignatureType, Subpacket, SubpacketData};
+use pgp::packet::{
+    KeyFlags, RevocationCode, SignatureConfig, SignatureType, Subpacket, SubpacketData,
+};
 use pgp::types::{KeyDetails as _, Password, SigningKey, Tag, Timestamp};
 use rand::thread_rng;
 
@@ -431,7 +433,7 @@ fn says_of_itself(
 
 #[test]
 fn a_key_that_had_expired_signs_nothing_and_what_it_signed_before_stays_good() {
-    // Born ten days ago; it says since yesterday that it lived for five.
+    // Born ten days ago; all that it says of itself is that it lived for five.
     let alice = alice();
     let life = pgp::types::Duration::try_from(5 * DAY).unwrap();
     let said = vec![SubpacketData::KeyExpirationTime(life)];
@@ -447,7 +449,7 @@ fn a_key_that_had_expired_signs_nothing_and_what_it_signed_before_stays_good() {
         )
         .unwrap();
     let keys = changed(&alice, |public| {
-        public.details.users[0].signatures.push(said)
+        public.details.users[0].signatures = vec![said]
     });
     let by = |days| {
         let made = SystemTime::now() - days * DAY;
@@ -504,6 +506,38 @@ fn a_subkey_of_somebody_else_does_not_count() {
         by_part,
         &["the subkey is not bound to its key"],
     );
+}
+
+#[test]
+fn a_subkey_that_was_stolen_does_not_name_the_thief() {
+    // Mallory binds Alice's subkey to her own key, to be taken for who made what Alice
+    // signed. What she lacks is the subkey's word; what she has is its word for Alice.
+    let (alice, mallory) = (alice(), key("Mallory", true, true));
+    let theirs = alice.to_public_key().public_subkeys;
+    let word = theirs[0].signatures[0].embedded_signature().unwrap();
+    for embedded in [
+        None,
+        Some(SubpacketData::EmbeddedSignature(Box::new(word.clone()))),
+    ] {
+        let mut flags = KeyFlags::default();
+        flags.set_sign(true);
+        let said = [Some(SubpacketData::KeyFlags(flags)), embedded];
+        let said = said.into_iter().flatten().collect();
+        let bound = says_of_itself(&mallory, SignatureType::SubkeyBinding, said)
+            .sign_subkey_binding(
+                &mallory.primary_key,
+                &mallory.to_public_key().primary_key,
+                &Password::empty(),
+                &theirs[0].key,
+            )
+            .unwrap();
+        let keys = changed(&mallory, |public| {
+            public.public_subkeys = theirs.clone();
+            public.public_subkeys[0].signatures = vec![bound];
+        });
+        let by_part = sign(&alice.secret_subkeys[0].key, IMAGE);
+        refused(keys.path(), by_part, &["the subkey does not name its key"]);
+    }
 }
 
 #[test]

@@ -285,22 +285,14 @@ fn a_pull_that_was_killed_goes_on_in_the_next() {
 #[test]
 fn gc_removes_parts_that_nobody_is_fetching() {
     let bench = Bench::new();
-    let bytes = crate::images::noise(2, 50_000);
-    let web = Web::new(move |asked| {
-        Reply::file(asked, &bytes, "\"a\"").cut(40_000 * usize::from(asked.before == 0))
-    });
-    let prefix = web.url("");
-    let args = [
-        "pull",
-        APP,
-        "--discovery",
-        "simple",
-        "--discovery-prefix",
-        &prefix,
-        "--allow-http",
-    ];
-    says(&bench.run(&args), 1, &["could not be fetched"]);
+    let image = Image::small("one:1", 1, Packing::Gzip);
+    bench
+        .pipe(&crate::images::archive(&image.docker()), &[])
+        .ok();
     let fetch = bench.store.join("fetch");
+    fs::create_dir(&fetch).unwrap();
+    fs::write(fetch.join("a.part"), vec![0; 40_000]).unwrap();
+    fs::write(fetch.join("a.json"), "{}").unwrap();
     let part = || {
         fs::read_dir(&fetch)
             .unwrap()
