@@ -23,6 +23,8 @@ pub(crate) enum Packing {
     Plain,
     Gzip,
     Zstd,
+    Bzip2,
+    Xz,
 }
 
 impl Packing {
@@ -35,6 +37,16 @@ impl Packing {
                 to.finish().unwrap()
             }
             Self::Zstd => zstd::encode_all(bytes, 1).unwrap(),
+            Self::Bzip2 => {
+                let mut to = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+                to.write_all(bytes).unwrap();
+                to.finish().unwrap()
+            }
+            Self::Xz => {
+                let mut to = liblzma::write::XzEncoder::new(Vec::new(), 0);
+                to.write_all(bytes).unwrap();
+                to.finish().unwrap()
+            }
         }
     }
 }
@@ -54,6 +66,16 @@ impl Tar {
 
     pub(crate) fn dir(self, name: &str) -> Self {
         self.member(name, EntryType::Directory, "", b"")
+    }
+
+    pub(crate) fn dir_of_mode(mut self, name: &str, mode: u32) -> Self {
+        let at = self.0.len();
+        self = self.dir(name);
+        let mut header = Header::from_byte_slice(&self.0[at..at + 512]).clone();
+        header.set_mode(mode);
+        header.set_cksum();
+        self.0[at..at + 512].copy_from_slice(header.as_bytes());
+        self
     }
 
     pub(crate) fn symlink(self, name: &str, target: &str) -> Self {
@@ -282,6 +304,8 @@ impl Image {
                     Packing::Plain => "layer.v1.tar",
                     Packing::Gzip => "layer.v1.tar+gzip",
                     Packing::Zstd => "layer.v1.tar+zstd",
+                    // The specification has no name for these.
+                    Packing::Bzip2 | Packing::Xz => "layer.v1.tar",
                 };
                 blob(&mut files, &layer.packed, kind)
             })
