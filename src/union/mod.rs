@@ -131,8 +131,10 @@ pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 #[derive(Debug)]
 pub struct Union {
     layers: Vec<SharedLayer>,
-    /// For each layer the whitelists that it is restricted to; empty if none is.
-    lists: Vec<Vec<Arc<PathSet>>>,
+    /// The whitelists.
+    sets: Vec<Arc<PathSet>>,
+    /// For each layer those that it is restricted to; empty if none is.
+    lists: Vec<Vec<usize>>,
     numbers: Numbers,
     /// Whether any layer has hard links into lower ones.
     linked: bool,
@@ -159,6 +161,7 @@ impl Union {
                 .iter()
                 .any(|layer| layer.index.summary().unresolved > 0),
             layers,
+            sets: Vec::new(),
             lists: Vec::new(),
             root: OnceLock::new(),
             links: OnceLock::new(),
@@ -174,9 +177,19 @@ impl Union {
     #[must_use]
     pub fn restricted(layers: Vec<(SharedLayer, Vec<Arc<PathSet>>)>) -> Self {
         let (layers, lists): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
-        let none = lists.iter().all(Vec::is_empty);
+        let mut sets: Vec<Arc<PathSet>> = Vec::new();
+        let mut number_of = |list: &Arc<PathSet>| {
+            let known = sets.iter().position(|set| Arc::ptr_eq(set, list));
+            known.unwrap_or_else(|| {
+                sets.push(Arc::clone(list));
+                sets.len() - 1
+            })
+        };
+        let number = |lists: &Vec<Arc<PathSet>>| lists.iter().map(&mut number_of).collect();
+        let lists: Vec<Vec<usize>> = lists.iter().map(number).collect();
         Self {
-            lists: if none { Vec::new() } else { lists },
+            lists: if sets.is_empty() { Vec::new() } else { lists },
+            sets,
             ..Self::new(layers)
         }
     }
@@ -381,7 +394,7 @@ impl Union {
         };
         let nlink = match dir.parts() {
             [] => stack::UNNAMED.nlink,
-            [only] if !self.lists(only.layer).is_empty() => self.merged_nlink(dir)?,
+            [only] if self.is_restricted(only.layer) => self.merged_nlink(dir)?,
             [only] if dir.source() == Some(*only) => attr.nlink,
             [only] => node(*only)?.attr.nlink,
             _ => self.merged_nlink(dir)?,
