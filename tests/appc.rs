@@ -78,15 +78,27 @@ impl Aci {
     fn tar(&self) -> Vec<u8> {
         let manifest = serde_json::to_vec(&self.manifest).unwrap();
         let mut tar = Tar::new().file("manifest", &manifest).dir("rootfs");
+        let mut modes = Vec::new();
         for (path, what) in &self.members {
             let path = format!("rootfs/{path}");
             tar = match what {
-                What::Dir(mode) => tar.dir_of_mode(&path, *mode),
+                What::Dir(mode) => {
+                    modes.push((tar.clone().open_end().len(), *mode));
+                    tar.dir(&path)
+                }
                 What::File(text) => tar.file(&path, text.as_bytes()),
                 What::Symlink(target) => tar.symlink(&path, target),
             };
         }
-        tar.end()
+        let mut tar = tar.end();
+        for (at, mode) in modes {
+            let block = &mut tar[at..at + 512];
+            let mut header = tar::Header::from_byte_slice(block).clone();
+            header.set_mode(mode);
+            header.set_cksum();
+            block.copy_from_slice(header.as_bytes());
+        }
+        tar
     }
 
     fn import(&self, bench: &Bench) -> String {

@@ -174,7 +174,7 @@ impl PathSet {
             }
             let middle = match guess < GUESSES {
                 // Where it lies if all are evenly spread.
-                true => ((key.0 >> 64) * u128::from(self.keys) >> 64) as u64,
+                true => (((key.0 >> 64) * u128::from(self.keys)) >> 64) as u64,
                 false => low + (high - low) / 2,
             };
             let start = middle.saturating_sub(WINDOW / 2).clamp(low, high - 1);

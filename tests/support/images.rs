@@ -68,16 +68,6 @@ impl Tar {
         self.member(name, EntryType::Directory, "", b"")
     }
 
-    pub(crate) fn dir_of_mode(mut self, name: &str, mode: u32) -> Self {
-        let at = self.0.len();
-        self = self.dir(name);
-        let mut header = Header::from_byte_slice(&self.0[at..at + 512]).clone();
-        header.set_mode(mode);
-        header.set_cksum();
-        self.0[at..at + 512].copy_from_slice(header.as_bytes());
-        self
-    }
-
     pub(crate) fn symlink(self, name: &str, target: &str) -> Self {
         self.member(name, EntryType::Symlink, target, b"")
     }
