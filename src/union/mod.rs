@@ -93,6 +93,10 @@ pub enum FsError {
     Damaged(#[from] ReadError),
 }
 
+/// Link count of a directory whose subdirectories are not counted, as btrfs and
+/// overlayfs have it: each would have to be looked up in every whitelist.
+pub const UNCOUNTED: u32 = 1;
+
 /// One object as `lookup` finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -237,7 +241,8 @@ impl Union {
         }
     }
 
-    /// What `stat` tells. `nlink` counts the names visible in this tree.
+    /// What `stat` tells. `nlink` counts the names visible in this tree; it is
+    /// [`UNCOUNTED`] for a directory that is restricted to whitelists.
     ///
     /// # Errors
     /// `Stale`, `Damaged`.
@@ -394,7 +399,7 @@ impl Union {
         };
         let nlink = match dir.parts() {
             [] => stack::UNNAMED.nlink,
-            [only] if self.is_restricted(only.layer) => self.merged_nlink(dir)?,
+            parts if parts.iter().any(|part| self.is_restricted(part.layer)) => UNCOUNTED,
             [only] if dir.source() == Some(*only) => attr.nlink,
             [only] => node(*only)?.attr.nlink,
             _ => self.merged_nlink(dir)?,
