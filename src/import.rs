@@ -226,7 +226,7 @@ struct Context<'a> {
 #[derive(Debug)]
 enum Got {
     /// Made now, waiting in the staging directory.
-    Staged(StagedLayer),
+    Staged(Box<StagedLayer>),
     /// In the store already.
     Kept(DiffId),
 }

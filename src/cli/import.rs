@@ -11,6 +11,7 @@ use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, print, print_json};
 use crate::archive::{Archive, ArchiveError};
+use crate::digest::AciId;
 use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
@@ -151,7 +152,9 @@ pub(super) fn line(image: &Imported) -> String {
             true => String::new(),
             false => format!(" {named}"),
         };
-        return format!("imported {} {appc}{also}\n", image.id);
+        let id =
+            AciId::of_image(image.id).map_or_else(|| image.id.to_string(), |id| id.to_string());
+        return format!("imported {id} {appc}{also}\n");
     }
     let new = image.layers - image.layers_kept;
     format!(

@@ -145,7 +145,11 @@ fn text(report: &Report) -> String {
     let names = shown_names(&report.names, report.appc.as_ref(), "-");
     let when = |seconds: u64| date(i64::try_from(seconds).unwrap_or(0));
     let mut fields = vec![
-        ("ID", report.id.to_string()),
+        // As the manifests of dependents write it.
+        (
+            "ID",
+            AciId::of_image(report.id).map_or(report.id.to_string(), |id| id.to_string()),
+        ),
         ("Names", names.join(", ")),
         ("Platform", report.platform.to_string()),
         (

@@ -119,7 +119,7 @@ fn layers(
         expected
             .check(&staged)
             .map_err(|error| ImportError::layer(&layer.file, error))?;
-        layers.insert(layer.file.clone(), Got::Staged(staged));
+        layers.insert(layer.file.clone(), Got::Staged(Box::new(staged)));
     }
     Ok(layers)
 }

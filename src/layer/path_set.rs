@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use sha2::Digest as _;
 
-use super::blocks::{BlockCache, BlockFile, BlockWriter, Seal};
+use super::blocks::{BLOCK, BlockCache, BlockFile, BlockWriter, Seal};
 use super::{ReadError, Source};
 use crate::tree_path::TreePath;
 
@@ -40,8 +40,6 @@ const HEADER: u64 = 16;
 const WIDTH: u64 = 16;
 /// Most keys of a set: what the longest manifest can make, and 64 MiB.
 pub const KEYS_MAX: usize = 4 << 20;
-/// Keys that are looked at together, at most: they lie within two blocks.
-const WINDOW: u64 = 512;
 /// Guesses from the size of the key before the middle is taken instead: keys are
 /// evenly spread unless somebody chose them.
 const GUESSES: u32 = 4;
@@ -174,11 +172,15 @@ impl PathSet {
             }
             let middle = match guess < GUESSES {
                 // Where it lies if all are evenly spread.
-                true => ((key.0 >> 64) * u128::from(self.keys) >> 64) as u64,
+                true => (((key.0 >> 64) * u128::from(self.keys)) >> 64) as u64,
                 false => low + (high - low) / 2,
             };
-            let start = middle.saturating_sub(WINDOW / 2).clamp(low, high - 1);
-            let end = (start + WINDOW).min(high);
+            let middle = middle.clamp(low, high - 1);
+            // All keys of its block, so that one block is looked at, not two.
+            let block = (HEADER + middle * WIDTH) / BLOCK * BLOCK;
+            let first = block.saturating_sub(HEADER) / WIDTH;
+            let behind = (block + BLOCK - HEADER) / WIDTH;
+            let (start, end) = (first.max(low), behind.min(high));
             match self.within(start, end, key)? {
                 Side::Here(listed) => return Ok(listed),
                 Side::Before => high = start,
@@ -190,7 +192,7 @@ impl PathSet {
 
     /// Looks for a key among some.
     fn within(&self, start: u64, end: u64, wanted: PathKey) -> Result<Side, ReadError> {
-        // At most WINDOW.
+        // At most a block.
         let len = ((end - start) * WIDTH) as usize;
         self.file.with(HEADER + start * WIDTH, len, |bytes| {
             let (keys, _) = bytes.as_chunks::<16>();
@@ -268,9 +270,19 @@ mod tests {
         set.verify().unwrap();
     }
 
+    /// Made by another program (Python's `hashlib`) from the text above.
+    #[test]
+    fn a_written_set_has_the_bytes_that_the_format_says() {
+        let golden = "02000000000000000000000000000000775a95491882162acdd97186d305dd65e764fa65a1cc55eb3289265a7b0263a2";
+        let sealed = write(&[path("etc/passwd")], Vec::new()).unwrap();
+        let hex: String = sealed[..48].iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, golden);
+        assert_eq!(&sealed[56..68], b"lr-paths\x01\0\0\0");
+    }
+
     #[test]
     fn every_one_of_many_is_found_and_no_other() {
-        for many in [0, 1, 511, 512, 513, 5000] {
+        for many in [0, 1, 1022, 1023, 1024, 5000] {
             let paths: Vec<_> = (0..many)
                 .map(|n| path(&format!("d{}/f{n}", n % 7)))
                 .collect();

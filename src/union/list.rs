@@ -141,7 +141,7 @@ impl<'a> Merge<'a> {
         };
         self.name.clear();
         self.name.extend_from_slice(name);
-        let key = self.union.key_in(self.dir, &self.name);
+        let mut asked = self.union.ask(self.dir, &self.name);
         let mut found = None;
         let mut hidden = None;
         for cursor in self.cursors.iter_mut().skip(number) {
@@ -149,7 +149,7 @@ impl<'a> Merge<'a> {
                 && name == self.name
             {
                 if found.is_none() {
-                    match self.union.admits(cursor.place.layer, hit, key)? {
+                    match asked.admits(cursor.place.layer, hit)? {
                         true => found = Some((cursor.place, hit)),
                         false => hidden = Some((cursor.place, Hit::Absent)),
                     }
@@ -207,7 +207,7 @@ impl Union {
         let after = cookie.max(DOTS);
         match merged.parts() {
             [] => Ok(()),
-            [only] if self.lists(only.layer).is_empty() => self.list_one(*only, after, visit),
+            [only] if !self.is_restricted(only.layer) => self.list_one(*only, after, visit),
             _ => self.list_many(dir, &merged, after, visit),
         }
     }

@@ -93,6 +93,10 @@ pub enum FsError {
     Damaged(#[from] ReadError),
 }
 
+/// Link count of a directory whose subdirectories are not counted, as btrfs and
+/// overlayfs have it: each would have to be looked up in every whitelist.
+pub const UNCOUNTED: u32 = 1;
+
 /// One object as `lookup` finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -131,8 +135,10 @@ pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 #[derive(Debug)]
 pub struct Union {
     layers: Vec<SharedLayer>,
-    /// For each layer the whitelists that it is restricted to; empty if none is.
-    lists: Vec<Vec<Arc<PathSet>>>,
+    /// The whitelists.
+    sets: Vec<Arc<PathSet>>,
+    /// For each layer those that it is restricted to; empty if none is.
+    lists: Vec<Vec<usize>>,
     numbers: Numbers,
     /// Whether any layer has hard links into lower ones.
     linked: bool,
@@ -159,6 +165,7 @@ impl Union {
                 .iter()
                 .any(|layer| layer.index.summary().unresolved > 0),
             layers,
+            sets: Vec::new(),
             lists: Vec::new(),
             root: OnceLock::new(),
             links: OnceLock::new(),
@@ -174,9 +181,19 @@ impl Union {
     #[must_use]
     pub fn restricted(layers: Vec<(SharedLayer, Vec<Arc<PathSet>>)>) -> Self {
         let (layers, lists): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
-        let none = lists.iter().all(Vec::is_empty);
+        let mut sets: Vec<Arc<PathSet>> = Vec::new();
+        let mut number_of = |list: &Arc<PathSet>| {
+            let known = sets.iter().position(|set| Arc::ptr_eq(set, list));
+            known.unwrap_or_else(|| {
+                sets.push(Arc::clone(list));
+                sets.len() - 1
+            })
+        };
+        let number = |lists: &Vec<Arc<PathSet>>| lists.iter().map(&mut number_of).collect();
+        let lists: Vec<Vec<usize>> = lists.iter().map(number).collect();
         Self {
-            lists: if none { Vec::new() } else { lists },
+            lists: if sets.is_empty() { Vec::new() } else { lists },
+            sets,
             ..Self::new(layers)
         }
     }
@@ -224,7 +241,8 @@ impl Union {
         }
     }
 
-    /// What `stat` tells. `nlink` counts the names visible in this tree.
+    /// What `stat` tells. `nlink` counts the names visible in this tree; it is
+    /// [`UNCOUNTED`] for a directory that is restricted to whitelists.
     ///
     /// # Errors
     /// `Stale`, `Damaged`.
@@ -381,7 +399,7 @@ impl Union {
         };
         let nlink = match dir.parts() {
             [] => stack::UNNAMED.nlink,
-            [only] if !self.lists(only.layer).is_empty() => self.merged_nlink(dir)?,
+            parts if parts.iter().any(|part| self.is_restricted(part.layer)) => UNCOUNTED,
             [only] if dir.source() == Some(*only) => attr.nlink,
             [only] => node(*only)?.attr.nlink,
             _ => self.merged_nlink(dir)?,

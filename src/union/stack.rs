@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::numbers::Place;
 use super::{FsError, Union};
-use crate::layer::path_set::{Listed, PathKey, PathSet};
+use crate::layer::path_set::{Listed, PathKey};
 use crate::layer::read::{Hit, Index};
 use crate::layer::{ReadError, Row};
 use crate::node::{Attr, Device, Ino, Kind, Time};
@@ -159,6 +159,45 @@ impl Joining {
     }
 }
 
+/// A path, and what whitelists say of it: each is asked once at most, however many
+/// layers are restricted to it.
+pub(super) struct Asked<'a> {
+    union: &'a Union,
+    /// Stands for the path; the root's where there are no whitelists.
+    key: PathKey,
+    /// By whitelist.
+    answers: Vec<Option<Listed>>,
+}
+
+impl Asked<'_> {
+    /// Whether what a layer has at the path is on all its whitelists. A directory is
+    /// also shown if it leads to a path that is listed.
+    pub(super) fn admits(&mut self, layer: u32, hit: Hit) -> Result<bool, ReadError> {
+        let leads = match hit {
+            Hit::Absent | Hit::Whiteout => return Ok(true),
+            Hit::Node(_, kind) => kind == Kind::Dir,
+            Hit::Link(_) => false,
+        };
+        let Some(lists) = self.union.lists.get(layer as usize) else {
+            return Ok(true);
+        };
+        for &number in lists {
+            let known = self.answers[number];
+            let answer = match known {
+                Some(answer) => answer,
+                None => self.union.sets[number].get(self.key)?,
+            };
+            self.answers[number] = Some(answer);
+            match answer {
+                Listed::Yes => {}
+                Listed::Above if leads => {}
+                Listed::Above | Listed::No => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
 /// An index whose checks are right but whose directories are no tree.
 pub(super) fn no_tree(index: &Index) -> ReadError {
     let file = format!("index of {}", index.diff_id());
@@ -203,9 +242,9 @@ impl Union {
     /// What `name` in `dir` stands for. The name is neither `.` nor `..`.
     pub(super) fn child(&self, dir: &Dir, name: &[u8]) -> Result<Step, ReadError> {
         let mut joining = Joining::default();
-        let key = self.key_in(dir, name);
+        let mut asked = self.ask(dir, name);
         for &place in dir.parts() {
-            match self.shown_hit(place, name, key)? {
+            match self.shown_hit(place, name, &mut asked)? {
                 Hit::Absent => {}
                 Hit::Node(row, Kind::Dir) => {
                     if !joining.join(self.index(place), place.sibling(row))? {
@@ -228,53 +267,43 @@ impl Union {
                 Hit::Whiteout => break,
             }
         }
-        Ok(joining.done(key).map_or(Step::Absent, Step::Dir))
+        Ok(joining.done(asked.key).map_or(Step::Absent, Step::Dir))
     }
 
-    /// Stands for a name in a directory in whitelists; for nothing where there are none.
-    pub(super) fn key_in(&self, dir: &Dir, name: &[u8]) -> PathKey {
+    /// The question what whitelists say of a name in a directory.
+    pub(super) fn ask(&self, dir: &Dir, name: &[u8]) -> Asked<'_> {
         match self.lists.is_empty() {
-            true => PathKey::ROOT,
-            false => dir.key.child(name),
+            true => Asked {
+                union: self,
+                key: PathKey::ROOT,
+                answers: Vec::new(),
+            },
+            false => Asked {
+                union: self,
+                key: dir.key.child(name),
+                answers: vec![None; self.sets.len()],
+            },
         }
     }
 
-    /// The whitelists that a layer is restricted to; none: it shows all.
-    pub(super) fn lists(&self, layer: u32) -> &[Arc<PathSet>] {
-        self.lists.get(layer as usize).map_or(&[], Vec::as_slice)
+    /// Whether a layer is restricted to whitelists.
+    pub(super) fn is_restricted(&self, layer: u32) -> bool {
+        let lists = self.lists.get(layer as usize);
+        lists.is_some_and(|lists| !lists.is_empty())
     }
 
-    /// What a directory of a layer has at a name, as far as its whitelists go. `key`
-    /// stands for the path, see [`Self::key_in`].
+    /// What a directory of a layer has at a name, as far as its whitelists go.
     pub(super) fn shown_hit(
         &self,
         place: Place,
         name: &[u8],
-        key: PathKey,
+        asked: &mut Asked<'_>,
     ) -> Result<Hit, ReadError> {
         let hit = self.index(place).lookup(place.row, name)?;
-        match self.admits(place.layer, hit, key)? {
+        match asked.admits(place.layer, hit)? {
             true => Ok(hit),
             false => Ok(Hit::Absent),
         }
-    }
-
-    /// Whether what a layer has at a path is on all its whitelists. A directory is
-    /// also shown if it leads to a path that is listed.
-    pub(super) fn admits(&self, layer: u32, hit: Hit, key: PathKey) -> Result<bool, ReadError> {
-        let leads = match hit {
-            Hit::Absent | Hit::Whiteout => return Ok(true),
-            Hit::Node(_, kind) => kind == Kind::Dir,
-            Hit::Link(_) => false,
-        };
-        for list in self.lists(layer) {
-            match list.get(key)? {
-                Listed::Yes => {}
-                Listed::Above if leads => {}
-                Listed::Above | Listed::No => return Ok(false),
-            }
-        }
-        Ok(true)
     }
 
     /// The directory `ino`.

@@ -52,21 +52,22 @@ fn put_over(below: &mut Tree, layer: &Tree, lists: &[List]) {
             continue;
         }
         assert!(parent_shown, "what leads to {at:?} is shown too");
+        let dir_over_dir = is_dir && matches!(below.nodes.get(at), Some(Node::Dir(_)));
+        if !dir_over_dir {
+            below.nodes.retain(|other, _| !other.starts_with(at));
+            below.uncounted.retain(|other| !other.starts_with(at));
+        }
+        if is_dir && !lists.is_empty() {
+            // Whoever looks would have to ask the whitelists of every entry.
+            below.uncounted.insert(at.clone());
+        }
         let moved = match node {
             // Nothing but a member of the archive has nanoseconds: no member named it.
-            Node::Dir(n) if layer.objects[*n].attr.mtime.nanos == 0 => {
-                if matches!(below.nodes.get(at), Some(Node::Dir(_))) {
-                    continue;
-                }
-                Node::Dir(n + offset)
-            }
+            Node::Dir(n) if dir_over_dir && layer.objects[*n].attr.mtime.nanos == 0 => continue,
             Node::Dir(n) => Node::Dir(n + offset),
             Node::Object(n) => Node::Object(n + offset),
             Node::Nowhere => unreachable!("sound() leaves these out"),
         };
-        if !(is_dir && matches!(below.nodes.get(at), Some(Node::Dir(_)))) {
-            below.nodes.retain(|other, _| !other.starts_with(at));
-        }
         below.nodes.insert(at.clone(), moved);
     }
 }

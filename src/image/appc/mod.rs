@@ -5,9 +5,9 @@
 //! May assume bytes that somebody else has read. Must not know archives, the store, or
 //! where missing images come from.
 //!
-//! * [`Manifest`]: one manifest, parsed and checked; `app` and `isolators` are
+//! * [`Manifest`] is one manifest, parsed and checked; `app` and `isolators` are
 //!   parts of it, `field` finds values and says where they are.
-//! * [`graph`]: dependencies.
+//! * [`graph`](mod@graph) puts dependencies in order.
 //!
 //! Rules are those of the App Container specification 0.8.11; "schema" is its
 //! reference code, which decides where the prose is silent.
