@@ -7,7 +7,8 @@
 //! * [`BlobId`]: bytes as received (compressed layer, config, manifest, ACI).
 //! * [`DiffId`]: a layer's uncompressed tar (`rootfs.diff_ids` of an image
 //!   config; the image ID of an ACI).
-//! * [`ImageId`]: an image, as Docker names it (digest of its config).
+//! * [`ImageId`]: an image of either kind, in the store.
+//! * [`AciId`]: an AppC image, as manifests name it.
 //!
 //! There is no `From` between them: a conversion is a computation.
 
@@ -35,6 +36,9 @@ pub enum DigestError {
     /// An algorithm that nothing here computes.
     #[error("digest algorithm `{0}` is not supported (sha256 and sha512 are)")]
     Algorithm(String),
+    /// Not an AppC image ID.
+    #[error("`{0}` is not an image ID of the form sha512- and 128 digits 0-9, a-f")]
+    ImageId(String),
 }
 
 impl Digest {
@@ -189,13 +193,99 @@ impl ChainId {
 }
 
 named!(
-    /// The name of an image: the digest of its config (Docker, OCI).
+    /// The name of an image: the SHA-256 of its config (Docker, OCI), or the
+    /// SHA-512 of its uncompressed archive (AppC, see [`AciId`]).
     ImageId
 );
 
-/// SHA-256 in progress.
-#[derive(Clone, Default)]
-pub struct Hasher(sha2::Sha256);
+/// The ID of an AppC image: the SHA-512 of its uncompressed archive, written
+/// `sha512-HEX` (App Container specification, `spec/types.md`, "Image ID Type").
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AciId([u8; 64]);
+
+impl AciId {
+    /// How it is written before its digits.
+    pub const PREFIX: &str = "sha512-";
+
+    /// The ID of the image whose archive unpacks to this, if the digest is one that
+    /// AppC uses.
+    #[must_use]
+    pub fn of_archive(diff: DiffId) -> Option<Self> {
+        match diff.0 {
+            Digest::Sha512(bytes) => Some(Self(bytes)),
+            Digest::Sha256(_) => None,
+        }
+    }
+
+    /// The ID of an image of the store, if that is an AppC one.
+    #[must_use]
+    pub fn of_image(image: ImageId) -> Option<Self> {
+        Self::of_archive(DiffId(image.0))
+    }
+
+    /// The image in the store.
+    #[must_use]
+    pub fn image(self) -> ImageId {
+        ImageId(Digest::Sha512(self.0))
+    }
+
+    /// Its archive, which is its layer.
+    #[must_use]
+    pub fn archive(self) -> DiffId {
+        DiffId(Digest::Sha512(self.0))
+    }
+}
+
+impl fmt::Display for AciId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, Digest::Sha512(self.0).hex())
+    }
+}
+
+impl fmt::Debug for AciId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for AciId {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let hex = text.strip_prefix(Self::PREFIX).and_then(unhex);
+        hex.map(Self)
+            .ok_or_else(|| DigestError::ImageId(text.to_owned()))
+    }
+}
+
+impl serde::Serialize for AciId {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for AciId {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A digest in progress; SHA-256 unless said otherwise.
+#[derive(Clone)]
+pub struct Hasher(State);
+
+#[derive(Clone)]
+enum State {
+    Sha256(sha2::Sha256),
+    Sha512(Box<sha2::Sha512>),
+}
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self(State::Sha256(sha2::Sha256::default()))
+    }
+}
 
 impl fmt::Debug for Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,15 +294,36 @@ impl fmt::Debug for Hasher {
 }
 
 impl Hasher {
+    /// A SHA-512.
+    #[must_use]
+    pub fn sha512() -> Self {
+        Self(State::Sha512(Box::default()))
+    }
+
+    /// The algorithm of a digest that the result is to be compared with.
+    #[must_use]
+    pub fn like(digest: &Digest) -> Self {
+        match digest {
+            Digest::Sha256(_) => Self::default(),
+            Digest::Sha512(_) => Self::sha512(),
+        }
+    }
+
     /// Takes more bytes in.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        match &mut self.0 {
+            State::Sha256(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+        }
     }
 
     /// The digest of all bytes so far.
     #[must_use]
     pub fn finish(self) -> Digest {
-        Digest::Sha256(self.0.finalize().into())
+        match self.0 {
+            State::Sha256(state) => Digest::Sha256(state.finalize().into()),
+            State::Sha512(state) => Digest::Sha512(state.finalize().into()),
+        }
     }
 }
 
@@ -220,8 +331,15 @@ impl Hasher {
 ///
 /// # Errors
 /// What `from` answers.
-pub fn of_reader(mut from: impl Read) -> io::Result<(Digest, u64)> {
-    let mut hasher = Hasher::default();
+pub fn of_reader(from: impl Read) -> io::Result<(Digest, u64)> {
+    of_reader_by(Hasher::default(), from)
+}
+
+/// As [`of_reader`], with a hasher of the wanted algorithm.
+///
+/// # Errors
+/// What `from` answers.
+pub fn of_reader_by(mut hasher: Hasher, mut from: impl Read) -> io::Result<(Digest, u64)> {
     let mut buffer = vec![0; 256 << 10];
     let mut total = 0;
     loop {
@@ -261,6 +379,23 @@ mod tests {
     }
 
     #[test]
+    fn an_appc_image_id_is_the_sha512_of_its_archive() {
+        let (digest, len) = of_reader_by(Hasher::sha512(), &b"abc"[..]).unwrap();
+        let id = AciId::of_archive(DiffId(digest)).unwrap();
+        // The example of FIPS 180-2, appendix C.1.
+        assert!(
+            id.to_string()
+                .starts_with("sha512-ddaf35a193617abacc417349ae204131")
+        );
+        assert_eq!((id.to_string().parse(), len), (Ok(id), 3));
+        assert_eq!(
+            (id.archive(), id.image()),
+            (DiffId(digest), ImageId(digest))
+        );
+        assert_eq!(AciId::of_image(ImageId(Digest::sha256(b"abc"))), None);
+    }
+
+    #[test]
     fn what_is_no_digest_is_refused_by_name() {
         for text in [
             "",
@@ -271,6 +406,9 @@ mod tests {
             "sha256:../../x",
         ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
+        for text in ["", "sha512-", "sha512-00", "sha256-00", &"0".repeat(128)] {
+            assert!(text.parse::<AciId>().is_err(), "{text}");
         }
         assert_eq!(
             "md5:00".parse::<Digest>(),

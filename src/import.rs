@@ -8,18 +8,23 @@
 //! One layer takes three threads (see the module `layer`); several layers of one archive
 //! go in pairs, so that two cores are busy whatever the shape of the image.
 
+mod aci;
 mod layer;
+mod layout;
 mod publish;
+mod reframe;
 mod seekable;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
+use crate::appc::AppcReference;
 use crate::archive::{Archive, ArchiveError};
-use crate::digest::{DiffId, ImageId};
+use crate::digest::{AciId, DiffId, ImageId};
+use crate::image::appc::ManifestError;
 use crate::image::{FoundImage, ImageError, Want};
-use crate::layer::{Limits, ReadError};
+use crate::layer::{Limits, ReadError, path_set};
 use crate::reference::Reference;
 use crate::store::layers::StagedLayer;
 use crate::store::staging::Staging;
@@ -27,7 +32,9 @@ use crate::store::{Store, StoreError};
 use crate::tree_path::TreePath;
 use crate::union::FsError;
 
+pub use aci::{check_aci, import_aci};
 pub use layer::LayerError;
+pub use layout::LayoutError;
 
 /// Who wants to know how far an import is. All methods may be called by several threads.
 pub trait Progress: Send + Sync {
@@ -71,6 +78,9 @@ impl std::fmt::Debug for Options<'_> {
 pub struct Imported {
     /// Its ID.
     pub id: ImageId,
+    /// What its manifest calls it, if it is an AppC image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub appc: Option<AppcReference>,
     /// Names it was given.
     pub names: Vec<Reference>,
     /// Its layers.
@@ -95,6 +105,39 @@ pub enum ImportError {
         layer: String,
         /// Why.
         source: LayerError,
+    },
+    /// An ACI cannot be taken.
+    #[error("`{archive}` is no AppC image that can be taken")]
+    Aci {
+        /// The archive.
+        archive: String,
+        /// Why.
+        source: LayerError,
+    },
+    /// The manifest of an ACI breaks a rule.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The whitelist of an ACI cannot be kept.
+    #[error("the image's `pathWhitelist` cannot be kept")]
+    Whitelist(#[from] path_set::WriteError),
+    /// An ACI is not the one that it should be.
+    #[error("the image is {found}, not {wanted}")]
+    WrongId {
+        /// What it is.
+        found: AciId,
+        /// What it should be.
+        wanted: AciId,
+    },
+    /// What was fetched for an AppC image is something else.
+    #[error("it is an image, but no AppC image")]
+    NotAppc,
+    /// An ACI is not the image that was asked for.
+    #[error("the image is `{found}`, and `{wanted}` was asked for")]
+    WrongImage {
+        /// What it is.
+        found: AppcReference,
+        /// What it should be.
+        wanted: AppcReference,
     },
     /// A layer that the image names is not in the archive.
     #[error("layer `{0}` is not in the archive")]
@@ -128,13 +171,29 @@ impl ImportError {
         match self {
             Self::Archive(error) => error.hint(),
             Self::Image(error) => error.hint(),
-            Self::Layer { source, .. } => source.hint().map(str::to_owned),
+            Self::Layer { source, .. } | Self::Aci { source, .. } => {
+                source.hint().map(str::to_owned)
+            }
+            Self::WrongId { .. } => Some("download the image again".to_owned()),
+            Self::Manifest(_) | Self::Whitelist(_) | Self::WrongImage { .. } | Self::NotAppc => {
+                None
+            }
             Self::MissingLayer(_) | Self::Dangling { .. } => {
                 Some("save or download the image again, whole".to_owned())
             }
             Self::OneName(_) => Some("import without --name, then lazyroot tag".to_owned()),
             Self::Store(error) => error.hint(),
             Self::Tree(_) | Self::Interrupted => None,
+        }
+    }
+
+    fn aci(archive: &str, source: LayerError) -> Self {
+        match source {
+            LayerError::Interrupted => Self::Interrupted,
+            source => Self::Aci {
+                archive: archive.to_owned(),
+                source,
+            },
         }
     }
 
@@ -167,7 +226,7 @@ struct Context<'a> {
 #[derive(Debug)]
 enum Got {
     /// Made now, waiting in the staging directory.
-    Staged(StagedLayer),
+    Staged(Box<StagedLayer>),
     /// In the store already.
     Kept(DiffId),
 }
@@ -196,6 +255,7 @@ pub fn import(
     match archive {
         Archive::Stored(files) => seekable::import(store, &files, options),
         Archive::Stream(archive) => stream::import(store, archive, options),
+        Archive::Aci(aci) => import_aci(store, aci, None, options),
     }
 }
 

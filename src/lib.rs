@@ -5,7 +5,8 @@
 //!
 //! | floor | module | what it is for |
 //! |---|---|---|
-//! | 0 words | [`digest`] | digests, and one type per kind of name |
+//! | 0 words | [`appc`] | what AppC calls things: identifiers, labels, references |
+//! | | [`digest`] | digests, and one type per kind of name |
 //! | | [`reference`](mod@reference) | image references, parsed once |
 //! | | [`memory`] | memory that is free goes back to the system |
 //! | | [`node`] | what `stat` tells of one object |
@@ -14,6 +15,7 @@
 //! | | [`image`] | what an image says: Docker archives, OCI layouts |
 //! | 2 places, heart | [`store`] | the content store on disk |
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |
+//! | | [`discovery`] | where images come from: local, simple, meta; signatures |
 //! | | [`mounts`] | the mount table; mounting and unmounting |
 //! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
 //! | 3 movers | [`import`] | an image's layers into the store |
@@ -27,10 +29,12 @@
 //! Where to start: [`layer::format`] for the formats, [`union`](mod@union) for the
 //! rules, [`import`] for how an image gets in.
 
+pub mod appc;
 pub mod archive;
 pub mod backend;
 pub mod cli;
 pub mod digest;
+pub mod discovery;
 pub mod fuse;
 pub mod image;
 pub mod import;

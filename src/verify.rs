@@ -7,10 +7,13 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::digest::{self, BlobId, DiffId, Hasher, ImageId};
+use crate::digest::{self, AciId, BlobId, DiffId, Hasher, ImageId};
+use crate::image::appc::Manifest;
 use crate::layer::blocks::BlockCache;
+use crate::layer::path_set::{self, PathSet};
 use crate::layer::read::Index;
 use crate::layer::seek::SeekMap;
+use crate::store::images::ImageRecord;
 use crate::store::{FileSource, Store, StoreError};
 
 /// Checks that every name stands for an image that is there.
@@ -40,10 +43,42 @@ pub fn names(store: &Store) -> Result<(), StoreError> {
 /// The first damage.
 pub fn image(store: &Store, id: ImageId) -> Result<Vec<DiffId>, StoreError> {
     let record = store.image(id)?;
-    if let Some(manifest) = record.manifest {
-        store.small_blob(manifest)?;
+    if let Some(blob) = record.manifest {
+        let manifest = store.small_blob(blob)?;
+        if let Some(aci) = AciId::of_image(id) {
+            appc(store, aci, &record, &manifest)?;
+        }
     }
     Ok(record.layers.iter().map(|layer| layer.diff).collect())
+}
+
+/// Checks that record and whitelist of an AppC image say what its manifest says.
+fn appc(store: &Store, id: AciId, record: &ImageRecord, bytes: &[u8]) -> Result<(), StoreError> {
+    let damaged = |path, what: String| StoreError::Damaged { path, what };
+    let manifest = Manifest::parse(bytes);
+    let manifest =
+        manifest.map_err(|error| damaged(store.image_path(record.id), error.to_string()))?;
+    if record.appc != Some(manifest.outline()) {
+        let what = "it does not agree with the image's manifest".to_owned();
+        return Err(damaged(store.image_path(record.id), what));
+    }
+    if manifest.whitelist.is_empty() {
+        return Ok(());
+    }
+    let path = store.whitelist_path(id);
+    let source = FileSource::open(path.clone())?;
+    let set = PathSet::open(Box::new(source), BlockCache::new(1 << 20))?;
+    set.verify()?;
+    let expected = path_set::write(&manifest.whitelist, Vec::new());
+    let found = std::fs::read(&path).map_err(|source| StoreError::Io {
+        what: "read",
+        path: path.clone(),
+        source,
+    })?;
+    match expected {
+        Ok(expected) if expected == found => Ok(()),
+        _ => Err(damaged(path, "it is not the manifest's".to_owned())),
+    }
 }
 
 /// Checks a layer: the rules of index and map, the blob's digest, every span,
@@ -59,7 +94,7 @@ pub fn layer(store: &Store, diff: DiffId) -> Result<(), StoreError> {
 
     let path = store.blob_path(record.blob);
     let (found, len) = File::open(&path)
-        .and_then(digest::of_reader)
+        .and_then(|file| digest::of_reader_by(Hasher::like(&record.blob.0), file))
         .map_err(|source| StoreError::Io {
             what: "read",
             path: path.clone(),
@@ -81,7 +116,7 @@ pub fn layer(store: &Store, diff: DiffId) -> Result<(), StoreError> {
         });
     }
     let blob = FileSource::open(path)?;
-    let mut hasher = Hasher::default();
+    let mut hasher = Hasher::like(&diff.0);
     map.decode_all(&blob, &mut |_, bytes| {
         hasher.update(bytes);
         true

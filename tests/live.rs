@@ -12,6 +12,8 @@
     reason = "a test fails by panicking, and says when it is skipped"
 )]
 
+#[path = "live/appc.rs"]
+mod appc;
 #[path = "live/browse.rs"]
 mod browse;
 #[path = "live/crowd.rs"]

@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod support;
+#[path = "union_model/whitelists.rs"]
+mod whitelists;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +22,10 @@ const NAMES: &[&[u8]] = &[b"a", b"b", b"a b", b"c", b"\xff"];
 
 fn path() -> impl Strategy<Value = Vec<u8>> {
     support::stacks::path(NAMES, 3)
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    support::stacks::entry(NAMES, 3)
 }
 
 fn stacks() -> impl Strategy<Value = Vec<Vec<Entry>>> {

@@ -9,20 +9,25 @@
 //! * `dir`: a directory. `tar`: a plain tar that can be seeked in.
 //! * `stream`: a compressed tar or a pipe. `scanned`: what is kept of it, so that
 //!   [`crate::image::find`] works when it has passed.
+//! * `aci`: an AppC image, told by its first name. `packing`: decompression.
 //! * `names`: the names of members, and where links among them lead.
 //! * `pipe`: a descriptor that may keep its reader waiting.
 //! * `gate`: bounds what headers may make the tar reader read.
 
+mod aci;
 mod dir;
 mod gate;
 mod names;
+mod packing;
 mod pipe;
 mod place;
 mod scanned;
 mod stream;
 mod tar;
 
+pub use aci::AciStream;
 pub use dir::DirFiles;
+pub use packing::{Packing, Unpacked};
 pub use place::{Place, PlaceReader};
 pub use scanned::{ScannedFiles, Taken};
 pub use stream::{Member, MemberKind, Members, StreamArchive};
@@ -37,6 +42,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::image::Files;
 use crate::layer::seek::{Compression, SNIFF, Sniffed, sniff};
+use aci::Looked;
 use pipe::Pipe;
 
 /// Why an archive cannot be used.
@@ -57,14 +63,6 @@ pub enum ArchiveError {
         archive: String,
         /// What it seems to be.
         seems: String,
-    },
-    /// It is compressed by a method that is not supported.
-    #[error("`{archive}` is compressed with {kind}, which is not supported")]
-    Compression {
-        /// What it is called.
-        archive: String,
-        /// `bzip2` or `xz`.
-        kind: &'static str,
     },
     /// It is damaged, or cannot be read on.
     #[error("`{archive}` cannot be read at byte {at} of the tar")]
@@ -103,9 +101,6 @@ impl ArchiveError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Compression { archive, kind } => {
-                Some(format!("`{kind} -dc {archive} | lazyroot import -`"))
-            }
             Self::Truncated { .. } => Some("save or copy the archive again".to_owned()),
             Self::NotAnArchive { seems, .. } if seems.contains("JSON") => {
                 Some("give the directory or archive that it belongs to".to_owned())
@@ -122,10 +117,12 @@ pub enum Archive {
     Stored(StoredFiles),
     /// They pass once, in the order of the archive.
     Stream(StreamArchive),
+    /// An AppC image, which is one layer with its manifest.
+    Aci(AciStream),
 }
 
 impl Archive {
-    /// Opens what is at `path`: a directory, a tar (compressed or not), a pipe.
+    /// Opens what is at `path`: a directory, a tar or ACI (compressed or not), a pipe.
     ///
     /// Set `stop` from elsewhere, and a pipe that nothing comes from is given up.
     ///
@@ -160,9 +157,18 @@ impl Archive {
         }
         // Somebody who has read a part already wants the rest.
         if !data.is_file() || file.stream_position().map_err(open)? != 0 {
-            let pipe = Pipe::new(file, Arc::clone(stop));
-            return StreamArchive::new(name, Box::new(pipe)).map(Self::Stream);
+            let pipe = Box::new(Pipe::new(file, Arc::clone(stop)));
+            return match aci::look(&name, None, pipe) {
+                Looked::Aci(stream) => Ok(Self::Aci(stream)),
+                Looked::Other(from) => StreamArchive::new(name, from).map(Self::Stream),
+            };
         }
+        let again = file.try_clone().map_err(open)?;
+        if let Looked::Aci(stream) = aci::look(&name, Some(data.len()), Box::new(again)) {
+            return Ok(Self::Aci(stream));
+        }
+        // Both descriptors share one position.
+        file.rewind().map_err(open)?;
         let mut head = Vec::with_capacity(SNIFF);
         head.resize(SNIFF.min(usize::try_from(data.len()).unwrap_or(SNIFF)), 0);
         file.read_exact_at(&mut head, 0).map_err(open)?;
@@ -246,16 +252,8 @@ impl Files for TarFiles {
 }
 
 /// Why something cannot be an archive, from its first bytes.
-fn refuse(archive: String, head: &[u8], packed: Option<Compression>) -> ArchiveError {
+fn refuse(archive: String, head: &[u8], packed: Option<Packing>) -> ArchiveError {
     let sniffed = sniff(head);
-    let kind = match sniffed {
-        Sniffed::Bzip2 => Some("bzip2"),
-        Sniffed::Xz => Some("xz"),
-        _ => None,
-    };
-    if let (Some(kind), None) = (kind, packed) {
-        return ArchiveError::Compression { archive, kind };
-    }
     let begins = |magic: &[u8]| head.starts_with(magic);
     let text = head
         .iter()
@@ -278,9 +276,8 @@ fn refuse(archive: String, head: &[u8], packed: Option<Compression>) -> ArchiveE
         _ => "its content is of no known kind",
     };
     let seems = match packed {
-        Some(Compression::Gzip) => format!("inside gzip, {seems}"),
-        Some(Compression::Zstd) => format!("inside zstd, {seems}"),
-        Some(Compression::Plain) | None => seems.to_owned(),
+        None | Some(Packing::Plain) => seems.to_owned(),
+        Some(packing) => format!("inside {}, {seems}", packing.name()),
     };
     ArchiveError::NotAnArchive { archive, seems }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::gate::{Gate, GateState};
 use super::names::{clean, link_target};
+use super::packing::Packing;
 use super::{ArchiveError, refuse};
-use crate::layer::seek::{Compression, SNIFF, Sniffed, sniff};
+use crate::layer::seek::{SNIFF, Sniffed, sniff};
 
 /// What is read at once of a file or a pipe.
 const BUFFER: usize = 256 << 10;
@@ -16,12 +17,12 @@ const BUFFER: usize = 256 << 10;
 /// stream is looked at. `tar` pads to 10 KiB; blocks of 1 MiB are the largest in use.
 const PADDING_MAX: u64 = 1 << 20;
 
-type Input = Box<dyn Read + Send>;
+pub(super) type Input = Box<dyn Read + Send>;
 
 /// An archive whose members pass once.
 pub struct StreamArchive {
     name: String,
-    compression: Compression,
+    packing: Packing,
     tar: tar::Archive<Gate<Input>>,
     gate: Arc<GateState>,
 }
@@ -30,7 +31,7 @@ impl fmt::Debug for StreamArchive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamArchive")
             .field("name", &self.name)
-            .field("compression", &self.compression)
+            .field("packing", &self.packing)
             .field("at", &self.gate.at())
             .finish_non_exhaustive()
     }
@@ -48,32 +49,22 @@ impl StreamArchive {
             source,
         };
         let head = beginning(&mut from).map_err(read)?;
-        let sniffed = sniff(&head);
-        let whole = BufReader::with_capacity(BUFFER, io::Cursor::new(head.clone()).chain(from));
-        let (compression, mut plain): (_, Input) = match sniffed {
-            Sniffed::Tar => (Compression::Plain, Box::new(whole)),
-            Sniffed::Compressed(Compression::Gzip) => (
-                Compression::Gzip,
-                Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
-            ),
-            Sniffed::Compressed(Compression::Zstd) => {
-                // Its window is at most 128 MiB, zstd's own default.
-                let decoder = zstd::stream::read::Decoder::with_buffer(whole).map_err(read)?;
-                (Compression::Zstd, Box::new(decoder))
-            }
-            _ => return Err(refuse(name, &head, None)),
+        let Some(packing) = Packing::of(sniff(&head)) else {
+            return Err(refuse(name, &head, None));
         };
-        if compression != Compression::Plain {
+        let whole = BufReader::with_capacity(BUFFER, io::Cursor::new(head.clone()).chain(from));
+        let mut plain: Input = Box::new(packing.unpack(whole).map_err(read)?);
+        if packing != Packing::Plain {
             let head = beginning(&mut plain).map_err(read)?;
             if sniff(&head) != Sniffed::Tar {
-                return Err(refuse(name, &head, Some(compression)));
+                return Err(refuse(name, &head, Some(packing)));
             }
             plain = Box::new(io::Cursor::new(head).chain(plain));
         }
         let (gate, state) = Gate::new(plain);
         Ok(Self {
             name,
-            compression,
+            packing,
             tar: tar::Archive::new(gate),
             gate: state,
         })
@@ -81,8 +72,8 @@ impl StreamArchive {
 
     /// How the archive as a whole is compressed.
     #[must_use]
-    pub fn compression(&self) -> Compression {
-        self.compression
+    pub fn packing(&self) -> Packing {
+        self.packing
     }
 
     /// Its members, from the first on. To be called once.

@@ -3,24 +3,38 @@
 //! Images are resolved when somebody looks them up, so a new import shows up
 //! without a remount. Names are read again only when their table has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::digest::ImageId;
+use crate::appc::SCHEME;
+use crate::digest::{AciId, ImageId};
 use crate::fuse::Catalogue;
+use crate::image::appc::graph::GraphError;
+use crate::store::appc::AppcImages;
 use crate::store::leases::Lease;
 use crate::store::{Caches, Store, StoreError};
 use crate::union::Union;
 use crate::view;
 
-/// Which table of names was read: it is replaced, never changed.
-type Version = (u64, i64, i64, u64);
+/// Which table of names was read: it is replaced, never changed, like the records
+/// beside it. Both replacements change the directory.
+type Version = [(u64, i64, i64, u64); 2];
 
-type Table = Arc<BTreeMap<String, ImageId>>;
+/// What there is, as of one version of the store.
+#[derive(Debug, Default)]
+struct Table {
+    names: BTreeMap<String, ImageId>,
+    appc: AppcImages,
+    /// What AppC images are with their dependencies, once somebody asked.
+    identities: Mutex<HashMap<AciId, Identity>>,
+}
+
+/// What stands for an image's tree, see [`Catalogue::id`].
+type Identity = Result<Option<String>, String>;
 
 /// The catalogue of a store.
 #[derive(Debug)]
@@ -28,7 +42,7 @@ pub struct StoreCatalogue {
     store: Store,
     caches: Caches,
     lease: Option<Lease>,
-    names: Mutex<Option<(Version, Table)>>,
+    names: Mutex<Option<(Version, Arc<Table>)>>,
 }
 
 impl StoreCatalogue {
@@ -43,10 +57,14 @@ impl StoreCatalogue {
         }
     }
 
-    fn table(&self) -> Result<Table, String> {
+    fn table(&self) -> Result<Arc<Table>, String> {
         let told = |error: StoreError| chain(&error);
-        let version = fs::metadata(self.store.names_path()).map_or((0, 0, 0, 0), |meta| {
-            (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())
+        let path = self.store.names_path();
+        let directory = path.parent().unwrap_or(&path);
+        let version = [&path, directory].map(|path| {
+            fs::metadata(path).map_or((0, 0, 0, 0), |meta| {
+                (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())
+            })
         });
         let mut names = self.names.lock();
         if let Some((read, table)) = &*names
@@ -55,14 +73,60 @@ impl StoreCatalogue {
             return Ok(Arc::clone(table));
         }
         let all = self.store.names().map_err(told)?;
-        let table = all
-            .into_iter()
-            .map(|(name, id)| (name.familiar(), id))
-            .collect();
-        let table = Arc::new(table);
+        let mut damaged = |id, error: StoreError| {
+            log::error!("image {id} cannot be shown: {}", chain(&error));
+        };
+        let appc = self.store.appc_images(&mut damaged).map_err(told)?;
+        let all = all.into_iter().map(|(name, id)| (name.familiar(), id));
+        let table = Arc::new(Table {
+            names: appc_names(&appc).into_iter().chain(all).collect(),
+            appc,
+            identities: Mutex::default(),
+        });
         *names = Some((version, Arc::clone(&table)));
         Ok(table)
     }
+}
+
+impl Table {
+    /// What stands for an image's tree now; nothing, and a line in the log, where a
+    /// dependency is missing.
+    fn identity(&self, id: ImageId) -> Identity {
+        let Some(aci) = AciId::of_image(id) else {
+            return Ok(Some(id.to_string()));
+        };
+        let mut identities = self.identities.lock();
+        if let Some(known) = identities.get(&aci) {
+            return known.clone();
+        }
+        let identity = match self.appc.stack(aci) {
+            Ok(stack) => Ok(Some(view::appc_identity(aci, &stack))),
+            Err(StoreError::Dependencies(
+                error @ (GraphError::Missing { .. } | GraphError::WrongId { .. }),
+            )) => {
+                log::warn!("image {aci} cannot be shown: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(chain(&error)),
+        };
+        identities.insert(aci, identity.clone());
+        identity
+    }
+}
+
+/// Names of AppC images as they are shown: `appc:NAME:VERSION` for the one that is
+/// meant by that; others of the same name and version by all of their labels.
+fn appc_names(images: &AppcImages) -> BTreeMap<String, ImageId> {
+    let mut names = BTreeMap::new();
+    for known in images.all() {
+        let id = known.id.image();
+        let short = format!("{SCHEME}{}", known.outline.called());
+        let whole = known.outline.reference().to_string();
+        if *names.entry(short).or_insert(id) != id {
+            names.entry(whole).or_insert(id);
+        }
+    }
+    names
 }
 
 /// An error with its causes.
@@ -78,20 +142,28 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 impl Catalogue for StoreCatalogue {
     fn names(&self) -> Result<Vec<String>, String> {
-        Ok(self.table()?.keys().cloned().collect())
+        Ok(self.table()?.names.keys().cloned().collect())
     }
 
     fn open(&self, name: &str) -> Result<Option<(String, Arc<Union>)>, String> {
-        let Some(id) = self.table()?.get(name).copied() else {
+        let table = self.table()?;
+        let Some(id) = table.names.get(name).copied() else {
             return Ok(None);
         };
+        if table.identity(id)?.is_none() {
+            return Ok(None);
+        }
         let view = view::open(&self.store, id, &self.caches, self.lease.as_ref());
         let view = view.map_err(|error| chain(&error))?;
         self.store.touch(id);
-        Ok(Some((id.to_string(), view.union)))
+        Ok(Some((view.identity, view.union)))
     }
 
     fn id(&self, name: &str) -> Result<Option<String>, String> {
-        Ok(self.table()?.get(name).map(ToString::to_string))
+        let table = self.table()?;
+        match table.names.get(name) {
+            Some(id) => table.identity(*id),
+            None => Ok(None),
+        }
     }
 }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::images::columns;
+use super::images::{columns, shown_names};
 use super::report::Failure;
 use super::{Context, human, print, print_json};
-use crate::digest::{DiffId, ImageId};
+use crate::appc::AppcReference;
+use crate::digest::{AciId, DiffId, ImageId};
+use crate::image::appc::graph::Outline;
 use crate::reference::Reference;
 use crate::store::StoreError;
 
@@ -24,7 +26,7 @@ struct Usage {
     images: Vec<Image>,
     /// Bytes of all blobs.
     blobs: u64,
-    /// Bytes of all layer indexes.
+    /// Bytes of all layer indexes, and of whitelists.
     indexes: u64,
     /// Bytes of all seek maps.
     maps: u64,
@@ -40,7 +42,10 @@ struct Usage {
 struct Image {
     id: ImageId,
     names: Vec<Reference>,
-    /// Bytes of its layers: blobs, indexes, maps.
+    /// Name and labels of an AppC image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    appc: Option<AppcReference>,
+    /// Bytes of its layers: blobs, indexes, maps, whitelists.
     size: u64,
     /// Bytes of those that no other image has.
     own: u64,
@@ -53,12 +58,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let mut lines = vec![["IMAGE", "SIZE", "ITS OWN"].map(String::from)];
     for image in &usage.images {
-        let names: Vec<String> = image.names.iter().map(Reference::familiar).collect();
-        let name = if names.is_empty() {
-            image.id.0.hex()[..12].to_owned()
-        } else {
-            names.join(", ")
-        };
+        let id = &image.id.0.hex()[..12];
+        let name = shown_names(&image.names, image.appc.as_ref(), id).join(", ");
         lines.push([name, human(image.size), human(image.own)]);
     }
     let total = |what: &str, bytes| [what.to_owned(), human(bytes), String::new()];
@@ -81,13 +82,15 @@ fn usage(context: &Context) -> Result<Usage, StoreError> {
     let mut needed = 0;
     for id in store.image_ids()? {
         let record = store.image(id)?;
-        let blobs = record
-            .manifest
-            .into_iter()
-            .chain([crate::digest::BlobId(id.0)]);
+        // The ID of an AppC image is its layer's, which is counted there.
+        let config = record.appc.is_none().then_some(crate::digest::BlobId(id.0));
+        let blobs = record.manifest.into_iter().chain(config);
         needed += blobs
             .map(|blob| length(&store.blob_path(blob)))
             .sum::<u64>();
+        let list = AciId::of_image(id).map(|aci| store.whitelist_path(aci));
+        let list = list.map_or(0, |path| length(&path));
+        needed += list;
         let layers: BTreeSet<DiffId> = record.layers.iter().map(|layer| layer.diff).collect();
         for diff in &layers {
             *users.entry(*diff).or_default() += 1;
@@ -101,16 +104,18 @@ fn usage(context: &Context) -> Result<Usage, StoreError> {
                 sizes.insert(*diff, layer.blob_size + others);
             }
         }
-        records.push((id, layers));
+        records.push((
+            id,
+            record.appc.as_ref().map(Outline::reference),
+            list,
+            layers,
+        ));
     }
     needed += sizes.values().sum::<u64>();
-    let images = records.into_iter().map(|(id, layers)| {
-        let size = |of: &dyn Fn(&&DiffId) -> bool| {
-            layers
-                .iter()
-                .filter(of)
-                .filter_map(|diff| sizes.get(diff))
-                .sum()
+    let images = records.into_iter().map(|(id, appc, list, layers)| {
+        let size = |of: &dyn Fn(&&DiffId) -> bool| -> u64 {
+            let sizes = layers.iter().filter(of).filter_map(|diff| sizes.get(diff));
+            sizes.sum::<u64>() + list
         };
         Image {
             id,
@@ -119,6 +124,7 @@ fn usage(context: &Context) -> Result<Usage, StoreError> {
                 .filter(|(_, to)| **to == id)
                 .map(|(name, _)| name.clone())
                 .collect(),
+            appc,
             size: size(&|_| true),
             own: size(&|diff| users.get(diff) == Some(&1)),
         }
@@ -127,8 +133,10 @@ fn usage(context: &Context) -> Result<Usage, StoreError> {
     let layers = root.join("layers-v1");
     let mut usage = Usage {
         images: images.collect(),
-        blobs: below(&root.join("blobs/sha256"), ""),
-        indexes: below(&layers, ".idx") + below(&layers, ".json"),
+        blobs: below(&root.join("blobs/sha256"), "") + below(&root.join("blobs/sha512"), ""),
+        indexes: below(&layers, ".idx")
+            + below(&layers, ".json")
+            + below(&root.join("whitelists-v1"), ""),
         maps: below(&root.join("seek-v1"), ""),
         expanded: below(&root.join("expanded-v1"), ""),
         uppers: store.upper_bytes()?,

@@ -4,7 +4,8 @@ use super::images::columns;
 use super::report::Failure;
 use super::{Context, human, print, print_json};
 
-/// Remove every layer and blob that no image and no running process needs.
+/// Remove every layer and blob that no image and no running process needs, and what
+/// came of transfers that were cut.
 ///
 /// Changes of writable mounts whose server was killed are shown and stay. A mount
 /// with --upper goes on with them.
@@ -19,7 +20,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let swept = context.open()?.gc(args.uppers)?;
+    let store = context.open()?;
+    let mut swept = store.gc(args.uppers)?;
+    let (files, bytes) = crate::discovery::remove_parts(&store.fetch_path())?;
+    swept.files += files;
+    swept.bytes += bytes;
     if args.json {
         return print_json(&swept);
     }

@@ -2,7 +2,9 @@
 
 use super::report::Failure;
 use super::{Context, date, human, print, print_json};
+use crate::appc::AppcReference;
 use crate::digest::ImageId;
+use crate::image::appc::graph::Outline;
 use crate::reference::Reference;
 use crate::store::{Store, StoreError};
 
@@ -21,6 +23,9 @@ pub(super) struct Args {
 struct Row {
     id: ImageId,
     names: Vec<Reference>,
+    /// Name and labels of an AppC image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    appc: Option<AppcReference>,
     platform: String,
     layers: usize,
     /// Bytes of all its blobs.
@@ -45,7 +50,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             .map(|(name, _)| name.clone());
         rows.push(row(&store, id, of_image.collect())?);
     }
-    rows.sort_by(|a, b| (&a.names, a.id).cmp(&(&b.names, b.id)));
+    rows.sort_by(|a, b| (&a.names, &a.appc, a.id).cmp(&(&b.names, &b.appc, b.id)));
     if args.json {
         return print_json(&rows);
     }
@@ -65,6 +70,7 @@ fn row(store: &Store, id: ImageId, names: Vec<Reference>) -> Result<Row, StoreEr
     Ok(Row {
         id,
         names,
+        appc: record.appc.as_ref().map(Outline::reference),
         platform: record.platform.to_string(),
         layers: record.layers.len(),
         size,
@@ -86,11 +92,7 @@ fn table(rows: &[Row]) -> String {
         .map(String::from),
     ];
     for row in rows {
-        let names = match row.names.is_empty() {
-            true => vec!["-".to_owned()],
-            false => row.names.iter().map(Reference::familiar).collect(),
-        };
-        for name in names {
+        for name in shown_names(&row.names, row.appc.as_ref(), "-") {
             lines.push([
                 name,
                 row.id.0.hex()[..12].to_owned(),
@@ -102,6 +104,20 @@ fn table(rows: &[Row]) -> String {
         }
     }
     columns(&lines)
+}
+
+/// All that an image is called, or what stands for nothing.
+pub(super) fn shown_names(
+    names: &[Reference],
+    appc: Option<&AppcReference>,
+    none: &str,
+) -> Vec<String> {
+    let mut all: Vec<String> = appc.iter().map(ToString::to_string).collect();
+    all.extend(names.iter().map(Reference::familiar));
+    if all.is_empty() {
+        all.push(none.to_owned());
+    }
+    all
 }
 
 /// Lines with their columns aligned to the left, two blanks apart.

@@ -11,6 +11,7 @@ use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, print, print_json};
 use crate::archive::{Archive, ArchiveError};
+use crate::digest::AciId;
 use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
@@ -19,8 +20,8 @@ use crate::reference::Reference;
 /// Take images from archives into the store. Nothing is unpacked.
 ///
 /// Docker archives (`docker save`, of all generations), OCI layouts (directory
-/// or tar) and `skopeo` directories are recognised by their content, also when
-/// the whole is compressed with gzip or zstd.
+/// or tar), `skopeo` directories and App Container Images are recognised by their
+/// content, also when the whole is compressed with gzip, zstd, bzip2 or xz.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Archives or directories; `-` is standard input.
@@ -77,11 +78,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             Limit::Ratio => limits.ratio = *value,
         }
     }
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second signal ends the process as it would without us.
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&context.stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&context.stop))?;
-    }
+    context.stop_by_signals()?;
     let store = context.create()?;
     let mut all = Vec::new();
     for path in &args.paths {
@@ -143,12 +140,22 @@ fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Archive, ImportError> {
     }
 }
 
-fn line(image: &Imported) -> String {
+/// One image in words.
+pub(super) fn line(image: &Imported) -> String {
     let names: Vec<String> = image.names.iter().map(Reference::familiar).collect();
     let named = match names.is_empty() {
         true => "without a name (lazyroot tag gives it one)".to_owned(),
         false => format!("as {}", names.join(", ")),
     };
+    if let Some(appc) = &image.appc {
+        let also = match image.names.is_empty() {
+            true => String::new(),
+            false => format!(" {named}"),
+        };
+        let id =
+            AciId::of_image(image.id).map_or_else(|| image.id.to_string(), |id| id.to_string());
+        return format!("imported {id} {appc}{also}\n");
+    }
     let new = image.layers - image.layers_kept;
     format!(
         "imported {} {named}: {new} new layers, {} were there\n",

@@ -2,11 +2,13 @@
 
 use serde_json::Value;
 
-use super::images::columns;
+use super::images::{columns, shown_names};
 use super::report::{Exit, Failure};
 use super::{Context, date, human, print, print_json};
-use crate::digest::{BlobId, DiffId, ImageId};
+use crate::appc::AppcReference;
+use crate::digest::{AciId, BlobId, DiffId, ImageId};
 use crate::image::Platform;
+use crate::image::appc::graph::{Outline, Placed};
 use crate::layer::read::Summary;
 use crate::layer::seek::Compression;
 use crate::reference::Reference;
@@ -26,6 +28,13 @@ pub(super) struct Args {
 struct Report {
     id: ImageId,
     names: Vec<Reference>,
+    /// Name and labels of an AppC image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    appc: Option<AppcReference>,
+    /// IDs of all that an AppC image is made of, lowest first; nothing if a
+    /// dependency is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stack: Option<Vec<Placed>>,
     platform: Platform,
     source: crate::image::Source,
     imported: u64,
@@ -33,6 +42,7 @@ struct Report {
     layers: Vec<Layer>,
     /// The manifest, when the image came with one.
     manifest: Option<Value>,
+    /// Of an AppC image: nothing.
     config: Value,
 }
 
@@ -68,7 +78,15 @@ fn json(store: &Store, blob: BlobId) -> Result<Value, Failure> {
 
 fn report(store: &Store, id: ImageId) -> Result<Report, Failure> {
     let record = store.image(id)?;
-    let config = json(store, BlobId(id.0))?;
+    let config = match record.appc {
+        None => json(store, BlobId(id.0))?,
+        Some(_) => Value::Null,
+    };
+    let stack = match AciId::of_image(id) {
+        None => None,
+        // Damage of other images is theirs.
+        Some(aci) => store.appc_images(&mut |_, _| ())?.stack(aci).ok(),
+    };
     // History has an entry for each layer, and some for no layer.
     let history = config
         .get("history")
@@ -108,6 +126,8 @@ fn report(store: &Store, id: ImageId) -> Result<Report, Failure> {
             .filter(|(_, to)| *to == id)
             .map(|(name, _)| name)
             .collect(),
+        appc: record.appc.as_ref().map(Outline::reference),
+        stack,
         platform: record.platform,
         source: record.source,
         imported: record.imported,
@@ -122,18 +142,15 @@ fn report(store: &Store, id: ImageId) -> Result<Report, Failure> {
 }
 
 fn text(report: &Report) -> String {
-    let names: Vec<String> = report.names.iter().map(Reference::familiar).collect();
+    let names = shown_names(&report.names, report.appc.as_ref(), "-");
     let when = |seconds: u64| date(i64::try_from(seconds).unwrap_or(0));
     let mut fields = vec![
-        ("ID", report.id.to_string()),
+        // As the manifests of dependents write it.
         (
-            "Names",
-            if names.is_empty() {
-                "-".to_owned()
-            } else {
-                names.join(", ")
-            },
+            "ID",
+            AciId::of_image(report.id).map_or(report.id.to_string(), |id| id.to_string()),
         ),
+        ("Names", names.join(", ")),
         ("Platform", report.platform.to_string()),
         (
             "Imported",
@@ -163,6 +180,9 @@ fn text(report: &Report) -> String {
             Some(Value::String(text)) => fields.push((key, text.clone())),
             Some(other) => fields.push((key, other.to_string())),
         }
+    }
+    if let (Some(_), Some(manifest)) = (&report.appc, &report.manifest) {
+        appc_fields(report, manifest, &mut fields);
     }
     let fields: Vec<_> = fields
         .into_iter()
@@ -194,4 +214,58 @@ fn text(report: &Report) -> String {
         ]);
     }
     format!("{}\n{}", columns(&fields), columns(&lines))
+}
+
+/// Paths of a whitelist that are shown.
+const SHOWN_PATHS: usize = 4;
+
+/// What the manifest of an AppC image says, a line for each field.
+fn appc_fields(report: &Report, manifest: &Value, fields: &mut Vec<(&'static str, String)>) {
+    let made_of = match &report.stack {
+        Some(stack) => format!("{} layers with its dependencies", stack.len()),
+        None => "a dependency is missing (lazyroot ls says which)".to_owned(),
+    };
+    fields.push(("Made of", made_of));
+    for key in ["dependencies", "annotations"] {
+        for value in manifest
+            .get(key)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            fields.push((key, value.to_string()));
+        }
+    }
+    if let Some(Value::Array(paths)) = manifest.get("pathWhitelist")
+        && !paths.is_empty()
+    {
+        let shown = paths.iter().take(SHOWN_PATHS).map(Value::to_string);
+        let mut shown: Vec<String> = shown.collect();
+        if paths.len() > SHOWN_PATHS {
+            shown.push(format!("... ({} in all)", paths.len()));
+        }
+        fields.push(("pathWhitelist", shown.join(", ")));
+    }
+    let app = manifest.get("app").and_then(Value::as_object);
+    for (key, value) in app.into_iter().flatten() {
+        // The keys of a manifest that was taken are known; others are in --json.
+        const KNOWN: [&str; 13] = [
+            "exec",
+            "user",
+            "group",
+            "supplementaryGIDs",
+            "supplementaryGids",
+            "eventHandlers",
+            "workingDirectory",
+            "environment",
+            "isolators",
+            "mountPoints",
+            "ports",
+            "userAnnotations",
+            "userLabels",
+        ];
+        if let Some(known) = KNOWN.iter().find(|known| *known == key) {
+            fields.push((known, value.to_string()));
+        }
+    }
 }

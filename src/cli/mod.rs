@@ -7,6 +7,7 @@
 mod browse;
 mod cat;
 mod completions;
+mod discovery;
 mod doctor;
 mod du;
 mod gc;
@@ -18,12 +19,14 @@ mod ls;
 mod man;
 mod mount;
 mod progress;
+mod pull;
 mod remove;
 mod report;
 mod serve;
 mod tag;
 mod target;
 mod umount;
+mod validate;
 mod verify;
 
 use std::env;
@@ -66,6 +69,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Import(import::Args),
+    Pull(pull::Args),
     Images(images::Args),
     Inspect(inspect::Args),
     Ls(ls::Args),
@@ -77,6 +81,7 @@ enum Verb {
     Remove(remove::Args),
     Gc(gc::Args),
     Verify(verify::Args),
+    Validate(validate::Args),
     Du(du::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -141,6 +146,16 @@ impl Context {
         })
     }
 
+    /// From now on, SIGINT and SIGTERM set `stop`; the second one ends the process
+    /// as it would without us.
+    fn stop_by_signals(&self) -> Result<(), Failure> {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&self.stop))?;
+            signal_hook::flag::register(signal, Arc::clone(&self.stop))?;
+        }
+        Ok(())
+    }
+
     /// The store, to read from.
     fn open(&self) -> Result<Store, StoreError> {
         Store::open(&self.store, &self.cache, self.cache_size)
@@ -168,6 +183,7 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
     match verb {
         Verb::Import(args) => import::run(&args, context),
+        Verb::Pull(args) => pull::run(&args, context),
         Verb::Images(args) => images::run(&args, context),
         Verb::Inspect(args) => inspect::run(&args, context),
         Verb::Ls(args) => ls::run(&args, context),
@@ -179,6 +195,7 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Remove(args) => remove::run(&args, context),
         Verb::Gc(args) => gc::run(&args, context),
         Verb::Verify(args) => verify::run(&args, context),
+        Verb::Validate(args) => validate::run(&args, context),
         Verb::Du(args) => du::run(&args, context),
         Verb::Doctor(args) => doctor::run(&args, context),
         Verb::Completions(args) => completions::run(&args, Cli::command()),

@@ -66,8 +66,29 @@ impl Progress for Shown {
     }
 }
 
-/// Digests are cut to what tells them apart.
+impl crate::discovery::Progress for Shown {
+    fn begin(&self, url: &str, there: u64, len: Option<u64>) {
+        self.bar.set_length(len.unwrap_or(0));
+        self.bar.set_position(there);
+        self.bar.set_message(url.to_owned());
+        if self.lines {
+            let what = if there > 0 { "goes on with" } else { "fetches" };
+            // As below: nobody there to read it.
+            let _ =
+                std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{what} {url}\n"));
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+}
+
+/// Digests are cut to what tells them apart, places to the name at their end.
 fn short(name: &str) -> String {
-    let name = name.strip_prefix("blobs/sha256/").unwrap_or(name);
+    let name = match name.starts_with('/') || name.contains("://") {
+        true => name.rsplit('/').next().unwrap_or(name),
+        false => name.strip_prefix("blobs/sha256/").unwrap_or(name),
+    };
     name.chars().take(24).collect()
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::{ExitCode, ExitStatus};
 
+use crate::image::appc::graph::GraphError;
 use crate::import::ImportError;
 use crate::store::StoreError;
 use crate::union::FsError;
@@ -116,6 +117,11 @@ fn store_exit(error: &StoreError) -> Exit {
         StoreError::NoImage(_) | StoreError::Missing(_) | StoreError::Ambiguous(..) => {
             Exit::NotFound
         }
+        StoreError::Dependencies(GraphError::Missing { .. } | GraphError::WrongId { .. }) => {
+            Exit::NotFound
+        }
+        StoreError::Dependencies(_) => Exit::Failed,
+        StoreError::TwoKinds(..) => Exit::Usage,
         StoreError::InUse(_) => Exit::InUse,
         StoreError::Damaged { .. } | StoreError::Read(_) | StoreError::NoLayer(_) => Exit::Damaged,
         StoreError::ReadOnly(..) | StoreError::Full(..) | StoreError::Io { .. } => Exit::Failed,

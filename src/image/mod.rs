@@ -7,12 +7,14 @@
 //!
 //! * [`find`]: the one way in.
 //! * [`Config`]: what a config says. [`Platform`]: who can run it.
+//! * [`appc`]: AppC images, which are told from others before that.
 //! * `oci`, `docker`, `legacy`, `dir`: one file a form. `choose`: which of
 //!   several platforms. `manifest`, `documents`: the JSON below them.
 //!
 //! Nothing of an archive is believed: lengths and digests are compared, names
 //! stay inside, numbers are limited.
 
+pub mod appc;
 mod choose;
 mod config;
 mod dir;
@@ -122,6 +124,8 @@ pub enum Source {
     Oci,
     /// `skopeo`'s `dir:` layout.
     Dir,
+    /// An App Container Image.
+    Appc,
 }
 
 /// One image found in an archive; its layers not looked at yet.

@@ -10,12 +10,15 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::Context;
+use super::layout::{Layout, LayoutError};
+use super::reframe::Reframed;
+use crate::archive::Packing;
 use crate::digest::{BlobId, DiffId, Digest, Hasher};
 use crate::layer::blocks::BlockCache;
 use crate::layer::read::{Index, Summary};
@@ -26,7 +29,7 @@ use crate::layer::tar::{Member, MemberKind, Stop, TarError, TarReader, Visitor};
 use crate::layer::write::{BuildError, IndexBuilder};
 use crate::layer::{Dialect, Limits, ReadError};
 use crate::store::FileSource;
-use crate::store::layers::{LayerRecord, StagedLayer};
+use crate::store::layers::{LayerRecord, Received, StagedLayer};
 
 /// Bytes in one buffer; about a span.
 const BUFFER: usize = 256 << 10;
@@ -36,9 +39,9 @@ const QUEUE: usize = 8;
 /// Why a layer cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// It is compressed in a way that cannot be read.
-    #[error("it is compressed with {0}, which is not supported")]
-    Compression(&'static str),
+    /// An ACI that is laid out otherwise than they are.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// It is nothing that a layer can be.
     #[error("it is neither a tar nor a compressed tar")]
     NotTar,
@@ -97,7 +100,6 @@ impl LayerError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Compression(_) => "save the image with gzip or zstd layers (skopeo copy does it)",
             Self::Decode(DecodeError::Limit { .. })
             | Self::Tar(TarError::Limit { .. })
             | Self::Build(BuildError::Limit { .. }) => {
@@ -126,16 +128,20 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    pub(super) fn check(&self, record: &LayerRecord) -> Result<(), LayerError> {
-        if let Some(declared) = self.size.filter(|size| *size != record.blob_size) {
+    /// Compares it with what came.
+    pub(super) fn check(&self, layer: &StagedLayer) -> Result<(), LayerError> {
+        let StagedLayer {
+            record, received, ..
+        } = layer;
+        if let Some(declared) = self.size.filter(|size| *size != received.size) {
             return Err(LayerError::Size {
-                found: record.blob_size,
+                found: received.size,
                 declared,
             });
         }
-        if let Some(BlobId(declared)) = self.blob.filter(|blob| *blob != record.blob) {
+        if let Some(BlobId(declared)) = self.blob.filter(|blob| *blob != received.blob) {
             return Err(LayerError::BlobDigest {
-                found: record.blob.0,
+                found: received.blob.0,
                 declared,
             });
         }
@@ -162,8 +168,8 @@ pub(super) fn compression(head: &[u8]) -> Result<Compression, LayerError> {
         // Docker has written empty files for empty layers.
         Sniffed::Empty | Sniffed::Tar => Ok(Compression::Plain),
         Sniffed::Compressed(compression) => Ok(compression),
-        Sniffed::Bzip2 => Err(LayerError::Compression("bzip2")),
-        Sniffed::Xz => Err(LayerError::Compression("xz")),
+        // These are packed again before they come here.
+        Sniffed::Bzip2 | Sniffed::Xz => Err(LayerError::NotTar),
         Sniffed::Json | Sniffed::Unknown => Err(LayerError::NotTar),
     }
 }
@@ -179,7 +185,68 @@ pub(super) fn take(
     name: &str,
     context: &Context<'_>,
 ) -> Result<StagedLayer, LayerError> {
+    Ok(take_any(from, expected, name, None, context)?.0)
+}
+
+/// Takes the layer of an ACI, and its manifest.
+///
+/// # Errors
+/// Those of [`take`], and archives that are laid out otherwise.
+pub(super) fn take_aci(
+    from: &mut dyn Read,
+    expected: Expected,
+    name: &str,
+    context: &Context<'_>,
+) -> Result<(StagedLayer, Vec<u8>), LayerError> {
+    take_any(from, expected, name, Some(Layout::default()), context)
+}
+
+/// As the two above; the manifest is empty where there is no layout.
+fn take_any(
+    from: &mut dyn Read,
+    expected: Expected,
+    name: &str,
+    layout: Option<Layout>,
+    context: &Context<'_>,
+) -> Result<(StagedLayer, Vec<u8>), LayerError> {
     let head = read_head(from).map_err(LayerError::Read)?;
+    let packing = match sniff(&head) {
+        Sniffed::Bzip2 => Some(Packing::Bzip2),
+        Sniffed::Xz => Some(Packing::Xz),
+        _ => None,
+    };
+    let taken = match packing {
+        None => take_seekable(from, head, name, layout, context)?,
+        Some(packing) => {
+            let whole = io::Cursor::new(head).chain(from);
+            let mut reframed = Reframed::new(packing, whole).map_err(LayerError::Read)?;
+            let outcome = read_head(&mut reframed)
+                .map_err(LayerError::Read)
+                .and_then(|head| take_seekable(&mut reframed, head, name, layout, context));
+            let (mut staged, manifest) = outcome.map_err(|error| match error {
+                LayerError::Read(error) => match reframed.damage(&error) {
+                    Some(damage) => LayerError::Decode(damage),
+                    None => LayerError::Read(error),
+                },
+                other => other,
+            })?;
+            staged.received = reframed.received();
+            (staged, manifest)
+        }
+    };
+    expected.check(&taken.0)?;
+    Ok(taken)
+}
+
+/// Takes a layer that is plain or packed so that one can seek in it; `head` is what
+/// was read of it already.
+fn take_seekable(
+    from: &mut dyn Read,
+    head: Vec<u8>,
+    name: &str,
+    layout: Option<Layout>,
+    context: &Context<'_>,
+) -> Result<(StagedLayer, Vec<u8>), LayerError> {
     let compression = compression(&head)?;
     let path = |suffix: &str| context.staging.file(&format!("{name}.{suffix}"));
     let (blob_path, map_path, index_path) = (path("blob"), path("map"), path("idx"));
@@ -197,7 +264,7 @@ pub(super) fn take(
         let limits = context.limits;
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         let tree = named("tree")
-            .spawn_scoped(scope, move || tree(&tree_in, &tree_out, limits))
+            .spawn_scoped(scope, move || tree(&tree_in, &tree_out, layout, limits))
             .map_err(LayerError::Thread)?;
         // A plain layer's two digests are one; it is computed in `tree`.
         let hash = compression != Compression::Plain;
@@ -230,7 +297,6 @@ pub(super) fn take(
             blob_size: kept.len,
             tar_size: tree.len,
         };
-        expected.check(&record)?;
         kept.map
             .finish(recorded, record.blob, record.diff)
             .and_then(|mut file| file.flush())
@@ -240,11 +306,16 @@ pub(super) fn take(
             .flush()
             .map_err(|error| LayerError::Write(index_path.clone(), error))?;
         let summary = summary(index_path)?;
-        Ok(StagedLayer {
+        let staged = StagedLayer {
+            received: Received {
+                blob: record.blob,
+                size: record.blob_size,
+            },
             record,
             summary,
             name: name.to_owned(),
-        })
+        };
+        Ok((staged, tree.manifest))
     })
 }
 
@@ -363,63 +434,148 @@ struct Tree {
     builder: IndexBuilder,
     diff: Digest,
     len: u64,
+    /// Of an ACI; else empty.
+    manifest: Vec<u8>,
 }
 
 /// The thread that hashes and parses the tar.
 fn tree(
     work: &Receiver<Vec<u8>>,
     done: &Sender<Vec<u8>>,
+    layout: Option<Layout>,
     limits: Limits,
 ) -> Result<Tree, LayerError> {
-    let mut reader = TarReader::new(limits);
-    let mut members = Members {
-        builder: IndexBuilder::new(Dialect::Docker, limits),
-        hasher: None,
-    };
-    let mut hasher = Hasher::default();
-    let mut len = 0;
+    let mut growing = Growing::new(layout, limits);
     for mut bytes in work {
-        hasher.update(&bytes);
-        len += bytes.len() as u64;
-        reader
-            .push(&bytes, &mut members)
-            .map_err(|stop| match stop {
-                Stop::Tar(error) => LayerError::Tar(error),
-                Stop::Visitor(error) => LayerError::Build(error),
-            })?;
+        growing.push(&bytes)?;
         bytes.clear();
         let _ = done.try_send(bytes);
     }
-    reader.finish()?;
-    Ok(Tree {
-        builder: members.builder,
-        diff: hasher.finish(),
-        len,
-    })
+    growing.finish()
+}
+
+/// A [`Tree`] while its bytes come.
+struct Growing {
+    reader: TarReader,
+    members: Members,
+    hasher: Hasher,
+    len: u64,
+}
+
+impl Growing {
+    fn new(layout: Option<Layout>, limits: Limits) -> Self {
+        let (dialect, hasher) = match layout {
+            None => (Dialect::Docker, Hasher::default()),
+            // Its digest is the image's ID.
+            Some(_) => (Dialect::AppC, Hasher::sha512()),
+        };
+        Self {
+            reader: TarReader::new(limits),
+            members: Members {
+                builder: IndexBuilder::new(dialect, limits),
+                layout,
+                hasher: None,
+            },
+            hasher,
+            len: 0,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        let pushed = self.reader.push(bytes, &mut self.members);
+        pushed.map_err(|stop| match stop {
+            Stop::Tar(error) => LayerError::Tar(error),
+            Stop::Visitor(error) => error,
+        })
+    }
+
+    fn finish(self) -> Result<Tree, LayerError> {
+        self.reader.finish()?;
+        let manifest = self.members.layout.map(Layout::finish).transpose()?;
+        Ok(Tree {
+            builder: self.members.builder,
+            diff: self.hasher.finish(),
+            len: self.len,
+            manifest: manifest.unwrap_or_default(),
+        })
+    }
+}
+
+/// Reads an ACI to its end and keeps nothing: its ID, its manifest, its index.
+///
+/// # Errors
+/// Those of [`take_aci`] that are about the archive.
+pub(super) fn check_aci(
+    from: &mut dyn Read,
+    limits: Limits,
+    stop: &AtomicBool,
+) -> Result<(DiffId, Vec<u8>, Index), LayerError> {
+    let head = read_head(from).map_err(LayerError::Read)?;
+    let packing = Packing::of(sniff(&head)).ok_or(LayerError::NotTar)?;
+    let whole = io::BufReader::new(io::Cursor::new(head).chain(from));
+    let mut plain = packing.unpack(whole).map_err(LayerError::Read)?;
+    let mut growing = Growing::new(Some(Layout::default()), limits);
+    let mut buffer = Vec::with_capacity(BUFFER);
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(LayerError::Interrupted);
+        }
+        buffer = fill(&mut plain, buffer).map_err(LayerError::Read)?;
+        if buffer.is_empty() {
+            break;
+        }
+        growing.push(&buffer)?;
+        buffer.clear();
+        if growing.len > limits.unpacked {
+            let what = format!("it unpacks to more than {} bytes", limits.unpacked);
+            let limit = "unpacked";
+            return Err(DecodeError::Limit { limit, what }.into());
+        }
+    }
+    let tree = growing.finish()?;
+    let diff = DiffId(tree.diff);
+    let sealed = tree.builder.finish(diff, tree.len, Vec::new())?;
+    let index = Index::open(Box::new(sealed), BlockCache::new(0))?;
+    Ok((diff, tree.manifest, index))
 }
 
 /// Takes members from the tar reader into the index, and hashes files.
 struct Members {
     builder: IndexBuilder,
+    /// Of an ACI.
+    layout: Option<Layout>,
     hasher: Option<Hasher>,
 }
 
 impl Visitor for Members {
-    type Error = BuildError;
+    type Error = LayerError;
 
-    fn member(&mut self, member: Member) -> Result<(), BuildError> {
-        self.hasher = (member.kind == MemberKind::File).then(Hasher::default);
-        self.builder.member(member)
+    fn member(&mut self, member: Member) -> Result<(), LayerError> {
+        self.hasher = None;
+        let member = match &mut self.layout {
+            None => Some(member),
+            Some(layout) => layout.member(member)?,
+        };
+        if let Some(member) = member {
+            self.hasher = (member.kind == MemberKind::File).then(Hasher::default);
+            self.builder.member(member)?;
+        }
+        Ok(())
     }
 
-    fn data(&mut self, bytes: &[u8]) -> Result<(), BuildError> {
+    fn data(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
+        if let Some(layout) = &mut self.layout {
+            layout.data(bytes);
+        }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
         }
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), BuildError> {
+    fn end(&mut self) -> Result<(), LayerError> {
         if let Some(hasher) = self.hasher.take() {
             self.builder.digest(hasher.finish());
         }

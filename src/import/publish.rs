@@ -95,6 +95,7 @@ fn publish_image(
     drop(lock);
     Ok(Imported {
         id,
+        appc: None,
         names: ready.names,
         layers: ready.record.layers.len(),
         layers_kept: ready.kept,
@@ -148,6 +149,7 @@ fn ready(
             .map(|(&diff, declared)| ImageLayer { diff, declared })
             .collect(),
         imported: options.now,
+        appc: None,
     };
     let kept = got.iter().filter(|got| matches!(got, Got::Kept(_))).count();
     Ok(Ready {

@@ -157,5 +157,5 @@ fn take(
     let staged = layer::take(&mut *reader, expected(layer), &number.to_string(), context)
         .map_err(|error| ImportError::layer(&layer.file, error))?;
     context.progress.layer_done(&layer.file, false);
-    Ok(Got::Staged(staged))
+    Ok(Got::Staged(Box::new(staged)))
 }

@@ -117,9 +117,9 @@ fn layers(
             diff: layer.diff,
         };
         expected
-            .check(&staged.record)
+            .check(&staged)
             .map_err(|error| ImportError::layer(&layer.file, error))?;
-        layers.insert(layer.file.clone(), Got::Staged(staged));
+        layers.insert(layer.file.clone(), Got::Staged(Box::new(staged)));
     }
     Ok(layers)
 }

@@ -11,10 +11,12 @@
 //!   recorded, or from any recorded point.
 //! * [`blocks`]: the sealed file that index and seek map are kept in.
 //! * [`mod@format`]: every byte of both, written down once.
+//! * [`path_set`]: paths that a layer is restricted to.
 
 pub mod blocks;
 pub mod format;
 pub mod inflate;
+pub mod path_set;
 pub mod read;
 pub mod seek;
 pub mod tar;

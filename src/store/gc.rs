@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::staging::sweep;
 use super::uppers::{KeptUpper, remove_tree};
 use super::{Store, StoreError, failed, gone_is_fine};
-use crate::digest::{BlobId, DiffId, ImageId};
+use crate::digest::{AciId, BlobId, DiffId, ImageId};
 use crate::reference::Reference;
 
 /// What a sweep removed, and what it left.
@@ -97,6 +97,7 @@ impl Store {
             layers.extend(image.layers.iter().map(|layer| layer.diff));
             keep.insert(self.blob_path(BlobId(id.0)));
             keep.extend(image.manifest.map(|manifest| self.blob_path(manifest)));
+            keep.extend(AciId::of_image(id).map(|aci| self.whitelist_path(aci)));
         }
         for diff in layers {
             keep.extend([
@@ -112,7 +113,14 @@ impl Store {
         sweep(&self.root().join("staging"))?;
         let trash = self.root().join("trash");
         // The record of a layer goes before its files: *no record without files*.
-        for directory in ["layers-v1", "seek-v1", "blobs/sha256", "expanded-v1"] {
+        for directory in [
+            "layers-v1",
+            "seek-v1",
+            "whitelists-v1",
+            "blobs/sha256",
+            "blobs/sha512",
+            "expanded-v1",
+        ] {
             let directory = self.root().join(directory);
             let mut names = list(&directory)?;
             names.sort_by_key(|name| Path::new(name).extension().is_none_or(|e| e != "json"));

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use super::staging::{Staged, Staging};
 use super::{Store, StoreError, StoreLock, failed, present, read_small};
-use crate::digest::{BlobId, DiffId, Digest, ImageId};
+use crate::appc::{AppcReference, SCHEME};
+use crate::digest::{AciId, BlobId, DiffId, Digest, ImageId};
+use crate::image::appc::graph::Outline;
 use crate::image::{Platform, Source};
 use crate::reference::Reference;
 
@@ -26,7 +28,8 @@ pub struct ImageLayer {
 /// What the store says of one image.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ImageRecord {
-    /// Its name: the digest of its config, which is a blob of that digest.
+    /// Its name: the digest of its config, which is a blob of that digest; of an AppC
+    /// image the digest of its uncompressed archive, which is its only layer.
     pub id: ImageId,
     /// What it came in.
     pub source: Source,
@@ -39,6 +42,9 @@ pub struct ImageRecord {
     pub layers: Vec<ImageLayer>,
     /// Seconds since 1970.
     pub imported: u64,
+    /// What its manifest says, if it is an AppC image (and only then).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appc: Option<Outline>,
 }
 
 /// Names and what they stand for.
@@ -94,8 +100,9 @@ impl Store {
         Ok(ids)
     }
 
-    /// An image's record, compared with its config: a record that has been
-    /// changed cannot put other layers into the image.
+    /// An image's record. It is compared with the image's config, so that a record that
+    /// has been changed cannot put other layers into the image; that of an AppC image
+    /// has a check of its own, since its manifest may take long to read.
     ///
     /// # Errors
     /// No such image; record or config damaged.
@@ -111,6 +118,9 @@ impl Store {
             path: path.clone(),
             what,
         };
+        if let Some(aci) = AciId::of_image(id) {
+            return AppcFile::open(&bytes, aci).map_err(damaged);
+        }
         let record: ImageRecord =
             serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         let config = self.small_blob(BlobId(id.0))?;
@@ -152,13 +162,20 @@ impl Store {
         let _ = utimensat(CWD, self.image_path(id), &times, AtFlags::empty());
     }
 
-    /// The image that a text stands for: a whole ID, a name, or the beginning
-    /// of an ID (at least 4 digits), in this order, as Docker does.
+    /// The image that a text stands for: `appc:NAME...`, a whole ID, a name, or the beginning
+    /// of an ID (at least 4 digits), in this order, as Docker does. A name may be that
+    /// of a Docker or of an AppC image; one that is both is not guessed.
     ///
     /// # Errors
     /// None or several.
     pub fn find(&self, text: &str) -> Result<ImageId, StoreError> {
         let missing = || StoreError::NoImage(text.to_owned());
+        if text.starts_with(SCHEME) {
+            return self.find_appc(text)?.ok_or_else(missing);
+        }
+        if let Some(digits) = text.strip_prefix(AciId::PREFIX) {
+            return self.find_by_digits(text, digits, |id| AciId::of_image(*id).is_some());
+        }
         if let Ok(id) = text.parse::<ImageId>() {
             return if present(&self.image_path(id))? {
                 Ok(id)
@@ -167,16 +184,51 @@ impl Store {
             };
         }
         if let Ok(reference) = text.parse::<Reference>() {
-            let names = self.names()?;
-            if let Some(id) = names.get(&reference) {
-                return Ok(*id);
+            let docker = self.names()?.get(&reference).copied();
+            let appc = match reference.digest() {
+                None => self.find_appc(&format!("{SCHEME}{text}"))?,
+                Some(_) => None,
+            };
+            match (docker, appc) {
+                (Some(docker), Some(appc)) if docker != appc => {
+                    return Err(StoreError::TwoKinds(text.to_owned(), docker, appc));
+                }
+                (Some(id), _) | (None, Some(id)) => return Ok(id),
+                (None, None) => {}
             }
             // `name@digest`: the digest is that of a manifest or of a config.
             if let Some(digest) = reference.digest() {
                 return self.find_by_digest(digest)?.ok_or_else(missing);
             }
         }
-        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        for algorithm in ["sha256", "sha512"] {
+            if let Some(digits) = text
+                .strip_prefix(algorithm)
+                .and_then(|rest| rest.strip_prefix(':'))
+            {
+                return self.find_by_digits(text, digits, |id| id.0.algorithm() == algorithm);
+            }
+        }
+        self.find_by_digits(text, text, |_| true)
+    }
+
+    /// The AppC image that a reference stands for; nothing if the text is none.
+    fn find_appc(&self, text: &str) -> Result<Option<ImageId>, StoreError> {
+        let Ok(wanted) = text.parse::<AppcReference>() else {
+            return Ok(None);
+        };
+        let images = self.appc_images(&mut |_, _| ())?;
+        Ok(images.find(&wanted).map(|known| known.id.image()))
+    }
+
+    /// The one image of some whose ID begins with these digits.
+    fn find_by_digits(
+        &self,
+        text: &str,
+        digits: &str,
+        of_these: impl Fn(&ImageId) -> bool,
+    ) -> Result<ImageId, StoreError> {
+        let missing = || StoreError::NoImage(text.to_owned());
         let hex = digits
             .bytes()
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -184,7 +236,7 @@ impl Store {
             return Err(missing());
         }
         let mut fits = self.image_ids()?;
-        fits.retain(|id| id.0.hex().starts_with(digits));
+        fits.retain(|id| of_these(id) && id.0.hex().starts_with(digits));
         match fits[..] {
             [] => Err(missing()),
             [one] => Ok(one),
@@ -218,8 +270,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut all = self.names()?;
         let path = self.image_path(record.id);
-        let text = serde_json::to_vec_pretty(record)
-            .map_err(|error| failed("write", &path)(error.into()))?;
+        let text = match record.appc {
+            None => serde_json::to_vec_pretty(record),
+            Some(_) => AppcFile::write(record),
+        };
+        let text = text.map_err(|error| failed("write", &path)(error.into()))?;
         let from = staging.write("image.json", &text)?;
         let files = [Staged { from, to: path }];
         staging.flush(&files)?;
@@ -290,6 +345,40 @@ impl NamesFile {
         serde_json::to_vec(names)
             .ok()
             .map(|text| Digest::sha256(&text))
+    }
+}
+
+/// The record of an AppC image. Nothing else vouches for it that is quick to read.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct AppcFile {
+    /// SHA-256 of the record as compact JSON.
+    check: Digest,
+    record: ImageRecord,
+}
+
+impl AppcFile {
+    fn write(record: &ImageRecord) -> serde_json::Result<Vec<u8>> {
+        let file = Self {
+            check: Digest::sha256(&serde_json::to_vec(record)?),
+            record: record.clone(),
+        };
+        serde_json::to_vec_pretty(&file)
+    }
+
+    /// The record, or what is wrong with it.
+    fn open(bytes: &[u8], id: AciId) -> Result<ImageRecord, String> {
+        let Self { check, record } =
+            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let again = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
+        if Digest::sha256(&again) != check {
+            return Err("the record fails its check".to_owned());
+        }
+        let layers = record.layers.iter().map(|layer| layer.diff);
+        let agrees = record.id == id.image() && layers.eq([id.archive()]);
+        match agrees && record.appc.is_some() && record.manifest.is_some() {
+            true => Ok(record),
+            false => Err("it is the record of something else".to_owned()),
+        }
     }
 }
 

@@ -25,11 +25,22 @@ pub struct LayerRecord {
     pub tar_size: u64,
 }
 
+/// A blob as it was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Its digest.
+    pub blob: BlobId,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
 /// A layer that was made in a staging directory.
 #[derive(Debug, Clone)]
 pub struct StagedLayer {
     /// What the store will say of it.
     pub record: LayerRecord,
+    /// What came; the record may have another blob that was made of it.
+    pub received: Received,
     /// What it adds.
     pub summary: Summary,
     /// The files' common name in the staging directory.

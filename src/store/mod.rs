@@ -9,13 +9,17 @@
 //! store/
 //!   lock                         the short writer lock; held for renames only
 //!   blobs/sha256/HEX             as received, digest checked: layers, configs, manifests
+//!   blobs/sha512/HEX             likewise: ACIs that are not compressed
 //!   layers-v1/sha256-HEX.idx     tree of a layer; HEX of its uncompressed tar (diff ID)
 //!   layers-v1/sha256-HEX.json    which blob it is read from; written last: the layer is complete
 //!   seek-v1/sha256-HEX.map       where the tar's bytes lie in one blob; HEX of the blob
 //!   images-v1/sha256-HEX.json    one image (HEX of its config); its mtime is the last use
+//!   images-v1/sha512-HEX.json    one AppC image (HEX of its uncompressed archive, its layer)
+//!   whitelists-v1/sha512-HEX.paths  the paths that an AppC image is restricted to
 //!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
+//!   fetch/                       parts of files whose transfer was cut
 //!   staging/NAME/                what an import is making; `lock` in it is flocked by it
 //!   uppers/NAME/                 changes of one writable mount; `lock` in it is flocked by it
 //!   trash/NAME                   renamed here by gc, then deleted outside the lock
@@ -29,6 +33,7 @@
 //! Invariants: *no image without its layers*, *no layer record without index,
 //! map and blob*, *no blob without its digest*.
 
+pub mod appc;
 pub mod contents;
 pub mod gc;
 pub mod images;
@@ -45,7 +50,8 @@ use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 
-use crate::digest::{BlobId, DiffId, Digest, ImageId};
+use crate::digest::{BlobId, DiffId, Hasher, ImageId};
+use crate::image::appc::graph::GraphError;
 use crate::layer::blocks::BlockCache;
 use crate::layer::{ReadError, Source};
 use contents::SpanCache;
@@ -86,6 +92,12 @@ pub enum StoreError {
     /// No image of that name or ID.
     #[error("image `{0}` is not in the store")]
     NoImage(String),
+    /// The name of a Docker image and of another AppC image.
+    #[error("`{0}` is a Docker image ({1}) and an AppC image ({2})")]
+    TwoKinds(String, ImageId, ImageId),
+    /// An AppC image whose dependencies make no stack.
+    #[error(transparent)]
+    Dependencies(#[from] GraphError<std::convert::Infallible>),
     /// A short ID that several images begin with.
     #[error("`{0}` is the beginning of several image IDs: {1}")]
     Ambiguous(String, String),
@@ -111,6 +123,13 @@ impl StoreError {
                 "lazyroot images shows what there is; lazyroot import FILE adds one".into()
             }
             Self::Ambiguous(..) => "more digits of the ID".into(),
+            Self::TwoKinds(name, docker, _) => {
+                format!("appc:{name} for the AppC image, {docker} for the other")
+            }
+            Self::Dependencies(GraphError::Missing { .. } | GraphError::WrongId { .. }) => {
+                "lazyroot import the missing image".into()
+            }
+            Self::Dependencies(_) => return None,
             Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
                 "lazyroot verify names all that is damaged; lazyroot import --again FILE mends it"
                     .into()
@@ -233,9 +252,11 @@ pub struct Store {
     cache_quota: u64,
 }
 
-const DIRECTORIES: [&str; 9] = [
+const DIRECTORIES: [&str; 11] = [
     "blobs/sha256",
+    "blobs/sha512",
     "layers-v1",
+    "whitelists-v1",
     "seek-v1",
     "images-v1",
     "expanded-v1",
@@ -298,6 +319,13 @@ impl Store {
         &self.root
     }
 
+    /// Where parts of files stay whose transfer was cut. Nothing of the store's own is
+    /// there, and whoever fetches makes it.
+    #[must_use]
+    pub fn fetch_path(&self) -> PathBuf {
+        self.root.join("fetch")
+    }
+
     /// Where a blob lies.
     #[must_use]
     pub fn blob_path(&self, blob: BlobId) -> PathBuf {
@@ -354,7 +382,9 @@ impl Store {
     pub fn small_blob(&self, blob: BlobId) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(blob);
         let bytes = read_small(&path)?;
-        if Digest::sha256(&bytes) == blob.0 {
+        let mut hasher = Hasher::like(&blob.0);
+        hasher.update(&bytes);
+        if hasher.finish() == blob.0 {
             return Ok(bytes);
         }
         Err(StoreError::Damaged {

@@ -137,7 +137,7 @@ impl Union {
 
     /// How many names an object that is no directory has in this tree.
     pub(super) fn count_names(&self, place: Place, node: &Node) -> Result<u32, FsError> {
-        let top = place.layer as usize + 1 == self.layers.len();
+        let top = place.layer as usize + 1 == self.layers.len() && !self.is_restricted(place.layer);
         if top || (node.attr.nlink == 1 && !self.linked) {
             return Ok(node.attr.nlink);
         }
@@ -192,16 +192,20 @@ impl Union {
         let Some(merged) = self.dir_at(dir)? else {
             return Ok(false);
         };
+        let mut asked = self.ask(&merged, name);
         for &part in merged
             .parts()
             .iter()
             .take_while(|part| part.layer > dir.layer)
         {
-            if self.index(part).lookup(part.row, name)? != Hit::Absent {
+            if self.shown_hit(part, name, &mut asked)? != Hit::Absent {
                 return Ok(false);
             }
         }
-        Ok(true)
+        if !self.is_restricted(dir.layer) {
+            return Ok(true);
+        }
+        Ok(self.shown_hit(dir, name, &mut asked)? != Hit::Absent)
     }
 
     /// Where an object that is no directory is to be found: a name that shows, if

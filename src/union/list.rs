@@ -10,6 +10,7 @@
 //! cookie that nothing is kept for is reached by merging from the beginning.
 
 use super::numbers::Place;
+use super::stack::Dir;
 use super::{FsError, Listed, Union};
 use crate::layer::ReadError;
 use crate::layer::read::{Hit, Index};
@@ -98,25 +99,29 @@ impl<'a> Cursor<'a> {
 
 /// The layers' parts of a directory, read together.
 pub(super) struct Merge<'a> {
+    union: &'a Union,
+    dir: &'a Dir,
     cursors: Vec<Cursor<'a>>,
     /// The name that the last step found.
     name: Vec<u8>,
 }
 
 impl<'a> Merge<'a> {
-    /// A merge of the parts, topmost first, that goes on at the given entry of
-    /// each.
-    fn new(union: &'a Union, parts: &[Place], from: &[u32]) -> Self {
+    /// A merge of the directory's parts, topmost first, that goes on at the given
+    /// entry of each.
+    fn new(union: &'a Union, dir: &'a Dir, from: &[u32]) -> Self {
         let next = from.iter().copied().chain(std::iter::repeat(0));
         let cursor = |(&place, next)| Cursor::new(union.index(place), place, next);
         Self {
-            cursors: parts.iter().zip(next).map(cursor).collect(),
+            union,
+            dir,
+            cursors: dir.parts().iter().zip(next).map(cursor).collect(),
             name: Vec::new(),
         }
     }
 
     /// The next name (then in `self.name`), as the topmost layer that has it
-    /// says; whiteouts too.
+    /// says; whiteouts too, and names that no whitelist lets through as absent.
     fn step(&mut self) -> Result<Option<(Place, Hit)>, ReadError> {
         let mut first: Option<(&[u8], usize)> = None;
         for cursor in &mut self.cursors {
@@ -136,17 +141,24 @@ impl<'a> Merge<'a> {
         };
         self.name.clear();
         self.name.extend_from_slice(name);
+        let mut asked = self.union.ask(self.dir, &self.name);
         let mut found = None;
+        let mut hidden = None;
         for cursor in self.cursors.iter_mut().skip(number) {
             if let Some((name, hit)) = cursor.head()
                 && name == self.name
             {
-                found = found.or(Some((cursor.place, hit)));
+                if found.is_none() {
+                    match asked.admits(cursor.place.layer, hit)? {
+                        true => found = Some((cursor.place, hit)),
+                        false => hidden = Some((cursor.place, Hit::Absent)),
+                    }
+                }
                 cursor.at += 1;
                 cursor.moved = true;
             }
         }
-        Ok(found)
+        Ok(found.or(hidden))
     }
 
     /// Where to go on in each part; with `again`, so that the last step's name
@@ -195,8 +207,8 @@ impl Union {
         let after = cookie.max(DOTS);
         match merged.parts() {
             [] => Ok(()),
-            [only] => self.list_one(*only, after, visit),
-            many => self.list_many(dir, many, after, visit),
+            [only] if !self.is_restricted(only.layer) => self.list_one(*only, after, visit),
+            _ => self.list_many(dir, &merged, after, visit),
         }
     }
 
@@ -249,7 +261,7 @@ impl Union {
     fn list_many(
         &self,
         dir: Ino,
-        parts: &[Place],
+        merged: &Dir,
         after: u64,
         visit: &mut dyn FnMut(Listed<'_>) -> bool,
     ) -> Result<(), FsError> {
@@ -260,7 +272,7 @@ impl Union {
             .filter_map(|at| Some((at, self.stops.get(&(dir, at))?)))
             .next();
         let (mut cookie, from) = known.unwrap_or((DOTS, Box::default()));
-        let mut merge = Merge::new(self, parts, &from);
+        let mut merge = Merge::new(self, merged, &from);
         while let Some((place, hit)) = merge.step()? {
             let Some((ino, kind)) = self.entry(place, hit)? else {
                 continue;
@@ -289,8 +301,8 @@ impl Union {
     }
 
     /// How many subdirectories the union has in a merged directory.
-    pub(super) fn count_dirs(&self, parts: &[Place]) -> Result<u32, ReadError> {
-        let mut merge = Merge::new(self, parts, &[]);
+    pub(super) fn count_dirs(&self, dir: &Dir) -> Result<u32, ReadError> {
+        let mut merge = Merge::new(self, dir, &[]);
         let mut count = 0u32;
         while let Some((_, hit)) = merge.step()? {
             count = count.saturating_add(u32::from(matches!(hit, Hit::Node(_, Kind::Dir))));

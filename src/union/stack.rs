@@ -12,11 +12,15 @@
 //! * a whiteout or anything that is no directory ends it, and is what the name
 //!   stands for when nothing joined before;
 //! * a layer that says nothing of the name is passed.
+//!
+//! A layer may be restricted to whitelists (AppC): what is not on all of them is as
+//! if the layer did not have it.
 
 use std::sync::Arc;
 
 use super::numbers::Place;
 use super::{FsError, Union};
+use crate::layer::path_set::{Listed, PathKey};
 use crate::layer::read::{Hit, Index};
 use crate::layer::{ReadError, Row};
 use crate::node::{Attr, Device, Ino, Kind, Time};
@@ -37,17 +41,19 @@ enum Parts {
 #[derive(Debug, Clone)]
 pub(super) struct Dir {
     parts: Parts,
+    /// Stands for its path in whitelists; the root's where there are none.
+    key: PathKey,
     /// Where its attributes come from; nothing: no layer names it.
     source: Option<Place>,
 }
 
 impl Dir {
-    fn new(parts: Vec<Place>, source: Option<Place>) -> Self {
+    fn new(parts: Vec<Place>, source: Option<Place>, key: PathKey) -> Self {
         let parts = match parts[..] {
             [one] => Parts::One([one]),
             _ => Parts::Many(parts.into()),
         };
-        Self { parts, source }
+        Self { parts, key, source }
     }
 
     /// The layers' directories, the topmost first. Empty only for the root of a
@@ -75,7 +81,7 @@ impl Dir {
 
     /// Units of about 8 bytes, the cache's own overhead included.
     fn weight(&self) -> usize {
-        8 + self.parts().len()
+        10 + self.parts().len()
     }
 }
 
@@ -148,8 +154,47 @@ impl Joining {
         Ok(!self.cut || self.source.is_none())
     }
 
-    fn done(self) -> Option<Dir> {
-        (!self.parts.is_empty()).then(|| Dir::new(self.parts, self.source))
+    fn done(self, key: PathKey) -> Option<Dir> {
+        (!self.parts.is_empty()).then(|| Dir::new(self.parts, self.source, key))
+    }
+}
+
+/// A path, and what whitelists say of it: each is asked once at most, however many
+/// layers are restricted to it.
+pub(super) struct Asked<'a> {
+    union: &'a Union,
+    /// Stands for the path; the root's where there are no whitelists.
+    key: PathKey,
+    /// By whitelist.
+    answers: Vec<Option<Listed>>,
+}
+
+impl Asked<'_> {
+    /// Whether what a layer has at the path is on all its whitelists. A directory is
+    /// also shown if it leads to a path that is listed.
+    pub(super) fn admits(&mut self, layer: u32, hit: Hit) -> Result<bool, ReadError> {
+        let leads = match hit {
+            Hit::Absent | Hit::Whiteout => return Ok(true),
+            Hit::Node(_, kind) => kind == Kind::Dir,
+            Hit::Link(_) => false,
+        };
+        let Some(lists) = self.union.lists.get(layer as usize) else {
+            return Ok(true);
+        };
+        for &number in lists {
+            let known = self.answers[number];
+            let answer = match known {
+                Some(answer) => answer,
+                None => self.union.sets[number].get(self.key)?,
+            };
+            self.answers[number] = Some(answer);
+            match answer {
+                Listed::Yes => {}
+                Listed::Above if leads => {}
+                Listed::Above | Listed::No => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -181,7 +226,8 @@ impl Union {
                 break;
             }
         }
-        Ok(joining.done().unwrap_or_else(|| Dir::new(Vec::new(), None)))
+        let root = joining.done(PathKey::ROOT);
+        Ok(root.unwrap_or_else(|| Dir::new(Vec::new(), None, PathKey::ROOT)))
     }
 
     /// The root of the whole tree.
@@ -196,12 +242,12 @@ impl Union {
     /// What `name` in `dir` stands for. The name is neither `.` nor `..`.
     pub(super) fn child(&self, dir: &Dir, name: &[u8]) -> Result<Step, ReadError> {
         let mut joining = Joining::default();
+        let mut asked = self.ask(dir, name);
         for &place in dir.parts() {
-            let index = self.index(place);
-            match index.lookup(place.row, name)? {
+            match self.shown_hit(place, name, &mut asked)? {
                 Hit::Absent => {}
                 Hit::Node(row, Kind::Dir) => {
-                    if !joining.join(index, place.sibling(row))? {
+                    if !joining.join(self.index(place), place.sibling(row))? {
                         break;
                     }
                 }
@@ -221,7 +267,43 @@ impl Union {
                 Hit::Whiteout => break,
             }
         }
-        Ok(joining.done().map_or(Step::Absent, Step::Dir))
+        Ok(joining.done(asked.key).map_or(Step::Absent, Step::Dir))
+    }
+
+    /// The question what whitelists say of a name in a directory.
+    pub(super) fn ask(&self, dir: &Dir, name: &[u8]) -> Asked<'_> {
+        match self.lists.is_empty() {
+            true => Asked {
+                union: self,
+                key: PathKey::ROOT,
+                answers: Vec::new(),
+            },
+            false => Asked {
+                union: self,
+                key: dir.key.child(name),
+                answers: vec![None; self.sets.len()],
+            },
+        }
+    }
+
+    /// Whether a layer is restricted to whitelists.
+    pub(super) fn is_restricted(&self, layer: u32) -> bool {
+        let lists = self.lists.get(layer as usize);
+        lists.is_some_and(|lists| !lists.is_empty())
+    }
+
+    /// What a directory of a layer has at a name, as far as its whitelists go.
+    pub(super) fn shown_hit(
+        &self,
+        place: Place,
+        name: &[u8],
+        asked: &mut Asked<'_>,
+    ) -> Result<Hit, ReadError> {
+        let hit = self.index(place).lookup(place.row, name)?;
+        match asked.admits(place.layer, hit)? {
+            true => Ok(hit),
+            false => Ok(Hit::Absent),
+        }
     }
 
     /// The directory `ino`.
@@ -241,7 +323,7 @@ impl Union {
     /// The directory whose number is that of `place`, which the caller knows to
     /// be a directory of its layer.
     pub(super) fn dir_of(&self, place: Place, implied: bool) -> Result<Dir, FsError> {
-        if place.layer == 0 {
+        if place.layer == 0 && self.lists.is_empty() {
             // A directory that has its number from the lowest layer has no other.
             return Ok(Self::alone(place, implied));
         }
@@ -249,9 +331,11 @@ impl Union {
         dir.ok_or(FsError::Stale)
     }
 
+    /// A directory that one layer makes, in a union without whitelists.
     fn alone(place: Place, implied: bool) -> Dir {
         Dir {
             parts: Parts::One([place]),
+            key: PathKey::ROOT,
             source: (!implied).then_some(place),
         }
     }
@@ -299,6 +383,7 @@ impl Union {
     ) -> Result<Option<Dir>, ReadError> {
         if let [only] = parent.parts()
             && only.layer == place.layer
+            && self.lists.is_empty()
         {
             return Ok(Some(Self::alone(place, implied)));
         }
@@ -324,7 +409,7 @@ impl Union {
     pub(super) fn remember(&self, dir: &Dir) {
         if let Some(top) = dir
             .top()
-            .filter(|top| top.layer > 0 && top.row != Row::ROOT)
+            .filter(|top| (top.layer > 0 || !self.lists.is_empty()) && top.row != Row::ROOT)
         {
             self.dirs.put(top, Some(dir.clone()), dir.weight());
         }

@@ -260,3 +260,24 @@ fn a_mount_outlives_its_store() {
         lab.umount(&lab.path(&format!("{pack:?}").to_lowercase()));
     }
 }
+
+#[test]
+fn a_server_that_ends_leaves_the_next_mount_at_its_place_alone() {
+    // The kernel gives a mount's number to the next one; a server that had not
+    // seen its own end yet took the new mount away.
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let at = lab.place("at");
+    let words = at.to_str().unwrap();
+    for _ in 0..5 {
+        lab.run(&["mount", "--read-only", "app:1", words]);
+        let old = lab.server(&at);
+        signal(old, Signal::STOP);
+        lab.run(&["umount", words]);
+        lab.run(&["mount", "--read-only", "app:1", words]);
+        signal(old, Signal::CONT);
+        until("the old server ends", || !alive(old));
+        assert!(mounts::mount_at(&at).unwrap().is_some_and(|m| m.is_ours()));
+        lab.run(&["umount", words]);
+    }
+}

@@ -23,6 +23,8 @@ pub(crate) enum Packing {
     Plain,
     Gzip,
     Zstd,
+    Bzip2,
+    Xz,
 }
 
 impl Packing {
@@ -35,6 +37,16 @@ impl Packing {
                 to.finish().unwrap()
             }
             Self::Zstd => zstd::encode_all(bytes, 1).unwrap(),
+            Self::Bzip2 => {
+                let mut to = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+                to.write_all(bytes).unwrap();
+                to.finish().unwrap()
+            }
+            Self::Xz => {
+                let mut to = liblzma::write::XzEncoder::new(Vec::new(), 0);
+                to.write_all(bytes).unwrap();
+                to.finish().unwrap()
+            }
         }
     }
 }
@@ -282,6 +294,8 @@ impl Image {
                     Packing::Plain => "layer.v1.tar",
                     Packing::Gzip => "layer.v1.tar+gzip",
                     Packing::Zstd => "layer.v1.tar+zstd",
+                    // The specification has no name for these.
+                    Packing::Bzip2 | Packing::Xz => "layer.v1.tar",
                 };
                 blob(&mut files, &layer.packed, kind)
             })

@@ -6,7 +6,7 @@
 //! Everything is computed again each time, nothing is clever. What a layer may
 //! not have in it (its builder refuses it) is left out, and what remains is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lazyroot::node::{Attr, Device, Kind, Time};
 
@@ -49,6 +49,8 @@ pub(crate) enum Lost {
 pub(crate) struct Tree {
     pub(crate) nodes: BTreeMap<Path, Node>,
     pub(crate) objects: Vec<Object>,
+    /// Directories whose link count says nothing.
+    pub(crate) uncounted: BTreeSet<Path>,
 }
 
 /// The names of a path as text.
@@ -120,6 +122,7 @@ impl Tree {
         Self {
             nodes: BTreeMap::from([(Path::new(), Node::Dir(0))]),
             objects: vec![unnamed()],
+            uncounted: BTreeSet::new(),
         }
     }
 
@@ -276,6 +279,7 @@ impl Tree {
     pub(crate) fn attr(&self, path: &[Vec<u8>]) -> Attr {
         let node = self.nodes[path];
         let (number, nlink) = match node {
+            Node::Dir(number) if self.uncounted.contains(path) => (number, 1),
             Node::Dir(number) => {
                 let dirs = self
                     .children(path)

@@ -67,7 +67,8 @@ fn what(names: &'static [&'static [u8]], depth: usize) -> impl Strategy<Value = 
     ]
 }
 
-fn entry(names: &'static [&'static [u8]], depth: usize) -> impl Strategy<Value = Entry> {
+/// A member.
+pub(crate) fn entry(names: &'static [&'static [u8]], depth: usize) -> impl Strategy<Value = Entry> {
     let xattr: &[&[u8]] = &[b"user.a", b"user.b", b"user.c", b"security.capability"];
     let xattr =
         (prop::sample::select(xattr), 0u8..3).prop_map(|(name, v)| (name.to_vec(), vec![v]));

@@ -11,9 +11,9 @@ pub enum Sniffed {
     Tar,
     /// Compressed in a way that can be read.
     Compressed(Compression),
-    /// bzip2 (cannot be read yet).
+    /// bzip2: can be read from the front only.
     Bzip2,
-    /// xz (cannot be read yet).
+    /// xz: can be read from the front only.
     Xz,
     /// Begins like JSON.
     Json,

@@ -1,0 +1,474 @@
+//! Where images come from that the store does not have: AppC discovery.
+//!
+//! What it is for: from a name and labels to one whole, verified, open file, by one
+//! of three ways: *local* (a directory of ACIs and Docker archives), *simple* (a
+//! template below a prefix) and *meta* (what the image's own host says in HTML). May
+//! assume a directory to put parts of files into. Must not know the store, nor what
+//! is inside an image: whoever imports it compares its manifest with what was wanted.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `wanted` | names and labels |
+//! | `template` | places from templates |
+//! | `page` | `meta` tags of a page |
+//! | `meta` | the walk from a name to its host |
+//! | `http`, `proxy` | one bounded request |
+//! | `download` | going on with a file that was cut |
+//! | `keyring` | trusted keys and signatures |
+//! | `error` | what went wrong, with all places |
+
+mod download;
+mod error;
+mod http;
+mod keyring;
+mod meta;
+mod page;
+mod proxy;
+mod template;
+mod wanted;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Seek as _};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
+
+use crate::reference::{DEFAULT_TAG, Reference};
+use error::{is_absent, missed};
+use http::Client;
+use template::{Ext, SIMPLE};
+
+pub use error::{DiscoveryError, Tried};
+pub use http::{FetchError, Network};
+pub use keyring::{Keyring, SignatureError, Signer};
+pub use proxy::{Proxies, ProxyError};
+pub use template::TemplateError;
+pub use wanted::Wanted;
+
+/// Largest signature file, in bytes; one signature has less than a thousand.
+const SIGNATURE_MAX: u64 = 1 << 20;
+/// How often it is looked whether somebody wants to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Who wants to know how far fetching is.
+pub trait Progress: Send + Sync {
+    /// A transfer begins, or goes on: bytes that are there, and all, if known.
+    fn begin(&self, _url: &str, _there: u64, _len: Option<u64>) {}
+    /// So many more bytes came.
+    fn advance(&self, _bytes: u64) {}
+}
+
+/// How an image is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Method {
+    /// In a directory: `NAME-VERSION-OS-ARCH.aci`, `NAME:TAG.tar`, `NAME.tar`, where
+    /// the slashes of a name are directories.
+    Local(PathBuf),
+    /// `{name}-{version}-{os}-{arch}.{ext}` below a prefix.
+    Simple(Prefix),
+    /// By the `ac-discovery` tags of `https://NAME?ac-discovery=1` and above.
+    Meta,
+}
+
+/// Where simple discovery begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prefix {
+    /// A URL; `https://` alone is the host that the image's name begins with.
+    Url(String),
+    /// A directory.
+    Dir(PathBuf),
+}
+
+/// A prefix that is neither a URL of http or https nor a directory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither an http or https URL nor a directory")]
+pub struct PrefixError(String);
+
+impl FromStr for Prefix {
+    type Err = PrefixError;
+
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        let web = text.starts_with("https://") || text.starts_with("http://");
+        match text {
+            // A name is a directory of its own and no tail of the last part.
+            _ if web && text.ends_with('/') => Ok(Self::Url(text.to_owned())),
+            _ if web => Ok(Self::Url(format!("{text}/"))),
+            _ if text.is_empty() || text.contains("://") => Err(PrefixError(text.to_owned())),
+            _ => Ok(Self::Dir(PathBuf::from(text))),
+        }
+    }
+}
+
+/// What discovery needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How images are looked for.
+    pub method: Method,
+    /// How requests are made.
+    pub network: Network,
+    /// Whose signatures count; without it none is looked at.
+    pub keyring: Option<Keyring>,
+    /// Whether an image without a signature is refused.
+    pub require_signature: bool,
+    /// Largest image that is fetched, in bytes.
+    pub max_size: u64,
+}
+
+/// A file of a machine or of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// At a URL.
+    Url(String),
+    /// On this machine.
+    File(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(url),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Where an image may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The image.
+    pub image: Place,
+    /// Its detached signature; Docker archives have none.
+    pub signature: Option<Place>,
+}
+
+impl Candidate {
+    /// Image and signature, by what a template makes of both.
+    fn of(place: impl Fn(Ext) -> Result<Place, TemplateError>) -> Result<Self, TemplateError> {
+        Ok(Self {
+            image: place(Ext::Aci)?,
+            signature: Some(place(Ext::Asc)?),
+        })
+    }
+}
+
+/// What discovery found.
+#[derive(Debug)]
+pub struct Found {
+    /// What was looked for, as people write it.
+    pub wanted: String,
+    /// Name that keys are trusted for.
+    pub name: String,
+    /// Where it may be, best first.
+    pub candidates: Vec<Candidate>,
+    /// Where the publisher's keys are said to be. They are never taken from there.
+    pub keys: Vec<String>,
+    /// Where nothing was.
+    pub tried: Vec<Tried>,
+}
+
+/// What is known of who made an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signature {
+    /// A trusted key signed it.
+    Good(Signer),
+    /// There is none, and none is required.
+    Missing,
+    /// There is no keyring, so nobody looked.
+    Unchecked,
+}
+
+/// One image, whole and verified, in an open file.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Its bytes from their beginning. Nobody else writes to it if it was signed.
+    pub file: File,
+    /// Where it came from.
+    pub from: Place,
+    /// Who signed it.
+    pub signature: Signature,
+}
+
+/// Removes the parts in a directory that [`Discovery::fetch`] keeps for the next time,
+/// but for those that are being fetched; how many there were, and their bytes.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_parts(dir: &Path) -> io::Result<(u64, u64)> {
+    download::remove_parts(dir, Duration::ZERO)
+}
+
+/// Looks for images, and fetches them.
+#[derive(Debug)]
+pub struct Discovery {
+    method: Method,
+    client: Client,
+    keyring: Option<Keyring>,
+    require_signature: bool,
+    max_size: u64,
+}
+
+impl Discovery {
+    /// Discovery by these settings.
+    ///
+    /// # Errors
+    /// [`DiscoveryError::NoKeyring`].
+    pub fn new(settings: Settings) -> Result<Self, DiscoveryError> {
+        if settings.require_signature && settings.keyring.is_none() {
+            return Err(DiscoveryError::NoKeyring);
+        }
+        Ok(Self {
+            method: settings.method,
+            client: Client::new(settings.network),
+            keyring: settings.keyring,
+            require_signature: settings.require_signature,
+            max_size: settings.max_size,
+        })
+    }
+
+    /// Where an AppC image may be. `stop` ends it soon; this value is of no use then.
+    ///
+    /// # Errors
+    /// [`DiscoveryError`], with all places that were looked at.
+    pub fn find(&self, wanted: &Wanted, stop: &AtomicBool) -> Result<Found, DiscoveryError> {
+        let mut found = Found {
+            wanted: wanted.to_string(),
+            name: wanted.name().to_owned(),
+            candidates: Vec::new(),
+            keys: Vec::new(),
+            tried: Vec::new(),
+        };
+        let fixed = match &self.method {
+            Method::Local(dir) | Method::Simple(Prefix::Dir(dir)) => {
+                Candidate::of(|ext| template::path(dir, SIMPLE, wanted, ext).map(Place::File))
+            }
+            Method::Simple(Prefix::Url(prefix)) => Candidate::of(|ext| {
+                let rest = template::url(SIMPLE, wanted, ext)?;
+                Ok(Place::Url(format!("{prefix}{rest}")))
+            }),
+            Method::Meta => {
+                self.guarded(stop, || meta::walk(&self.client, wanted, &mut found, stop));
+                return match (stop.load(Ordering::Relaxed), found.candidates.is_empty()) {
+                    (true, _) => Err(DiscoveryError::Interrupted),
+                    (false, true) => Err(missed(found.wanted, found.tried, None)),
+                    (false, false) => Ok(found),
+                };
+            }
+        };
+        found
+            .candidates
+            .push(fixed.map_err(|source| DiscoveryError::Template {
+                wanted: wanted.to_string(),
+                source,
+            })?);
+        Ok(found)
+    }
+
+    /// Where the archive of a Docker image may be: only in a local directory, as
+    /// `NAME:TAG.tar` or, for the default tag, `NAME.tar`.
+    ///
+    /// # Errors
+    /// [`DiscoveryError::NotAppc`].
+    pub fn find_archive(&self, wanted: &Reference) -> Result<Found, DiscoveryError> {
+        let dir = match &self.method {
+            Method::Local(dir) => dir,
+            _ => return Err(DiscoveryError::NotAppc(wanted.familiar())),
+        };
+        let mut names = Vec::new();
+        for name in [wanted.familiar(), wanted.to_string()] {
+            let bare = name
+                .strip_suffix(&format!(":{DEFAULT_TAG}"))
+                .map(str::to_owned);
+            for name in [Some(name), bare].into_iter().flatten() {
+                let path = dir.join(format!("{name}.tar"));
+                if !names.contains(&path) {
+                    names.push(path);
+                }
+            }
+        }
+        let candidate = |path| Candidate {
+            image: Place::File(path),
+            signature: None,
+        };
+        Ok(Found {
+            wanted: wanted.familiar(),
+            name: wanted.repository(),
+            candidates: names.into_iter().map(candidate).collect(),
+            keys: Vec::new(),
+            tried: Vec::new(),
+        })
+    }
+
+    /// Fetches what was found from the first place that has it. `into` is where
+    /// parts of files stay when a transfer is cut; it may be shared by many.
+    /// `stop` ends it soon; this value is of no use then.
+    ///
+    /// # Errors
+    /// [`DiscoveryError`]; a signature that is not accepted ends it, whatever other
+    /// places there are.
+    pub fn fetch(
+        &self,
+        found: Found,
+        into: &Path,
+        progress: &dyn Progress,
+        stop: &AtomicBool,
+    ) -> Result<Fetched, DiscoveryError> {
+        let (mut tried, mut hint) = (found.tried, None);
+        for candidate in found.candidates {
+            let got = self.guarded(stop, || {
+                self.get(&candidate, &found.name, into, progress, stop)
+            });
+            match got {
+                Ok((file, signature)) => {
+                    return Ok(Fetched {
+                        file,
+                        from: candidate.image,
+                        signature,
+                    });
+                }
+                Err(Failed::Fetch(_)) if stop.load(Ordering::Relaxed) => {
+                    return Err(DiscoveryError::Interrupted);
+                }
+                Err(Failed::Fetch(error)) => {
+                    hint = error.hint();
+                    tried.push(Tried::new(candidate.image, &error));
+                }
+                Err(Failed::Signature(source)) => {
+                    return Err(DiscoveryError::Signature {
+                        place: candidate.image,
+                        source,
+                        keys: found.keys,
+                    });
+                }
+            }
+        }
+        Err(missed(found.wanted, tried, hint))
+    }
+
+    /// One candidate: its signature first, which is small and may spare the rest.
+    fn get(
+        &self,
+        candidate: &Candidate,
+        name: &str,
+        into: &Path,
+        progress: &dyn Progress,
+        stop: &AtomicBool,
+    ) -> Result<(File, Signature), Failed> {
+        let signature = match (&self.keyring, &candidate.signature) {
+            (Some(keyring), Some(place)) => self.signature(place)?.map(|bytes| (keyring, bytes)),
+            _ => None,
+        };
+        // An image that is not there is told before a signature that is not.
+        let file = match &candidate.image {
+            Place::Url(url) => {
+                if signature.is_none() && self.require_signature {
+                    let absent = self.client.get(url, None).err();
+                    return Err(
+                        absent.map_or(Failed::Signature(SignatureError::Missing), Failed::Fetch)
+                    );
+                }
+                download::download(&self.client, url, into, self.max_size, progress, stop)?
+            }
+            Place::File(path) => open(path)?,
+        };
+        let Some((keyring, bytes)) = signature else {
+            return match (&self.keyring, self.require_signature) {
+                (_, true) => Err(Failed::Signature(SignatureError::Missing)),
+                (Some(_), false) => Ok((file, Signature::Missing)),
+                (None, false) => Ok((file, Signature::Unchecked)),
+            };
+        };
+        let file = match &candidate.image {
+            Place::Url(_) => file,
+            // What is verified must be what is imported, whoever writes to the original.
+            Place::File(path) => copy(&file, path, into)?,
+        };
+        let signer = keyring.verify(name, &bytes, &file, SystemTime::now());
+        Ok((file, Signature::Good(signer.map_err(Failed::Signature)?)))
+    }
+
+    /// A signature's bytes; nothing where there is none.
+    fn signature(&self, place: &Place) -> Result<Option<Vec<u8>>, Failed> {
+        let bytes = match place {
+            Place::Url(url) => self.client.page(url, SIGNATURE_MAX),
+            Place::File(path) => open(path).and_then(|file| whole(&file, path)),
+        };
+        match bytes {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Runs something that may wait for a server; when somebody wants to stop, its
+    /// connections are closed.
+    fn guarded<T>(&self, stop: &AtomicBool, work: impl FnOnce() -> T) -> T {
+        std::thread::scope(|scope| {
+            let (done, wait) = mpsc::channel::<()>();
+            scope.spawn(move || {
+                while let Err(mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(LOOK) {
+                    if stop.load(Ordering::Relaxed) {
+                        self.client.shutdown();
+                        return;
+                    }
+                }
+            });
+            let result = work();
+            drop(done);
+            result
+        })
+    }
+}
+
+/// Why one candidate is not it.
+enum Failed {
+    Fetch(FetchError),
+    Signature(SignatureError),
+}
+
+impl From<FetchError> for Failed {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}
+
+/// A file that is one: a pipe would have us wait for ever, a directory has no bytes.
+fn open(path: &Path) -> Result<File, FetchError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .and_then(|file| match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::other("it is not a file")),
+        });
+    opened.map_err(download::failed(path))
+}
+
+fn whole(file: &File, path: &Path) -> Result<Vec<u8>, FetchError> {
+    use io::Read as _;
+    let mut bytes = Vec::new();
+    let read = file.take(SIGNATURE_MAX + 1).read_to_end(&mut bytes);
+    let len = read.map_err(download::failed(path))? as u64;
+    match len > SIGNATURE_MAX {
+        true => Err(FetchError::TooLarge {
+            size: None,
+            limit: SIGNATURE_MAX,
+        }),
+        false => Ok(bytes),
+    }
+}
+
+/// A copy without a name, from its beginning. The system shares the blocks where the
+/// file system can.
+fn copy(mut from: &File, path: &Path, into: &Path) -> Result<File, FetchError> {
+    std::fs::create_dir_all(into).map_err(download::failed(into))?;
+    let mut to = tempfile::tempfile_in(into).map_err(download::failed(into))?;
+    io::copy(&mut from, &mut to)
+        .and_then(|_| to.rewind())
+        .map_err(download::failed(path))?;
+    Ok(to)
+}

@@ -1,0 +1,351 @@
+//! Getting things over HTTP.
+//!
+//! What it is for: one request at a time, with everything that a hostile or broken
+//! server may do bounded: redirects, silence, headers, sizes of pages. Must not
+//! know what is fetched; resuming is `download`'s.
+//!
+//! TLS is rustls with the roots of the system. Bytes come without any coding of the
+//! transfer's content: what is fetched is what was signed.
+
+use std::io::{ErrorKind, Read as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::http::{HeaderMap, Uri, header};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Body, ResponseExt as _};
+
+use super::proxy::Proxies;
+
+/// Most redirects that are followed, as in most clients.
+const REDIRECTS_MAX: u32 = 10;
+/// Longest name resolution and connecting, per address.
+const CONNECT_MAX: Duration = Duration::from_secs(20);
+
+/// How requests are made.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// Whether anything may be asked for without TLS.
+    pub allow_http: bool,
+    /// Who asks for us.
+    pub proxies: Proxies,
+    /// How long a server may be silent before it counts as gone.
+    pub stall: Duration,
+    /// The pause before the first repetition; it doubles with each.
+    pub pause: Duration,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            allow_http: false,
+            proxies: Proxies::default(),
+            stall: Duration::from_secs(60),
+            pause: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Why something was not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Without TLS, and that was not allowed.
+    #[error("plain http is not allowed")]
+    Plain,
+    /// Not a URL that can be asked for.
+    #[error("it is not a http or https URL")]
+    NotHttp,
+    /// The server has another answer than the thing.
+    #[error("the server answered {0}")]
+    Status(u16),
+    /// One redirect after the other.
+    #[error("it was redirected more than {REDIRECTS_MAX} times")]
+    Redirects,
+    /// From https to http.
+    #[error("it was redirected from https to `{0}`")]
+    Downgrade(String),
+    /// Nothing came for this long, or hardly anything.
+    #[error("the server was silent for {} s", .0.as_secs_f32())]
+    Stalled(Duration),
+    /// The connection ended early.
+    #[error("the connection ended after {got} of {len} bytes")]
+    Cut {
+        /// Bytes that came.
+        got: u64,
+        /// Bytes that should have come.
+        len: u64,
+    },
+    /// An end that cannot be told from a cut.
+    #[error("the server does not say how long it is")]
+    NoLength,
+    /// More than is accepted.
+    #[error("it has {} bytes, and more than {limit} are not accepted", .size.map_or_else(|| "too many".to_owned(), |size| size.to_string()))]
+    TooLarge {
+        /// Its size in bytes, if the server told it.
+        size: Option<u64>,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A page in a coding that was not asked for.
+    #[error("the page is encoded (`{0}`), which was not asked for")]
+    Encoded(String),
+    /// A part that is not the part that was asked for.
+    #[error("the server sent another part than the one that was asked for")]
+    WrongPart,
+    /// The connection failed.
+    #[error("the connection failed")]
+    Connection(#[source] Box<ureq::Error>),
+    /// A file cannot be written or read.
+    #[error("cannot use the file `{path}`")]
+    File {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl FetchError {
+    /// Whether the server says that there is no such thing. Stores of objects
+    /// answer 403 for what is not there to those who may not list.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Status(403 | 404 | 410))
+    }
+
+    /// Whether the same request may succeed later.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Status(code) => matches!(code, 408 | 429 | 500 | 502..=504),
+            Self::Stalled(_) | Self::Cut { .. } | Self::WrongPart => true,
+            Self::Connection(error) => match &**error {
+                // Nobody is there, or rustls does not trust who is: so it stays.
+                ureq::Error::Io(error) => !matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused | ErrorKind::InvalidData
+                ),
+                ureq::Error::Protocol(_) => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// What to try.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Plain => Some("--allow-http, if the network can be trusted"),
+            Self::TooLarge { .. } => Some("--max-size raises the limit"),
+            Self::Stalled(_) | Self::Cut { .. } => {
+                Some("the same again: what was fetched is kept where the server allows to go on")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a server answered: a status of success, and a body to read.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+}
+
+impl Answer {
+    /// A header's value, where it is text.
+    pub(super) fn header(&self, name: header::HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// Makes requests.
+#[derive(Debug)]
+pub(super) struct Client {
+    https: Agent,
+    /// For URLs that begin with http; absent where that is not allowed.
+    http: Option<Agent>,
+    network: Network,
+}
+
+impl Client {
+    pub(super) fn new(network: Network) -> Self {
+        let agent = |https_only, proxy| {
+            // A provider of our own: rustls has none until somebody installs it.
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let tls = TlsConfig::builder()
+                .root_certs(RootCerts::PlatformVerifier)
+                .unversioned_rustls_crypto_provider(provider)
+                .build();
+            Agent::config_builder()
+                .https_only(https_only)
+                .proxy(proxy)
+                .tls_config(tls)
+                .user_agent(concat!("lazyroot/", env!("CARGO_PKG_VERSION")))
+                .accept_encoding("identity")
+                .http_status_as_error(false)
+                .max_redirects(REDIRECTS_MAX)
+                .save_redirect_history(true)
+                .timeout_resolve(Some(CONNECT_MAX))
+                .timeout_connect(Some(CONNECT_MAX))
+                .timeout_recv_response(Some(network.stall))
+                .timeout_per_read(Some(network.stall))
+                .timeout_per_write(Some(network.stall))
+                .build()
+                .new_agent()
+        };
+        Self {
+            https: agent(true, network.proxies.https.clone()),
+            http: (network.allow_http).then(|| agent(false, network.proxies.http.clone())),
+            network,
+        }
+    }
+
+    pub(super) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Ends all connections; requests that wait end at once, later ones fail.
+    pub(super) fn shutdown(&self) {
+        for agent in [Some(&self.https), self.http.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            agent.clone().shutdown();
+        }
+    }
+
+    /// Asks for `url`; `part` is where to begin and the mark that the thing had.
+    ///
+    /// # Errors
+    /// [`FetchError`]; a status that is neither 200 nor 206 too.
+    pub(super) fn get(&self, url: &str, part: Option<(u64, &str)>) -> Result<Answer, FetchError> {
+        let agent = match scheme(url)? {
+            Scheme::Https => &self.https,
+            Scheme::Http => self.http.as_ref().ok_or(FetchError::Plain)?,
+        };
+        let mut request = agent.get(url);
+        if let Some((from, mark)) = part {
+            request = request
+                .header(header::RANGE, format!("bytes={from}-"))
+                .header(header::IF_RANGE, mark);
+        }
+        let response = request.call().map_err(|error| self.failed(error))?;
+        let history = response.get_redirect_history().unwrap_or_default();
+        // One that begins with http may have been at https in between.
+        if let Some(to) = downgrade(history) {
+            return Err(FetchError::Downgrade(to));
+        }
+        let (head, body) = response.into_parts();
+        match head.status.as_u16() {
+            status @ (200 | 206) => Ok(Answer {
+                status,
+                headers: head.headers,
+                body,
+            }),
+            status => Err(FetchError::Status(status)),
+        }
+    }
+
+    /// All of something small.
+    ///
+    /// # Errors
+    /// [`FetchError`]; more than `limit` bytes.
+    pub(super) fn page(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
+        let answer = self.get(url, None)?;
+        if let Some(coding) = answer.header(header::CONTENT_ENCODING)
+            && coding != "identity"
+        {
+            return Err(FetchError::Encoded(coding.to_owned()));
+        }
+        let mut page = Vec::new();
+        let mut body = answer.body.into_reader().take(limit + 1);
+        body.read_to_end(&mut page)
+            .map_err(|error| self.failed(error.into()))?;
+        match page.len() as u64 > limit {
+            true => Err(FetchError::TooLarge { size: None, limit }),
+            false => Ok(page),
+        }
+    }
+
+    /// What a failed request or read means.
+    pub(super) fn failed(&self, error: ureq::Error) -> FetchError {
+        match error {
+            ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => {
+                FetchError::Connection(Box::new(error))
+            }
+            ureq::Error::Timeout(_) => FetchError::Stalled(self.network.stall),
+            ureq::Error::RequireHttpsOnly(to) => FetchError::Downgrade(to),
+            ureq::Error::TooManyRedirects => FetchError::Redirects,
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => FetchError::NotHttp,
+            error => FetchError::Connection(Box::new(error)),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Scheme {
+    Https,
+    Http,
+}
+
+fn scheme(url: &str) -> Result<Scheme, FetchError> {
+    let uri: Uri = url.parse().map_err(|_| FetchError::NotHttp)?;
+    match uri.scheme_str() {
+        Some("https") => Ok(Scheme::Https),
+        Some("http") => Ok(Scheme::Http),
+        _ => Err(FetchError::NotHttp),
+    }
+}
+
+/// Where a chain of redirects left TLS.
+fn downgrade(history: &[Uri]) -> Option<String> {
+    let is = |uri: &Uri, scheme| uri.scheme_str() == Some(scheme);
+    history
+        .windows(2)
+        .find(|pair| is(&pair[0], "https") && !is(&pair[1], "https"))
+        .map(|pair| pair[1].to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaving_tls_is_found_anywhere_in_a_chain() {
+        let chain = |urls: &[&str]| {
+            let urls: Vec<Uri> = urls.iter().map(|url| url.parse().unwrap()).collect();
+            downgrade(&urls)
+        };
+        assert_eq!(chain(&["http://a/", "https://b/", "https://c/"]), None);
+        assert_eq!(chain(&["http://a/", "http://b/"]), None);
+        let left = chain(&["http://a/", "https://b/", "http://c/x", "https://d/"]);
+        assert_eq!(left.as_deref(), Some("http://c/x"));
+    }
+
+    #[test]
+    fn only_http_and_https_are_asked_for() {
+        assert_eq!(scheme("https://h/x").unwrap(), Scheme::Https);
+        assert_eq!(scheme("HTTP://h/x").unwrap(), Scheme::Http);
+        for url in [
+            "ftp://h/x",
+            "hdfs://h/x",
+            "h/x",
+            "",
+            "https://a b/",
+            "file:///etc/passwd",
+        ] {
+            assert!(matches!(scheme(url), Err(FetchError::NotHttp)), "{url}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_refused_before_anything_is_sent() {
+        let client = Client::new(Network::default());
+        let error = client.get("http://127.0.0.1:1/", None).unwrap_err();
+        assert!(matches!(error, FetchError::Plain));
+    }
+}

@@ -1,0 +1,313 @@
+//! `lazyroot pull`, with TLS that is real: the server is every host by being the proxy,
+//! and its certificate is the only root.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::json;
+
+use crate::images::{Bench, Image, Packing, Ran};
+use crate::web::{Reply, Web};
+
+const APP: &str = "appc:example.com/app:1,os=linux,arch=amd64";
+const LABELS: [(&str, &str); 3] = [("version", "1"), ("os", "linux"), ("arch", "amd64")];
+const PAGE: &str = "https://example.com/app?ac-discovery=1";
+const IMAGE: &str = "https://storage.example.com/example.com/app-1.aci";
+const TAG: &str = "<meta name=ac-discovery content='example.com https://storage.example.com/{name}-{version}.{ext}'>";
+
+/// `pull`, with this server as every host there is.
+fn pull(bench: &Bench, web: &Web, args: &[&str]) -> Ran {
+    let roots = bench.write("roots.pem", web.certificate().as_bytes());
+    let mut command = bench.command(&["pull"]);
+    command
+        .args(args)
+        .env("https_proxy", web.proxy())
+        .env("http_proxy", web.proxy());
+    command.env("SSL_CERT_FILE", roots);
+    Ran::of(command.stdin(Stdio::null()).output().unwrap())
+}
+
+fn local(bench: &Bench, dir: &Path, args: &[&str]) -> Ran {
+    let mut command = bench.command(&["pull", "--discovery", "local"]);
+    command.args(args).env("LAZYROOT_LOCAL_DIR", dir);
+    Ran::of(command.stdin(Stdio::null()).output().unwrap())
+}
+
+#[track_caller]
+fn says(ran: &Ran, code: i32, words: &[&str]) {
+    assert_eq!(ran.code, code, "{}", ran.err);
+    for word in words {
+        assert!(ran.err.contains(word), "no `{word}` in: {}", ran.err);
+    }
+}
+
+#[test]
+fn an_archive_of_the_local_directory_becomes_an_image() {
+    let bench = Bench::new();
+    let dir = bench.path("images");
+    fs::create_dir(&dir).unwrap();
+    let image = Image::small("other:9", 1, Packing::Gzip);
+    fs::write(
+        dir.join("small:1.tar"),
+        crate::images::archive(&image.docker()),
+    )
+    .unwrap();
+    let ran = local(&bench, &dir, &["small:1"]).ok();
+    assert!(ran.text().contains("as small:1"), "{}", ran.text());
+    assert!(bench.run(&["images"]).ok().text().contains("small"));
+    let nothing = local(&bench, &dir, &["small:2"]);
+    says(
+        &nothing,
+        3,
+        &[
+            "error: `small:2` was not found (`",
+            "small:2.tar`",
+            "\ntry: ",
+        ],
+    );
+}
+
+#[test]
+fn an_image_is_found_by_its_host_with_tls() {
+    let (bench, alice) = (Bench::new(), crate::signatures::alice());
+    let keys = crate::signatures::keyring(&[&alice]);
+    let image = crate::appc::aci("example.com/app", &LABELS, json!([]), "hello");
+    let signature = crate::signatures::sign(&alice.primary_key, &image);
+    let web = Web::new(move |asked| match &*asked.url {
+        PAGE => Reply::ok(TAG),
+        IMAGE => Reply::ok(image.as_slice()),
+        url if *url == format!("{IMAGE}.asc") => Reply::ok(signature.as_str()),
+        _ => Reply::status(404),
+    });
+    let keyring = keys.path().to_str().unwrap();
+    let ran = pull(
+        &bench,
+        &web,
+        &[APP, "--keyring", keyring, "--require-signature"],
+    );
+    says(&ran, 0, &["is signed by Alice <alice@example.com>"]);
+    let urls = web.urls();
+    assert_eq!(urls[0], PAGE);
+    assert_eq!(
+        urls[urls.len() - 2..],
+        [format!("{IMAGE}.asc"), IMAGE.to_owned()]
+    );
+    let quiet = pull(&bench, &web, &[APP, "--quiet"]);
+    assert!(!quiet.err.contains("signed by"), "{}", quiet.err);
+}
+
+#[test]
+fn nothing_leaves_tls_by_a_redirect() {
+    let bench = Bench::new();
+    let web = Web::new(|asked| match &*asked.url {
+        PAGE => Reply::ok(TAG),
+        IMAGE => Reply::redirect("http://other.org/app.aci"),
+        _ => Reply::ok("anything"),
+    });
+    for more in [&[][..], &["--allow-http"]] {
+        let ran = pull(&bench, &web, &[&[APP], more].concat());
+        says(
+            &ran,
+            1,
+            &["it was redirected from https to `http://other.org/app.aci`"],
+        );
+    }
+    let left = web.urls().iter().any(|url| url.contains("other.org"));
+    assert!(!left, "nothing was asked there: {:?}", web.urls());
+}
+
+#[test]
+fn leaving_tls_on_a_way_that_began_without_it_is_refused_too() {
+    let bench = Bench::new();
+    let web = Web::new(|asked| match &*asked.url {
+        "http://example.com/app-1-linux-amd64.aci" => Reply::redirect("https://example.com/x"),
+        "https://example.com/x" => Reply::redirect("http://example.com/y"),
+        _ => Reply::ok("anything"),
+    });
+    let simple = [
+        "--discovery",
+        "simple",
+        "--discovery-prefix",
+        "http://",
+        "--allow-http",
+    ];
+    let ran = pull(&bench, &web, &[&[APP], &simple[..]].concat());
+    says(
+        &ran,
+        1,
+        &["it was redirected from https to `http://example.com/y`"],
+    );
+}
+
+#[test]
+fn a_host_that_nobody_vouches_for_is_not_believed() {
+    let bench = Bench::new();
+    let web = Web::new(|_| Reply::ok(TAG));
+    let stranger = Web::new(|_| Reply::status(404));
+    let roots = bench.write("roots.pem", stranger.certificate().as_bytes());
+    let mut command = bench.command(&["pull", APP]);
+    command
+        .env("https_proxy", web.proxy())
+        .env("SSL_CERT_FILE", roots);
+    let ran = Ran::of(command.stdin(Stdio::null()).output().unwrap());
+    says(
+        &ran,
+        1,
+        &["`https://example.com/app?ac-discovery=1`: the connection failed"],
+    );
+    assert!(web.asked().is_empty());
+}
+
+#[test]
+fn what_cannot_be_pulled_is_told_with_what_to_try() {
+    let bench = Bench::new();
+    for (args, code, words) in [
+        (
+            &["pull", "busybox"][..],
+            2,
+            &[
+                "`busybox:latest` is a Docker image, which only local",
+                "--discovery local",
+            ][..],
+        ),
+        (&["pull", "appc:App"], 2, &["`A` cannot be in it"]),
+        (
+            &["pull", "appc:a", "--require-signature"],
+            2,
+            &["there is no keyring", "--keyring DIR"],
+        ),
+        (
+            &["pull", "appc:a", "--keyring", "/nothing/there"],
+            1,
+            &["cannot read `/nothing/there`"],
+        ),
+        (
+            &[
+                "pull",
+                "appc:a",
+                "--discovery",
+                "simple",
+                "--discovery-prefix",
+                "hdfs://x",
+            ],
+            2,
+            &["`hdfs://x` is neither"],
+        ),
+        (
+            &[
+                "pull",
+                "appc:a",
+                "--discovery",
+                "simple",
+                "--discovery-prefix",
+                "http://127.0.0.1:9/",
+            ],
+            1,
+            &["plain http is not allowed", "--allow-http"],
+        ),
+        (
+            &[
+                "pull",
+                "appc:a:1,flavour=x",
+                "--discovery",
+                "local",
+                "--local-dir",
+                "/nothing",
+            ],
+            3,
+            &["/nothing/a-1-linux-"],
+        ),
+    ] {
+        let ran = bench.run(args);
+        says(&ran, code, words);
+    }
+    let mut proxied = bench.command(&["pull", "appc:a"]);
+    let ran = Ran::of(proxied.env("all_proxy", "socks5://x:1").output().unwrap());
+    says(&ran, 2, &["`all_proxy` is not the URL of a proxy"]);
+}
+
+#[test]
+fn a_pull_that_was_killed_goes_on_in_the_next() {
+    let bench = Bench::new();
+    let bytes = crate::images::noise(1, 300_000);
+    let web = Web::new(move |asked| match asked.before {
+        0 => Reply::file(asked, &bytes, "\"a\"").stall(200_000),
+        _ => Reply::file(asked, &bytes, "\"a\""),
+    });
+    let prefix = web.url("");
+    let args = [
+        APP,
+        "--discovery",
+        "simple",
+        "--discovery-prefix",
+        &prefix,
+        "--allow-http",
+    ];
+    let mut child = bench
+        .command(&["pull"])
+        .args(args)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let arrived = || {
+        let parts = fs::read_dir(bench.store.join("fetch"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        parts.map(|part| part.metadata().unwrap().len()).max() == Some(200_000)
+    };
+    for _ in 0..2000 {
+        if arrived() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(arrived(), "the first part never came");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ran = bench.run(&[&["pull"][..], &args].concat());
+    // It is noise and no image; that is told only when all of it is there.
+    says(
+        &ran,
+        1,
+        &[
+            "goes on with http://",
+            "cannot import `http://",
+            "is not an image archive",
+        ],
+    );
+    assert_eq!(web.asked()[1].headers["range"], "bytes=200000-");
+    let left = fs::read_dir(bench.store.join("fetch")).unwrap().count();
+    assert_eq!(left, 0, "what was whole is not kept");
+}
+
+#[test]
+fn gc_removes_parts_that_nobody_is_fetching() {
+    let bench = Bench::new();
+    let image = Image::small("one:1", 1, Packing::Gzip);
+    bench
+        .pipe(&crate::images::archive(&image.docker()), &[])
+        .ok();
+    let fetch = bench.store.join("fetch");
+    fs::create_dir(&fetch).unwrap();
+    fs::write(fetch.join("a.part"), vec![0; 40_000]).unwrap();
+    fs::write(fetch.join("a.json"), "{}").unwrap();
+    let part = || {
+        fs::read_dir(&fetch)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+    };
+    assert_eq!(part().count(), 2);
+    let held = part()
+        .find(|path| path.extension().unwrap() == "part")
+        .unwrap();
+    let held = fs::File::open(held).unwrap();
+    held.lock().unwrap();
+    bench.run(&["gc"]).ok();
+    assert_eq!(part().count(), 2, "it is being fetched");
+    drop(held);
+    let swept = bench.run(&["gc"]).ok().text();
+    assert!(swept.contains("39.1 KiB in 1 files"), "{swept}");
+    assert_eq!(part().count(), 0);
+}
