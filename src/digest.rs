@@ -223,6 +223,12 @@ impl AciId {
         Self::of_archive(DiffId(image.0))
     }
 
+    /// The raw digest.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+
     /// The image in the store.
     #[must_use]
     pub fn image(self) -> ImageId {

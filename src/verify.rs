@@ -67,9 +67,9 @@ fn appc(store: &Store, id: AciId, record: &ImageRecord, bytes: &[u8]) -> Result<
     }
     let path = store.whitelist_path(id);
     let source = FileSource::open(path.clone())?;
-    let set = PathSet::open(Box::new(source), BlockCache::new(1 << 20))?;
+    let set = PathSet::open(id, Box::new(source), BlockCache::new(1 << 20))?;
     set.verify()?;
-    let expected = path_set::write(&manifest.whitelist, Vec::new());
+    let expected = path_set::write(id, &manifest.whitelist, Vec::new());
     let found = std::fs::read(&path).map_err(|source| StoreError::Io {
         what: "read",
         path: path.clone(),

@@ -63,7 +63,7 @@ pub fn import_aci(
         to: store.blob_path(BlobId(Digest::sha256(&bytes))),
     });
     if !manifest.whitelist.is_empty() {
-        let set = path_set::write(&manifest.whitelist, Vec::new())?;
+        let set = path_set::write(id, &manifest.whitelist, Vec::new())?;
         files.push(Staged {
             from: staging.write("whitelist", &set)?,
             to: store.whitelist_path(id),

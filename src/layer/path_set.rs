@@ -15,7 +15,8 @@
 //! ```text
 //!   0  keys      u64, their number, little-endian
 //!   8  zero      8 bytes
-//!  16  keys      16 bytes each, sorted, no two alike but for the lowest bit of the
+//!  16  owner     64 bytes, the ID of the image whose whitelist it is
+//!  80  keys      16 bytes each, sorted, no two alike but for the lowest bit of the
 //!                last byte, which is 1 if the path is in the set, and 0 if it only
 //!                leads to one that is; the root is not among them
 //! ```
@@ -28,6 +29,7 @@ use sha2::Digest as _;
 
 use super::blocks::{BLOCK, BlockCache, BlockFile, BlockWriter, Seal};
 use super::{ReadError, Source};
+use crate::digest::AciId;
 use crate::tree_path::TreePath;
 
 const SEAL: Seal = Seal {
@@ -35,7 +37,7 @@ const SEAL: Seal = Seal {
     version: 1,
 };
 /// Bytes before the keys.
-const HEADER: u64 = 16;
+const HEADER: u64 = 80;
 /// Bytes of a key.
 const WIDTH: u64 = 16;
 /// Most keys of a set: what the longest manifest can make, and 64 MiB.
@@ -119,15 +121,16 @@ pub enum WriteError {
     Io(#[from] std::io::Error),
 }
 
-/// Writes the set of these paths and hands the writer back.
+/// Writes the whitelist of an image and hands the writer back.
 ///
 /// # Errors
 /// Too many, or what the writer answers.
-pub fn write<W: Write>(paths: &[TreePath], to: W) -> Result<W, WriteError> {
+pub fn write<W: Write>(owner: AciId, paths: &[TreePath], to: W) -> Result<W, WriteError> {
     let keys = keys(paths)?;
     let mut writer = BlockWriter::new(to, SEAL);
     writer.write(&(keys.len() as u64).to_le_bytes())?;
-    writer.align(HEADER)?;
+    writer.write(&[0; 8])?;
+    writer.write(owner.as_bytes())?;
     for (key, listed) in keys {
         writer.write(&(key.0 | u128::from(listed)).to_be_bytes())?;
     }
@@ -142,14 +145,24 @@ pub struct PathSet {
 }
 
 impl PathSet {
-    /// Opens a set: constant time but for the checks, of which there is one per 16 KiB.
+    /// Opens the whitelist of an image: constant time but for the checks, of which
+    /// there is one per 16 KiB.
     ///
     /// # Errors
-    /// Damage, or a file that is none.
-    pub fn open(source: Box<dyn Source>, cache: Arc<BlockCache>) -> Result<Self, ReadError> {
+    /// Damage, a file that is none, or that of another image.
+    pub fn open(
+        owner: AciId,
+        source: Box<dyn Source>,
+        cache: Arc<BlockCache>,
+    ) -> Result<Self, ReadError> {
         let file = BlockFile::open(source, SEAL, cache)?;
         let mut count = [0; 8];
         file.read(0, &mut count)?;
+        let mut found = [0; 64];
+        file.read(16, &mut found)?;
+        if found != *owner.as_bytes() {
+            return Err(file.corrupt(16, format!("it is not the whitelist of {owner}")));
+        }
         let keys = u64::from_le_bytes(count);
         if keys > KEYS_MAX as u64 || HEADER + keys * WIDTH != file.len() {
             return Err(file.corrupt(0, "the number of keys is not the file's"));
@@ -242,13 +255,22 @@ enum Side {
 mod tests {
     use super::*;
 
+    fn owner() -> AciId {
+        format!("{}{}", AciId::PREFIX, "ab".repeat(64))
+            .parse()
+            .unwrap()
+    }
+
+    fn open(sealed: Vec<u8>, cache: u64) -> Result<PathSet, ReadError> {
+        PathSet::open(owner(), Box::new(sealed), BlockCache::new(cache))
+    }
+
     fn path(text: &str) -> TreePath {
         TreePath::parse(text.as_bytes()).unwrap()
     }
 
     fn set(paths: &[TreePath]) -> PathSet {
-        let sealed = write(paths, Vec::new()).unwrap();
-        PathSet::open(Box::new(sealed), BlockCache::new(1 << 20)).unwrap()
+        open(write(owner(), paths, Vec::new()).unwrap(), 1 << 20).unwrap()
     }
 
     #[test]
@@ -274,15 +296,16 @@ mod tests {
     #[test]
     fn a_written_set_has_the_bytes_that_the_format_says() {
         let golden = "02000000000000000000000000000000775a95491882162acdd97186d305dd65e764fa65a1cc55eb3289265a7b0263a2";
-        let sealed = write(&[path("etc/passwd")], Vec::new()).unwrap();
-        let hex: String = sealed[..48].iter().map(|b| format!("{b:02x}")).collect();
+        let golden = format!("{}{}{}", &golden[..32], "ab".repeat(64), &golden[32..]);
+        let sealed = write(owner(), &[path("etc/passwd")], Vec::new()).unwrap();
+        let hex: String = sealed[..112].iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, golden);
-        assert_eq!(&sealed[56..68], b"lr-paths\x01\0\0\0");
+        assert_eq!(&sealed[120..132], b"lr-paths\x01\0\0\0");
     }
 
     #[test]
     fn every_one_of_many_is_found_and_no_other() {
-        for many in [0, 1, 1022, 1023, 1024, 5000] {
+        for many in [0, 1, 1018, 1019, 1020, 5000] {
             let paths: Vec<_> = (0..many)
                 .map(|n| path(&format!("d{}/f{n}", n % 7)))
                 .collect();
@@ -301,12 +324,13 @@ mod tests {
         // As somebody could choose them: all at one end.
         let mut writer = BlockWriter::new(Vec::new(), SEAL);
         writer.write(&3000u64.to_le_bytes()).unwrap();
-        writer.align(HEADER).unwrap();
+        writer.write(&[0; 8]).unwrap();
+        writer.write(owner().as_bytes()).unwrap();
         for n in 1..=3000u128 {
             writer.write(&(n << 1 | 1).to_be_bytes()).unwrap();
         }
         let sealed = writer.finish().unwrap();
-        let set = PathSet::open(Box::new(sealed), BlockCache::new(1 << 20)).unwrap();
+        let set = open(sealed, 1 << 20).unwrap();
         for n in 1..=3000 {
             assert_eq!(set.get(PathKey(n << 1)).unwrap(), Listed::Yes, "{n}");
         }
@@ -317,12 +341,12 @@ mod tests {
     #[test]
     fn damage_is_an_error_and_never_an_answer() {
         let paths = ["a/b", "c"].map(path);
-        let sealed = write(&paths, Vec::new()).unwrap();
+        let sealed = write(owner(), &paths, Vec::new()).unwrap();
         let (listed, absent) = (PathKey::of(&path("a/b")), PathKey::of(&path("x")));
         for at in 0..sealed.len() {
             let mut flipped = sealed.clone();
             flipped[at] ^= 4;
-            let Ok(set) = PathSet::open(Box::new(flipped), BlockCache::new(1)) else {
+            let Ok(set) = open(flipped, 1) else {
                 continue;
             };
             for key in [listed, absent] {
@@ -330,8 +354,11 @@ mod tests {
             }
         }
         for len in 0..sealed.len() {
-            let cut = sealed[..len].to_vec();
-            assert!(PathSet::open(Box::new(cut), BlockCache::new(1)).is_err());
+            assert!(open(sealed[..len].to_vec(), 1).is_err());
         }
+        let other = format!("{}{}", AciId::PREFIX, "00".repeat(64))
+            .parse()
+            .unwrap();
+        assert!(PathSet::open(other, Box::new(sealed), BlockCache::new(1)).is_err());
     }
 }

@@ -111,7 +111,7 @@ impl Store {
     /// Missing or damaged files.
     pub fn open_whitelist(&self, id: AciId, caches: &Caches) -> Result<Arc<PathSet>, StoreError> {
         let source = FileSource::open(self.whitelist_path(id))?;
-        let set = PathSet::open(Box::new(source), Arc::clone(&caches.blocks))?;
+        let set = PathSet::open(id, Box::new(source), Arc::clone(&caches.blocks))?;
         Ok(Arc::new(set))
     }
 }

@@ -38,7 +38,7 @@ pub struct Removed {
 }
 
 impl Store {
-    /// Removes a name; and the image, when it was the last one. `text` may be an
+    /// Removes a name; and the image, when it was the last one (a Docker image's). `text` may be an
     /// ID: then all its names go.
     ///
     /// # Errors
@@ -55,11 +55,11 @@ impl Store {
                 .map(|(name, _)| name.clone())
                 .collect()
         };
-        let gone = match text.parse::<Reference>() {
-            Ok(name) if all.contains_key(&name) => vec![name],
-            _ => of_image(&all),
-        };
-        let last = of_image(&all).len() == gone.len();
+        let tag = text.parse().ok().filter(|name| all.get(name) == Some(&id));
+        // An AppC image has a name of its own, which no tag takes away with it.
+        let only_a_tag = tag.is_some() && AciId::of_image(id).is_some();
+        let gone = tag.map_or_else(|| of_image(&all), |name| vec![name]);
+        let last = !only_a_tag && of_image(&all).len() == gone.len();
         if last && !force {
             let pins = self.pinned(&lock)?;
             // A damaged record pins nothing: it must be possible to remove it.

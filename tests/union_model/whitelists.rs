@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use lazyroot::digest::AciId;
 use lazyroot::layer::blocks::BlockCache;
 use lazyroot::layer::path_set::{self, PathSet};
 use lazyroot::tree_path::TreePath;
@@ -81,8 +82,9 @@ fn both(stack: &[(Vec<Entry>, Vec<List>)]) -> (Union, Tree) {
             .iter()
             .map(|path| TreePath::parse(path).unwrap())
             .collect();
-        let sealed = path_set::write(&paths, Vec::new()).unwrap();
-        Arc::new(PathSet::open(Box::new(sealed), Arc::clone(&cache)).unwrap())
+        let owner: AciId = format!("sha512-{}", "0".repeat(128)).parse().unwrap();
+        let sealed = path_set::write(owner, &paths, Vec::new()).unwrap();
+        Arc::new(PathSet::open(owner, Box::new(sealed), Arc::clone(&cache)).unwrap())
     };
     let mut layers = Vec::new();
     for (entries, lists) in stack {
