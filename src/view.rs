@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::digest::{AciId, Digest, ImageId};
+use crate::digest::{AciId, ChainId, Digest, ImageId};
 use crate::image::appc::graph::Placed;
 use crate::store::images::ImageRecord;
 use crate::store::leases::Lease;
@@ -22,6 +22,8 @@ pub struct View {
     pub union: Arc<Union>,
     /// Stands for the tree: two views with the same identity are the same tree.
     pub identity: String,
+    /// Names the stack of layers: changes that were made above it belong to it.
+    pub stack: String,
 }
 
 /// What stands for the tree of an AppC image. Its ID alone does not: the store may
@@ -59,6 +61,8 @@ pub fn open(
         let layers: Vec<_> = record.layers.iter().map(|layer| layer.diff).collect();
         store.pin(lease, &layers)?;
     }
+    let diffs: Vec<_> = record.layers.iter().map(|layer| layer.diff).collect();
+    let stack = ChainId::of(&diffs).to_string();
     let layers = record
         .layers
         .iter()
@@ -68,6 +72,7 @@ pub fn open(
         record,
         union,
         identity: id.to_string(),
+        stack,
     })
 }
 
@@ -104,9 +109,11 @@ fn open_appc(
         }
         layers.push((store.open_layer(placed.id.archive(), caches)?, own));
     }
+    let identity = appc_identity(id, &stack);
     Ok(View {
         record,
         union: Arc::new(Union::restricted(layers)),
-        identity: appc_identity(id, &stack),
+        stack: identity.clone(),
+        identity,
     })
 }

@@ -9,7 +9,7 @@ use super::report::{Exit, Failure, chain};
 use super::{Context, logging};
 use crate::backend::catalogue::StoreCatalogue;
 use crate::backend::fuse::{ReadyPipe, StartError, start};
-use crate::digest::{ChainId, ImageId};
+use crate::digest::ImageId;
 use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
 use crate::memory;
 use crate::mounts::{self, MountError};
@@ -431,10 +431,8 @@ impl Changes {
                 (upper.clone(), work.unwrap_or_else(|| beside(upper)))
             }
         };
-        let layers: Vec<_> = view.record.layers.iter().map(|layer| layer.diff).collect();
-        let layers = ChainId::of(&layers).to_string();
         let directory =
-            Directory::open(&upper, &work, &layers).map_err(|error| unusable(&error))?;
+            Directory::open(&upper, &work, &view.stack).map_err(|error| unusable(&error))?;
         let tree = Writable::new(Arc::clone(&view.union), Arc::new(directory));
         tree.map_err(|error| {
             let what = format!("`{}`: {}", upper.display(), chain(&error));
