@@ -93,6 +93,10 @@ fn begins_like_aci(name: &str, glance: Glance) -> bool {
                     if let Some(name) = member.name() {
                         return Ok(Some(name.to_owned()));
                     }
+                    if member.size() > 0 {
+                        // To pass it over could mean to decompress for hours.
+                        return Ok(None);
+                    }
                 }
             }
         }

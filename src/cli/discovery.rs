@@ -14,16 +14,15 @@ use crate::discovery::{
 #[command(next_help_heading = "Discovery")]
 #[group(skip)]
 pub(super) struct Args {
-    /// Where images are looked for.
+    /// Where images are looked for. Default: local where --local-dir is given, else meta.
     #[arg(
         long,
         alias = "provisioner_discovery",
         env = "LAZYROOT_DISCOVERY",
         value_name = "HOW",
-        value_enum,
-        default_value = "meta"
+        value_enum
     )]
-    discovery: How,
+    discovery: Option<How>,
     /// The directory of local discovery.
     ///
     /// It has NAME-VERSION-OS-ARCH.aci, NAME:TAG.tar and NAME.tar; the slashes of a
@@ -75,7 +74,12 @@ enum How {
 impl Args {
     /// Discovery as the arguments and the environment have it.
     pub(super) fn resolve(&self, context: &Context) -> Result<Discovery, Failure> {
-        let method = match self.discovery {
+        let default = match self.local_dir {
+            // Who names a directory does not expect the network to be asked.
+            Some(_) => How::Local,
+            None => How::Meta,
+        };
+        let method = match self.discovery.unwrap_or(default) {
             How::Local => Method::Local(match &self.local_dir {
                 Some(dir) => dir.clone(),
                 // Beside the store, wherever that is by default.

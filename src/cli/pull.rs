@@ -93,6 +93,11 @@ struct Pull<'a> {
 
 impl Pull<'_> {
     fn docker(&self, name: &Reference) -> Result<Vec<Imported>, Failure> {
+        if name.digest().is_some() {
+            // A file's name says nothing of what is in it.
+            let what = format!("`{name}` cannot be pulled by its digest from a directory");
+            return Err(Failure::new(Exit::Usage, what).hint("name it without `@`"));
+        }
         let found = self.discovery.find_archive(name)?;
         self.take(found, &|archive, options| {
             let names = [name.clone()];

@@ -9,7 +9,7 @@
 
 use std::io::{ErrorKind, Read as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderMap, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
@@ -263,8 +263,20 @@ impl Client {
         }
         let mut page = Vec::new();
         let mut body = answer.body.into_reader().take(limit + 1);
-        body.read_to_end(&mut page)
-            .map_err(|error| self.failed(error.into()))?;
+        let begun = Instant::now();
+        let mut piece = [0; 4096];
+        loop {
+            match body.read(&mut piece) {
+                Ok(0) => break,
+                Ok(got) => page.extend_from_slice(&piece[..got]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(self.failed(error.into())),
+            }
+            // Who drips keeps within the time for each read, for years.
+            if begun.elapsed() > 2 * self.network.stall {
+                return Err(FetchError::Stalled(self.network.stall));
+            }
+        }
         match page.len() as u64 > limit {
             true => Err(FetchError::TooLarge { size: None, limit }),
             false => Ok(page),

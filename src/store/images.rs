@@ -275,6 +275,12 @@ impl Store {
             Some(_) => AppcFile::write(record),
         };
         let text = text.map_err(|error| failed("write", &path)(error.into()))?;
+        if text.len() > RECORD_MAX {
+            // It would be refused when it is read, and stop `gc` from then on.
+            let what = "names, labels and dependencies of the image take over 1 MiB";
+            let error = io::Error::new(io::ErrorKind::InvalidInput, what);
+            return Err(failed("write", &path)(error));
+        }
         let from = staging.write("image.json", &text)?;
         let files = [Staged { from, to: path }];
         staging.flush(&files)?;
@@ -347,6 +353,9 @@ impl NamesFile {
             .map(|text| Digest::sha256(&text))
     }
 }
+
+/// Bytes of an image's record: a Docker image of 1000 layers has half of it.
+const RECORD_MAX: usize = 1 << 20;
 
 /// The record of an AppC image. Nothing else vouches for it that is quick to read.
 #[derive(serde::Serialize, serde::Deserialize)]

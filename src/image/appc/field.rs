@@ -50,6 +50,16 @@ pub(super) struct Field<'a> {
     value: &'a Value,
 }
 
+/// Where a value that is too long to be shown is cut: never inside a character.
+fn shown(value: &str) -> Option<usize> {
+    (value.len() > SHOWN).then(|| {
+        let ends = (0..=SHOWN).rev();
+        ends.into_iter()
+            .find(|&at| value.is_char_boundary(at))
+            .unwrap_or(0)
+    })
+}
+
 pub(super) type Outcome<T> = Result<T, ManifestError>;
 
 impl<'a> Field<'a> {
@@ -67,8 +77,8 @@ impl<'a> Field<'a> {
             other => other.to_string(),
         };
         let mut value = printable(text.as_bytes());
-        if value.len() > SHOWN {
-            value.truncate(SHOWN);
+        if let Some(end) = shown(&value) {
+            value.truncate(end);
             value.push_str("...");
         }
         let field = match self.place.as_str() {
@@ -199,5 +209,23 @@ impl<'a> Field<'a> {
     /// The value as it is.
     pub(super) fn json(&self) -> &'a Value {
         self.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_is_never_cut_inside_a_character() {
+        // A manifest with such a name once ended the program.
+        for text in ["a\u{e9}", "\u{65e5}", "aa\u{1f40b}"] {
+            let value = Value::String(text.repeat(50));
+            let Err(ManifestError::Wrong { value, .. }) = Field::root(&value).wrong::<()>("w")
+            else {
+                panic!("an error of another kind");
+            };
+            assert!(value.len() <= SHOWN + "...".len() && value.ends_with("..."));
+        }
     }
 }

@@ -164,6 +164,9 @@ fn version(field: &Field<'_>) -> Outcome<String> {
     Ok(text.to_owned())
 }
 
+/// Bytes of a label's value; in the wild they are versions and names of platforms.
+const LABEL_MAX: usize = 4096;
+
 /// `labels` of an image or of a dependency; os and arch are looked at in both.
 fn labels(of: &Field<'_>) -> Outcome<Labels> {
     let mut labels = Labels::new();
@@ -181,7 +184,14 @@ fn labels(of: &Field<'_>) -> Outcome<Labels> {
                     "arch" => arch = Some(value.clone()),
                     _ => {}
                 }
-                value.text()?.to_owned()
+                // It is shown in lists, in messages and in the log, line by line.
+                let text = value.text()?;
+                if text.len() > LABEL_MAX || text.chars().any(char::is_control) {
+                    return value.wrong(format!(
+                        "it must have no control characters and at most {LABEL_MAX} bytes"
+                    ));
+                }
+                text.to_owned()
             }
             None => String::new(),
         };
@@ -204,9 +214,16 @@ fn labels(of: &Field<'_>) -> Outcome<Labels> {
     }
 }
 
+/// Dependencies of one manifest: a tree of more layers is refused anyway.
+const DEPENDENCIES_MAX: usize = 1024;
+
 fn dependencies(root: &Field<'_>) -> Outcome<Vec<Dependency>> {
     let mut dependencies = Vec::new();
-    for field in root.list("dependencies")? {
+    let list = root.list("dependencies")?;
+    if let Some(field) = list.get(DEPENDENCIES_MAX) {
+        return field.wrong(format!("there must be no more than {DEPENDENCIES_MAX}"));
+    }
+    for field in list {
         let size = match field.get("size")? {
             None => None,
             Some(size) => match u64::try_from(size.integer()?) {
