@@ -23,7 +23,7 @@ use crate::store::{Store, StoreError};
 
 /// Fetch an image and take it into the store. Nothing is unpacked.
 ///
-/// AppC images are written appc:NAME[:VERSION][,LABEL=VALUE...] and looked for as
+/// AppC images are written appc:NAME:VERSION,LABEL=VALUE (VERSION and labels may be left out) and looked for as
 /// --discovery says; os and arch are this machine's unless they are given. Their
 /// dependencies are fetched too where the store does not have them. Docker images are
 /// found in a local directory; registries cannot be asked yet.
