@@ -355,6 +355,13 @@ impl std::fmt::Display for Changes {
 impl Changes {
     /// The mount is gone.
     fn end(self) {
+        if let Self::Kept { upper, .. } = &self {
+            // As umount of any file system: what was written is on the disk.
+            let synced = std::fs::File::open(upper).map(rustix::fs::syncfs);
+            if let Err(error) | Ok(Err(error)) = synced.map(|done| done.map_err(Into::into)) {
+                log::warn!("cannot sync `{}`: {error}", upper.display());
+            }
+        }
         match self {
             Self::None | Self::Kept { own_work: None, .. } => {}
             Self::Fresh(fresh) => {

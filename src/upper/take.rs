@@ -171,6 +171,18 @@ impl<'a> Candidate<'a> {
 
     /// Clears the work directory and makes a new directory in it.
     fn clear(&self, counter: &AtomicU64) -> Result<Opened, UpperError> {
+        // Only what a mount leaves there: somebody may have named the wrong directory.
+        clean::list(&self.fd, |name, _, _| match name {
+            b"work" | b"index" => Ok(()),
+            _ if name.starts_with(b"#") => Ok(()),
+            _ => Err(io::ErrorKind::DirectoryNotEmpty.into()),
+        })
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty => self.unfit("a work directory has to be empty"),
+            _ => failed("read", self.path)(error),
+        })?;
+        let start = rustix::fs::SeekFrom::Start(0);
+        rustix::fs::seek(&self.fd, start).map_err(failed("read", self.path))?;
         clean::clear(&self.fd, counter).map_err(failed("clean", self.path))?;
         let made = rustix::fs::mkdirat(&self.fd, WORK, Mode::RWXU);
         made.map_err(failed("make a directory in", self.path))?;
@@ -192,7 +204,9 @@ impl<'a> Candidate<'a> {
     /// What marks begin with here. Who may set `trusted.*` still goes on with
     /// `user.*` where a user namespace's root began.
     fn prefix(&self, work: &Opened, outer: &Candidate<'_>) -> Result<Prefix, UpperError> {
-        let begun = self.has(&Prefix::User.mark(LAYERS))?;
+        // A program in the mount can set the first of these, as root the second is ours alone.
+        let begun =
+            self.has(&Prefix::User.mark(LAYERS))? && !self.has(&Prefix::Trusted.mark(LAYERS))?;
         let trusted = outer.has(xattrs::TRUSTED_HERE)?;
         let candidates: &[Prefix] = if begun {
             &[Prefix::User]
@@ -203,7 +217,7 @@ impl<'a> Candidate<'a> {
             let name = prefix.mark("lazyroot");
             match xattrs::set(work, name.as_bytes(), b"y", XattrFlags::empty()) {
                 // Without its marks a file of zeros would stand for a layer's.
-                Ok(()) if trusted && prefix == Prefix::User => {
+                Ok(()) if prefix == Prefix::User && (trusted || !begun && !self.is_empty()?) => {
                     return Err(self.unfit("only root of the machine sees its marks"));
                 }
                 Ok(()) if prefix == Prefix::Trusted => {
@@ -219,6 +233,16 @@ impl<'a> Candidate<'a> {
             }
         }
         Err(self.unfit("it has no extended attributes"))
+    }
+
+    fn is_empty(&self) -> Result<bool, UpperError> {
+        let mut empty = true;
+        let read = clean::list(&self.fd, |_, _, _| {
+            empty = false;
+            Ok(())
+        });
+        read.map_err(failed("read", self.path))?;
+        Ok(empty)
     }
 
     fn has(&self, name: &str) -> Result<bool, UpperError> {

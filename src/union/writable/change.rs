@@ -116,11 +116,12 @@ impl Writable {
         if ino != self.own_number(key) {
             self.make_impure(&dir)?;
         }
+        // What can fail comes before the change: nobody could take it back.
+        let in_layers = self.layers_have(&dir, name)?;
         self.upper
             .link(key, dir.key, name, false)
             .map_err(FsError::Upper)?;
         let slot = Slot::Object(key, stat.attr.kind, ino);
-        let in_layers = self.layers_have(&dir, name)?;
         dir.update(|names| names.put(name, slot, in_layers));
         self.table.lock().count(ino);
         let stat = self.attr(ino)?;

@@ -128,6 +128,9 @@ impl Writable {
             Some(Node::Dir(dir)) => self.upper.sync_dir(dir.key),
             Some(Node::File(file)) => {
                 self.check_regular(file.key)?;
+                // The name or mark that came with the copy-up is no data: a file that
+                // came from a layer is synced as a whole.
+                let data_only = data_only && ino == self.own_number(file.key);
                 let data = self.upper.open(file.key);
                 data.and_then(|data| data.sync(data_only))
             }

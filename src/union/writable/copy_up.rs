@@ -285,13 +285,22 @@ impl Writable {
         let copied = self
             .copy(ino, key, size)
             .and_then(|()| self.put_back(key, (attr.mtime, mtime), capability(&xattrs)));
-        copied.inspect_err(|_| self.upper.forget(key))?;
+        // Durable before it has a name, and while nobody waits for it.
+        let durable = copied.and_then(|()| match size {
+            0 => Ok(()),
+            _ => self
+                .upper
+                .open(key)
+                .and_then(|data| data.sync(false))
+                .map_err(FsError::Upper),
+        });
+        durable.inspect_err(|_| self.upper.forget(key))?;
         let _changes = self.changes.lock();
         if self.key(ino).is_some() {
             self.upper.forget(key);
             return Ok(None);
         }
-        self.give_names(ino, key, Kind::File, None, size > 0)?;
+        self.give_names(ino, key, Kind::File, None, false)?;
         Ok(Some(key))
     }
 

@@ -182,7 +182,12 @@ impl Writable {
                     if kind == Kind::Dir || dir.impure.load(Ordering::Relaxed) {
                         let marks = self.upper.marks_at(dir.key, &name);
                         let marks = marks.map_err(FsError::Upper)?;
-                        ino = self.identity(dir, &name, key, kind, &marks)?.0;
+                        match self.identity(dir, &name, key, kind, &marks) {
+                            Ok((number, _)) => ino = number,
+                            // Told to whoever looks it up; its neighbours are sound.
+                            Err(FsError::UpperDamaged(_)) => {}
+                            Err(error) => return Err(error),
+                        }
                     }
                     Slot::Object(key, kind, ino)
                 }

@@ -32,11 +32,13 @@ fn a_directory_is_taken_by_one_mount_and_for_one_image() {
         let nested = open(&lab.path(upper), &lab.path(work), "sha256:1");
         assert!(matches!(nested, Err(UpperError::Nested { .. })), "{upper}");
     }
+    // A refusal leaves the directory that it made.
+    std::fs::remove_dir(lab.path("work/u")).unwrap();
     open(&upper, &work, "sha256:1").unwrap();
 }
 
 #[test]
-fn the_work_directory_is_cleared_whatever_is_in_it_and_nothing_else_is() {
+fn the_work_directory_is_cleared_of_what_mounts_leave_and_nothing_else_is() {
     let Some(mut lab) = lab() else { return };
     lab.upper = None;
     let outside = lab.path("outside");
@@ -46,12 +48,23 @@ fn the_work_directory_is_cleared_whatever_is_in_it_and_nothing_else_is() {
     std::fs::create_dir_all(work.join("index/a/b/c/d")).unwrap();
     std::fs::write(work.join("index/a/b/f"), "").unwrap();
     std::fs::create_dir_all(work.join("#1/#2/#3")).unwrap();
-    std::os::unix::fs::symlink(&outside, work.join("link")).unwrap();
+    std::os::unix::fs::symlink(&outside, work.join("#4")).unwrap();
     std::os::unix::fs::symlink(&outside, work.join("index/a/link")).unwrap();
     lab.reopen();
     assert_eq!(std::fs::read(outside.join("f")).unwrap(), b"kept");
     assert_eq!(std::fs::read_dir(&work).unwrap().count(), 1);
     assert_eq!(lab.left_over(), [""; 0]);
+}
+
+#[test]
+fn a_directory_with_something_of_somebodys_in_it_is_no_work_directory() {
+    let Some(mut lab) = lab() else { return };
+    lab.upper = None;
+    let mine = lab.path("work").join("thesis");
+    std::fs::write(&mine, "kept").unwrap();
+    let opened = Directory::open(&lab.path("upper"), &lab.path("work"), "sha256:1");
+    assert!(matches!(opened, Err(UpperError::Unfit { .. })));
+    assert_eq!(std::fs::read(mine).unwrap(), b"kept");
 }
 
 #[test]
@@ -63,8 +76,10 @@ fn marks_below_user_are_used_where_a_user_namespaces_root_began() {
         rustix::fs::setxattr(lab.path("upper"), name, value, flags).unwrap();
     };
     set("user.overlay.lazyroot.layers", b"sha256:1");
-    let blind = Directory::open(&lab.path("upper"), &lab.path("work"), "sha256:1");
-    assert!(matches!(blind, Err(UpperError::Unfit { .. })));
+    // A program in a mount of root's can set that, too: it means nothing there.
+    let forged = Directory::open(&lab.path("upper"), &lab.path("work"), "sha256:1");
+    assert!(forged.is_ok());
+    drop(forged);
     for (dir, name) in [
         ("upper", "trusted.overlay.lazyroot.layers"),
         ("work", "user.overlay.lazyroot.trusted"),
