@@ -83,6 +83,16 @@ impl Workers {
 /// Counts a thread out, also one whose job panicked.
 struct Leaving<'a>(&'a Shared);
 
+impl Leaving<'_> {
+    /// Counts it out under the lock under which it decided to go: nobody may count
+    /// on it from then on.
+    fn now(self, state: &mut State) {
+        state.threads -= 1;
+        self.0.fewer.notify_all();
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         self.0.state.lock().threads -= 1;
@@ -91,18 +101,18 @@ impl Drop for Leaving<'_> {
 }
 
 fn work(shared: &Shared) {
-    let _leaving = Leaving(shared);
+    let leaving = Leaving(shared);
     loop {
         let mut state = shared.state.lock();
         while state.waiting.is_empty() {
             if state.ending {
-                return;
+                return leaving.now(&mut state);
             }
             state.idle += 1;
             let tired = shared.more.wait_for(&mut state, LINGER).timed_out();
             state.idle -= 1;
             if tired && state.waiting.is_empty() {
-                return;
+                return leaving.now(&mut state);
             }
         }
         let job = state.waiting.pop_front();

@@ -164,7 +164,10 @@ impl Writable {
         }
         let dir = self.changed_dir(dir)?;
         self.remove_name(&dir, name)?;
-        self.lost_a_name(held.ino)
+        // The name is gone, whatever comes; whether it was the last one is asked for
+        // again by whoever looks.
+        let _ = self.lost_a_name(held.ino);
+        Ok(())
     }
 
     /// Takes a name away; a whiteout is left where layers have it.

@@ -171,7 +171,10 @@ impl Writable {
         self.now_at(to, Slot::Object(key, kind, moved.ino));
         match (replaced, to.there) {
             (Some(held), Some(Kind::Dir)) => self.lost_dir(held.ino),
-            (Some(held), _) => self.lost_a_name(held.ino)?,
+            // As for an unlink: the name is gone, whatever comes.
+            (Some(held), _) => {
+                let _ = self.lost_a_name(held.ino);
+            }
             (None, _) => {}
         }
         Ok(())
