@@ -309,14 +309,14 @@ pub trait Upper: Send + Sync + fmt::Debug {
     /// As the system call of the kind.
     fn stage(&self, new: &New<'_>) -> io::Result<Key>;
 
-    /// Gives a staged object its names, all of them free. With `durable` its
-    /// contents and attributes are durable before the first name is there. Each directory keeps its
-    /// times: what was copied up was there before. Without any name it stays an
+    /// Gives a staged object its names, all of them free. Whoever needs its contents
+    /// durable before the first name is there has synced them. Each directory keeps
+    /// its times: what was copied up was there before. Without any name it stays an
     /// object that has lost its last one.
     ///
     /// # Errors
-    /// As fsync(2), link(2), rename(2). Names given so far stay.
-    fn publish(&self, key: Key, names: &[(Key, &[u8])], durable: bool) -> io::Result<()>;
+    /// As link(2), rename(2). Names given so far stay.
+    fn publish(&self, key: Key, names: &[(Key, &[u8])]) -> io::Result<()>;
 
     /// Gives a known object, no directory, one more name, which is free. With
     /// `quiet` the directory keeps its times: the name was there before.

@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, FileType, OFlags, RenameFlags, Stat as RawStat, Timespec};
+use rustix::fs::{AtFlags, CWD, FileType, RenameFlags, Stat as RawStat, Timespec};
 use rustix::io::Errno;
 
 use super::reach::{self, Opened};
@@ -41,12 +41,7 @@ fn renameat(from: At<'_>, to: At<'_>, flags: RenameFlags) -> io::Result<()> {
 
 impl Directory {
     /// Gives a staged object its names.
-    pub(super) fn publish_staged(
-        &self,
-        key: Key,
-        names: &[(Key, &[u8])],
-        durable: bool,
-    ) -> io::Result<()> {
+    pub(super) fn publish_staged(&self, key: Key, names: &[(Key, &[u8])]) -> io::Result<()> {
         for (_, name) in names {
             reach::check_name(name)?;
         }
@@ -54,11 +49,6 @@ impl Directory {
             let _looking = self.changes.read();
             self.object(key)?
         };
-        if durable {
-            // It has no name yet: nobody waits for this, and after it no crash
-            // leaves a name with less behind it.
-            self.sync_staged(&opened, &raw)?;
-        }
         let _changing = self.changes.write();
         let temporary = self.staged_name(key)?;
         let Some(((dir, name), more)) = names.split_first() else {
@@ -93,17 +83,6 @@ impl Directory {
         let name = self.table.lock().name_in(key, self.work_key);
         let name = name.and_then(|name| String::from_utf8(name.into_vec()).ok());
         name.ok_or_else(|| Errno::INVAL.into())
-    }
-
-    fn sync_staged(&self, opened: &Opened, raw: &RawStat) -> io::Result<()> {
-        let fd = match FileType::from_raw_mode(raw.st_mode) {
-            FileType::RegularFile => opened.reopen(OFlags::RDONLY)?,
-            FileType::Directory => opened.readable()?,
-            // The others cannot be opened without consequences. The directory with
-            // their name is what a journal needs to keep them.
-            _ => self.work.readable()?,
-        };
-        Ok(rustix::fs::fsync(fd)?)
     }
 
     /// Gives a known object one more name.

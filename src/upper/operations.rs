@@ -118,8 +118,8 @@ impl Upper for Directory {
         self.make_staged(new)
     }
 
-    fn publish(&self, key: Key, names: &[(Key, &[u8])], durable: bool) -> io::Result<()> {
-        self.publish_staged(key, names, durable)
+    fn publish(&self, key: Key, names: &[(Key, &[u8])]) -> io::Result<()> {
+        self.publish_staged(key, names)
     }
 
     fn link(&self, key: Key, dir: Key, name: &[u8], quiet: bool) -> io::Result<()> {

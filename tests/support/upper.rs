@@ -265,7 +265,7 @@ impl Upper for Memory {
         Ok(state.add(new, "stage"))
     }
 
-    fn publish(&self, key: Key, names: &[(Key, &[u8])], _durable: bool) -> io::Result<()> {
+    fn publish(&self, key: Key, names: &[(Key, &[u8])]) -> io::Result<()> {
         let mut state = self.0.lock();
         let object = state.get(key, "publish");
         assert!(object.staged, "publish: {key:?} is not staged");

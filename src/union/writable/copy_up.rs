@@ -65,7 +65,7 @@ impl Writable {
         let xattrs = self.lower.xattrs(ino)?;
         let marks = Marks::default();
         let key = self.stage(&attr, What::Dir, &xattrs, &marks)?;
-        let publish = self.upper.publish(key, &[(parent.key, name)], false);
+        let publish = self.upper.publish(key, &[(parent.key, name)]);
         publish.map_err(|error| self.unstage(key, error))?;
         let dir = Dir::new(ino, key, Some(ino), (parent.ino, name), &marks, true);
         let dir = Arc::new(dir);
@@ -132,7 +132,7 @@ impl Writable {
             ..Marks::default()
         };
         let key = self.stage(&attr, what, &self.lower.xattrs(ino)?, &marks)?;
-        self.give_names(ino, key, attr.kind, metacopy.then_some(ino), false)?;
+        self.give_names(ino, key, attr.kind, metacopy.then_some(ino))?;
         Ok(key)
     }
 
@@ -144,7 +144,7 @@ impl Writable {
         };
         let key = self.stage(attr, What::Dir, &self.lower.xattrs(ino)?, &marks)?;
         self.upper
-            .publish(key, &[], false)
+            .publish(key, &[])
             .map_err(|error| self.unstage(key, error))?;
         let dir = Dir::new(ino, key, None, (Ino::ROOT, b""), &marks, true);
         dir.set_gone();
@@ -159,7 +159,6 @@ impl Writable {
         key: Key,
         kind: Kind,
         below: Option<Ino>,
-        durable: bool,
     ) -> Result<(), FsError> {
         let places = self
             .raise_names(ino)
@@ -168,7 +167,7 @@ impl Writable {
             .iter()
             .map(|(dir, name)| (dir.key, name.as_slice()))
             .collect();
-        let published = self.upper.publish(key, &names, durable);
+        let published = self.upper.publish(key, &names);
         let mut given = places;
         if published.is_err() {
             // Names given so far stay.
@@ -300,7 +299,7 @@ impl Writable {
             self.upper.forget(key);
             return Ok(None);
         }
-        self.give_names(ino, key, Kind::File, None, false)?;
+        self.give_names(ino, key, Kind::File, None)?;
         Ok(Some(key))
     }
 

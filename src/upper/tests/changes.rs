@@ -66,7 +66,7 @@ fn everything_can_be_made_over_a_whiteout_and_nothing_over_an_object() {
             let new = new(what, 0o644);
             let publish = || {
                 let key = lab.up().stage(&new)?;
-                lab.up().publish(key, &[(root, name.as_bytes())], false)?;
+                lab.up().publish(key, &[(root, name.as_bytes())])?;
                 Ok(key)
             };
             let make = || {

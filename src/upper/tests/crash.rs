@@ -64,7 +64,7 @@ const STEPS: &[Step] = &[
     |up, key| {
         let staged = up.stage(&new(What::File(10), 0o6755))?;
         let names = [(up.root(), &b"one"[..]), (key("plain"), b"two")];
-        up.publish(staged, &names[..1], true)?;
+        up.publish(staged, &names[..1])?;
         up.link(staged, names[1].0, names[1].1, true)
     },
     |up, _| up.rename((up.root(), b"b"), (up.root(), b"nothing-below"), true),

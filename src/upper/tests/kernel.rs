@@ -151,7 +151,7 @@ fn the_kernel_shows_what_we_wrote() {
         ..new(What::File(100_000), 0o640)
     };
     let key = up.stage(&big).unwrap();
-    up.publish(key, &[(root, b"moved-big")], true).unwrap();
+    up.publish(key, &[(root, b"moved-big")]).unwrap();
     lab.upper = None;
     let Some(overlay) = Overlay::mount(&lab) else {
         return;

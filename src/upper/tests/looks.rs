@@ -185,7 +185,7 @@ fn marks_are_there_from_the_first_moment_and_complete_takes_two_away() {
     };
     let key = up.stage(&new).unwrap();
     assert_eq!(up.marks(key).unwrap(), marks);
-    up.publish(key, &[(lab.root(), b"f")], true).unwrap();
+    up.publish(key, &[(lab.root(), b"f")]).unwrap();
     assert_eq!(up.marks_at(lab.root(), b"f").unwrap(), marks);
     assert_eq!(up.stat(key).unwrap().attr.size, 99);
     up.mark(key, Mark::Complete).unwrap();
@@ -246,7 +246,7 @@ fn a_programs_own_device_without_a_number_is_a_device_wherever_it_goes() {
         .unwrap();
     let third = lab.make(root, "third", What::Dir);
     lab.up()
-        .publish(staged, &[(third, b"one"), (third, b"two")], false)
+        .publish(staged, &[(third, b"one"), (third, b"two")])
         .unwrap();
     lab.reopen();
     let root = lab.root();

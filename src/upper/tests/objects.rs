@@ -142,7 +142,7 @@ fn what_was_staged_and_never_published_is_gone_when_it_is_forgotten() {
         .map(|what| up.stage(&new(what, 0o700)).unwrap());
     assert_eq!(lab.left_over().len(), 3);
     up.open(keys[0]).unwrap().write_at(0, b"x").unwrap();
-    up.publish(keys[0], &[], true).unwrap();
+    up.publish(keys[0], &[]).unwrap();
     assert_eq!(up.stat(keys[0]).unwrap().attr.nlink, 0);
     for key in keys {
         up.forget(key);
@@ -171,7 +171,7 @@ fn publishing_gives_all_names_and_leaves_the_directories_times() {
     }
     let key = up.stage(&new(What::File(0), 0o600)).unwrap();
     let names = [(root, &b"one"[..]), (dir, b"two"), (dir, b"three")];
-    up.publish(key, &names, true).unwrap();
+    up.publish(key, &names).unwrap();
     up.link(key, root, b"four", true).unwrap();
     for dir in [root, dir] {
         let stat = up.stat(dir).unwrap();
@@ -181,7 +181,7 @@ fn publishing_gives_all_names_and_leaves_the_directories_times() {
     assert_eq!((lab.key(dir, "two"), lab.key(root, "four")), (key, key));
     up.link(key, root, b"five", false).unwrap();
     assert_ne!(up.stat(root).unwrap().attr.mtime, old);
-    let twice = up.publish(key, &[(root, b"six")], false).unwrap_err();
+    let twice = up.publish(key, &[(root, b"six")]).unwrap_err();
     assert_eq!(errno(&twice), Errno::INVAL);
 }
 
