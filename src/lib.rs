@@ -13,6 +13,7 @@
 //! | | [`tree_path`] | a path that cannot leave its tree |
 //! | 1 formats | [`layer`] | what one layer says: index format, tar reader, seek points |
 //! | | [`image`] | what an image says: Docker archives, OCI layouts |
+//! | | [`mesos`] | messages of Mesos in JSON: images, garbage collection |
 //! | 2 places, heart | [`store`] | the content store on disk |
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |
 //! | | [`discovery`] | where images come from: local, simple, meta; signatures |
@@ -40,6 +41,7 @@ pub mod image;
 pub mod import;
 pub mod layer;
 pub mod memory;
+pub mod mesos;
 pub mod mounts;
 pub mod node;
 pub mod reference;
