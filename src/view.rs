@@ -42,8 +42,9 @@ pub fn appc_identity(id: AciId, stack: &[Placed]) -> String {
     format!("{id}+{}", Digest::sha256(text.as_bytes()).hex())
 }
 
-/// Opens an image. With a lease its layers are pinned before they are looked at,
-/// so that nothing sweeps them while the lease lives.
+/// Opens an image. With a lease it is pinned with its layers before they are looked
+/// at, so that nothing removes them while the lease lives; an AppC image with all that
+/// it depends on.
 ///
 /// # Errors
 /// No such image, missing or damaged files.
@@ -53,6 +54,9 @@ pub fn open(
     caches: &Caches,
     lease: Option<&Lease>,
 ) -> Result<View, StoreError> {
+    if let Some(lease) = lease {
+        store.pin_images(lease, &[id])?;
+    }
     let record = store.image(id)?;
     if let Some(aci) = AciId::of_image(id) {
         return open_appc(store, aci, record, caches, lease);
@@ -92,6 +96,8 @@ fn open_appc(
         (stack, _) => stack?,
     };
     if let Some(lease) = lease {
+        let images: Vec<_> = stack.iter().map(|placed| placed.id.image()).collect();
+        store.pin_images(lease, &images)?;
         let layers: Vec<_> = stack.iter().map(|placed| placed.id.archive()).collect();
         store.pin(lease, &layers)?;
     }

@@ -280,6 +280,7 @@ fn an_image_that_is_in_use_is_not_removed_unless_by_force() {
     let record = store.image(store.find("one:1").unwrap()).unwrap();
     let layers: Vec<DiffId> = record.layers.iter().map(|layer| layer.diff).collect();
     store.pin(&lease, &layers).unwrap();
+    store.pin_images(&lease, &[record.id]).unwrap();
     bench.refuses(
         4,
         &["`one:1` is in use by a running mount", "try: ", "--force"],

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::progress::Shown;
 use super::report::{Exit, Failure};
@@ -19,6 +19,7 @@ use crate::image::appc::graph::GraphError;
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
 use crate::reference::Reference;
+use crate::store::metrics::{Counter, Timer};
 use crate::store::{Store, StoreError};
 
 /// Fetch an image and take it into the store. Nothing is unpacked.
@@ -71,10 +72,18 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         quiet: args.quiet,
         stop: &context.stop,
     };
+    let begin = Instant::now();
     let imported = match &args.image {
-        Asked::Docker(name) => pull.docker(name)?,
-        Asked::Appc(image) => pull.appc(image)?,
+        Asked::Docker(name) => pull.docker(name),
+        Asked::Appc(image) => pull.appc(image),
     };
+    match &imported {
+        Ok(_) => pull.store.observe(Timer::Pull, begin.elapsed()),
+        // Somebody's wish is no failure.
+        Err(failure) if failure.exit == Exit::Interrupted => {}
+        Err(_) => pull.store.count(Counter::PullErrors),
+    }
+    let imported = imported?;
     match args.json {
         true => print_json(&imported),
         false => imported

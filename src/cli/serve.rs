@@ -14,6 +14,7 @@ use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
 use crate::memory;
 use crate::mounts::{self, MountError};
 use crate::reference::Reference;
+use crate::store::metrics::Counter;
 use crate::store::uppers::FreshUpper;
 use crate::store::{Caches, Store, StoreError};
 use crate::union::writable::Writable;
@@ -289,12 +290,14 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     allow_descriptors();
     let options = args.mount.parse_options(args.image.is_some())?;
     let store = context.open()?;
+    let metrics = store.metrics();
     let caches = Caches::default();
     let idle = caches.clone();
     let lease = store.lease()?;
     let (name, tree, changes, _lease) = match &args.image {
         Some(image) => {
-            let shown = Shown::open(&store, image, &caches, lease.as_ref(), &args.writes)?;
+            let shown = Shown::open(&store, image, &caches, lease.as_ref(), &args.writes);
+            let shown = shown.inspect_err(|_| metrics.tally(&[(Counter::MountErrors, 1)]))?;
             (shown.name, shown.tree, shown.changes, lease)
         }
         None => {
@@ -314,7 +317,11 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     let served = fuse::serve(served, &args.mount.at, &options, || {
         was_ready = true;
         ready();
+        metrics.tally(&[(Counter::Mounts, 1)]);
     });
+    if !was_ready {
+        metrics.tally(&[(Counter::MountErrors, 1)]);
+    }
     // After a failure of the connection somebody may want what was written.
     if served.is_ok() || !was_ready {
         changes.end();

@@ -13,6 +13,7 @@ use super::{Caches, FileSource, Store, StoreError};
 use crate::appc::AppcReference;
 use crate::digest::{AciId, ImageId};
 use crate::image::Platform;
+use crate::image::appc::Dependency;
 use crate::image::appc::graph::{self, GraphError, Known, Outline, Placed};
 use crate::layer::path_set::PathSet;
 
@@ -33,6 +34,13 @@ impl AppcImages {
         named.iter().find(fits)
     }
 
+    /// The image that another depends on.
+    #[must_use]
+    pub fn dependency(&self, wanted: &Dependency) -> Option<&Known> {
+        let exact = wanted.id.and_then(|id| self.by_id.get(&id));
+        exact.or_else(|| self.find(&wanted.image))
+    }
+
     /// All of them, those of one name together and in the order of preference.
     pub fn all(&self) -> impl Iterator<Item = &Known> {
         self.by_name.values().flatten()
@@ -45,10 +53,7 @@ impl AppcImages {
     pub fn stack(&self, id: AciId) -> Result<Vec<Placed>, StoreError> {
         let top = self.by_id.get(&id).cloned();
         let top = top.ok_or_else(|| StoreError::NoImage(id.to_string()))?;
-        let stack = graph::stack(top, &mut |wanted| {
-            let exact = wanted.id.and_then(|id| self.by_id.get(&id));
-            Ok(exact.or_else(|| self.find(&wanted.image)).cloned())
-        });
+        let stack = graph::stack(top, &mut |wanted| Ok(self.dependency(wanted).cloned()));
         stack.map_err(|error: GraphError<std::convert::Infallible>| StoreError::from(error))
     }
 }
