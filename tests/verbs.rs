@@ -283,7 +283,7 @@ fn an_image_that_is_in_use_is_not_removed_unless_by_force() {
     store.pin_images(&lease, &[record.id]).unwrap();
     bench.refuses(
         4,
-        &["`one:1` is in use by a running mount", "try: ", "--force"],
+        &["`one:1` is in use by a mount", "try: ", "--force"],
         |bench| bench.run(&["remove", "one:1"]),
     );
     bench.run(&["remove", "two:2"]).ok();

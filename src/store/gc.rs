@@ -154,12 +154,22 @@ impl Store {
             drop(lock);
             (swept.files, swept.bytes) = (files, bytes);
         } else {
-            self.take_out(plan.names.as_ref(), &plan.images, &lock)?;
+            let late = match self.take_out(plan.names.as_ref(), &plan.images, &lock) {
+                // A full disk has no room for a table, and is why we are here.
+                Err(StoreError::Full(..)) => {
+                    self.take_out(None, &plan.images, &lock)?;
+                    true
+                }
+                done => done.map(|()| false)?,
+            };
             sweep(&self.root().join("staging"))?;
             discard(&plan, &trash, &lock)?;
             self.sweep_uppers(&uppers.go, &lock)?;
             drop(lock);
             let emptied = empty(&trash)?;
+            if late {
+                self.forget_names(&plan.images)?;
+            }
             (swept.files, swept.bytes) = (emptied.files, emptied.bytes);
         }
         let stay = uppers.stay.into_iter().map(KeptUpper::measured);

@@ -108,7 +108,7 @@ pub enum StoreError {
     #[error("layer {0} is not in the store")]
     NoLayer(DiffId),
     /// Something that is in use was to be removed.
-    #[error("image `{0}` is in use by a running mount")]
+    #[error("image `{0}` is in use by a mount, a container or an import")]
     InUse(String),
     /// Nothing can be swept while nobody knows what an image needs.
     #[error(
@@ -159,7 +159,7 @@ impl StoreError {
                 format!("lazyroot import --again FILE mends it; lazyroot remove {id} gives it up")
             }
             Self::InUse(_) => {
-                "unmount it first; lazyroot remove --force drops the name only".into()
+                "unmount it first; lazyroot remove --force drops name and image, and keeps the layers".into()
             }
             Self::Io { .. } => return None,
         })

@@ -45,52 +45,79 @@ fn a_disk_that_is_too_full_loses_what_it_may() {
     assert_eq!(names(&bench), ["a:1"]);
 }
 
-/// On a disk of its own it can be seen where it stops.
+/// A store on a small disk of its own.
+struct SmallDisk(Bench);
+
+impl SmallDisk {
+    fn new() -> Option<Self> {
+        let bench = Bench::new();
+        fs::create_dir(&bench.store).unwrap();
+        let mounted = rustix::process::geteuid().is_root()
+            && std::process::Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+                .arg(&bench.store)
+                .status()
+                .is_ok_and(|status| status.success());
+        if !mounted {
+            println!("SKIPPED: needs root and mount");
+            return None;
+        }
+        let disk = Self(bench);
+        for salt in 1..9 {
+            let name = format!("image:{salt}");
+            take(&disk.0, &name, &[salt, salt + 20]);
+            age(&disk.0, &name, 100 - u64::from(salt));
+        }
+        Some(disk)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        let _ = rustix::mount::unmount(&self.0.store, flags);
+    }
+}
+
 #[test]
 fn by_headroom_no_more_goes_than_has_to() {
-    let bench = Bench::new();
-    let root = rustix::process::geteuid().is_root();
-    fs::create_dir(&bench.store).unwrap();
-    let mounted = root
-        && std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
-            .arg(&bench.store)
-            .status()
-            .is_ok_and(|status| status.success());
-    if !mounted {
-        println!("SKIPPED: needs root and mount");
-        return;
-    }
-    struct Mounted<'a>(&'a Bench);
-    impl Drop for Mounted<'_> {
-        fn drop(&mut self) {
-            let flags = rustix::mount::UnmountFlags::DETACH;
-            let _ = rustix::mount::unmount(&self.0.store, flags);
-        }
-    }
-    let _mounted = Mounted(&bench);
-    for salt in 1..9 {
-        let name = format!("image:{salt}");
-        take(&bench, &name, &[salt, salt + 20]);
-        age(&bench, &name, 100 - u64::from(salt));
-    }
-    let disk = |words: &[&str]| gc(&bench, words)["disk"].clone();
-    let before = disk(&["--headroom", "0"]);
-    let (size, free) = (
-        before["size"].as_f64().unwrap(),
-        before["free"].as_f64().unwrap(),
-    );
+    let Some(disk) = SmallDisk::new() else { return };
+    let bench = &disk.0;
+    let before = gc(bench, &["--headroom", "0"])["disk"].clone();
+    let number = |name: &str| before[name].as_f64().unwrap();
     // The room of about two images and a half.
-    let part = ((free + 250_000.0) / size).to_string();
-    let swept = gc(&bench, &["--headroom", &part]);
+    let part = ((number("free") + 250_000.0) / number("size")).to_string();
+    let swept = gc(bench, &["--headroom", &part]);
     let gone = swept["images"].as_array().unwrap().len();
     assert!((2..=4).contains(&gone), "{swept}");
     assert_eq!(swept["short"], 0);
     let left: Vec<String> = (gone + 1..9).map(|salt| format!("image:{salt}")).collect();
-    assert_eq!(names(&bench), left);
-    is_whole(&bench);
-    let after = gc(&bench, &["--headroom", &part]);
+    assert_eq!(names(bench), left);
+    is_whole(bench);
+    let after = gc(bench, &["--headroom", &part]);
     assert_eq!(after["images"], json!([]), "{after}");
+}
+
+#[test]
+fn a_disk_without_any_room_gets_some() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let bench = &disk.0;
+    let filler = bench.store.join("filler");
+    let mut file = File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    let full = fs::write(bench.store.join("more"), "x").unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let swept = gc(bench, &["--headroom", "0.1"]);
+    assert!(!swept["images"].as_array().unwrap().is_empty(), "{swept}");
+    assert_eq!(names(bench).last().unwrap(), "image:8");
+    let gone = swept["images"].as_array().unwrap().len();
+    assert_eq!(names(bench).len(), 8 - gone);
+    let table = fs::read_to_string(bench.store.join("images-v1/names.json")).unwrap();
+    assert!(
+        !table.contains("image:1") && table.contains("image:8"),
+        "{table}"
+    );
+    is_whole(bench);
 }
 
 #[test]

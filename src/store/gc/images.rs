@@ -1,13 +1,14 @@
 //! Images leave the store: their names first, then their records, and what only
 //! they needed at the end.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
 use crate::digest::{AciId, ImageId};
 use crate::reference::Reference;
 use crate::store::images::Names;
-use crate::store::{Store, StoreError, StoreLock, failed, gone_is_fine, sync_directory};
+use crate::store::{Store, StoreError, StoreLock, failed, gone_is_fine, present, sync_directory};
 
 /// What removing an image came to.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -79,6 +80,20 @@ impl Store {
             [] => Ok(()),
             _ => sync_directory(&self.root().join("images-v1")),
         }
+    }
+
+    /// Removes names of images that are gone, and have not come back meanwhile.
+    pub(super) fn forget_names(&self, images: &[ImageId]) -> Result<(), StoreError> {
+        let lock = self.lock()?;
+        let mut names = self.names()?;
+        let mut gone = BTreeSet::new();
+        for id in images {
+            if !present(&self.image_path(*id))? {
+                gone.insert(*id);
+            }
+        }
+        names.retain(|_, id| !gone.contains(id));
+        self.write_names(&names, &lock)
     }
 
     /// A record's place in the trash. An AppC image is called as its layer is.

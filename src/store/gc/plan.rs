@@ -124,7 +124,9 @@ impl Store {
             }
             swept.short = chosen.short;
             let before = names.len();
-            names.retain(|_, id| !plan.images.contains(id));
+            // A crash on a full disk may have left names of what is gone already.
+            let there: BTreeSet<ImageId> = held.iter().map(|(id, _)| *id).collect();
+            names.retain(|_, id| !plan.images.contains(id) && there.contains(id));
             plan.names = (names.len() != before).then_some(names);
         }
         let goes: BTreeSet<ImageId> = plan.images.iter().copied().collect();
