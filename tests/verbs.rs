@@ -219,7 +219,10 @@ fn what_programs_read_is_json() {
     let gone = json(&bench, &["gc", "--json"]);
     assert_eq!(
         gone,
-        serde_json::json!({ "files": 0, "bytes": 0, "uppers": [] })
+        serde_json::json!({
+            "files": 0, "bytes": 0, "images": [], "short": 0, "idle": false,
+            "unknown": [], "uppers": [],
+        })
     );
     bench.run(&["remove", "--no-gc", "two:2"]).ok();
     let gone = json(&bench, &["gc", "--json"]);

@@ -25,8 +25,9 @@ use rustix::fs::FlockOperation;
 
 use super::{Store, StoreError, gone_is_fine, read_small};
 
-/// How often the lock is tried, once in a millisecond: it is held for some 100 µs.
-const TRIES: u32 = 50;
+/// How often the lock is tried, once in a millisecond: it is held for some 100 µs. To
+/// wait for it would be to wait for whoever was stopped while he had it.
+const TRIES: u32 = 250;
 
 /// A way to get a rootfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -400,6 +401,8 @@ mod tests {
                     for _ in 0..25 {
                         metrics.tally(&[(Counter::Mounts, 1), (Counter::GcFreedBytes, 10)]);
                         metrics.observe(Timer::Pull, Duration::from_millis(700));
+                        // Those who wait are asleep; nobody counts all the time.
+                        thread::sleep(Duration::from_millis(2));
                     }
                 });
             }

@@ -37,6 +37,9 @@ pub(super) struct Plan {
 /// Images of the store with what they need, sorted by their IDs.
 type All = Vec<(ImageId, Held)>;
 
+/// Files of layers that were looked up already; most layers have several images.
+type Known = BTreeMap<DiffId, Vec<PathBuf>>;
+
 /// One image of the store.
 struct Held {
     record: ImageRecord,
@@ -82,7 +85,7 @@ impl Store {
         let held = self.held()?;
         let mut keep = BTreeSet::new();
         for diff in &pins.layers {
-            self.add_layer(*diff, &mut keep)?;
+            keep.extend(self.of_layer(*diff)?);
         }
         let mut rules = Rules {
             all: request.all,
@@ -146,8 +149,10 @@ impl Store {
     fn held(&self) -> Result<All, StoreError> {
         let mut held = All::new();
         let mut damaged = Vec::new();
+        let mut known = Known::new();
         for id in self.image_ids()? {
-            match self.image(id).and_then(|record| self.needs(record)) {
+            let needs = |record| self.needs(record, &mut known);
+            match self.image(id).and_then(needs) {
                 Ok(image) => held.push((id, image)),
                 Err(StoreError::NoImage(_)) => {}
                 Err(error) if is_damage(&error) => damaged.push((id, error)),
@@ -164,28 +169,34 @@ impl Store {
         }
     }
 
-    fn needs(&self, record: ImageRecord) -> Result<Held, StoreError> {
+    fn needs(&self, record: ImageRecord, known: &mut Known) -> Result<Held, StoreError> {
         let id = record.id;
         let mut files = BTreeSet::from([self.image_path(id), self.blob_path(BlobId(id.0))]);
         files.extend(record.manifest.map(|manifest| self.blob_path(manifest)));
         files.extend(AciId::of_image(id).map(|aci| self.whitelist_path(aci)));
         for layer in &record.layers {
-            self.add_layer(layer.diff, &mut files)?;
+            let own = match known.remove(&layer.diff) {
+                Some(own) => own,
+                None => self.of_layer(layer.diff)?,
+            };
+            files.extend(own.iter().cloned());
+            known.insert(layer.diff, own);
         }
         Ok(Held { record, files })
     }
 
-    fn add_layer(&self, diff: DiffId, to: &mut BTreeSet<PathBuf>) -> Result<(), StoreError> {
-        to.extend([
+    /// Files of a layer.
+    fn of_layer(&self, diff: DiffId) -> Result<Vec<PathBuf>, StoreError> {
+        let mut files = vec![
             self.layer_path(diff),
             self.index_path(diff),
             self.expanded_path(diff),
-        ]);
+        ];
         // A layer that a running import has pinned but not published has no record.
         if let Some(record) = self.layer(diff)? {
-            to.extend([self.blob_path(record.blob), self.map_path(record.blob)]);
+            files.extend([self.blob_path(record.blob), self.map_path(record.blob)]);
         }
-        Ok(())
+        Ok(files)
     }
 
     /// All files that may go when nothing needs them, in the order of going: records
