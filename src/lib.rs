@@ -17,6 +17,7 @@
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |
 //! | | [`discovery`] | where images come from: local, simple, meta; signatures |
 //! | | [`mounts`] | the mount table; mounting and unmounting |
+//! | | [`remove`] | removing a tree without leaving its mount |
 //! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
 //! | 3 movers | [`import`] | an image's layers into the store |
 //! | | [`fuse`] | a tree shown through FUSE; the only home of the crate `fuser` |
@@ -43,6 +44,7 @@ pub mod memory;
 pub mod mounts;
 pub mod node;
 pub mod reference;
+pub mod remove;
 pub mod store;
 pub mod tree_path;
 pub mod union;

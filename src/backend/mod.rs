@@ -5,8 +5,10 @@
 //!
 //! * [`fuse`]: our own program in the background, serving one FUSE mount.
 //! * [`catalogue`]: the store's images by name, for a mount that shows them all.
+//! * [`copy`](mod@copy): files on disk, written from a view.
 
 pub mod catalogue;
+pub mod copy;
 pub mod fuse;
 
 use std::fmt;

@@ -122,7 +122,7 @@ fn store_exit(error: &StoreError) -> Exit {
         }
         StoreError::Dependencies(_) => Exit::Failed,
         StoreError::TwoKinds(..) => Exit::Usage,
-        StoreError::InUse(_) => Exit::InUse,
+        StoreError::InUse(_) | StoreError::Remove(_) => Exit::InUse,
         StoreError::Damaged { .. } | StoreError::Read(_) | StoreError::NoLayer(_) => Exit::Damaged,
         StoreError::ReadOnly(..) | StoreError::Full(..) | StoreError::Io { .. } => Exit::Failed,
     }

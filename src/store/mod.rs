@@ -54,6 +54,7 @@ use crate::digest::{BlobId, DiffId, Hasher, ImageId};
 use crate::image::appc::graph::GraphError;
 use crate::layer::blocks::BlockCache;
 use crate::layer::{ReadError, Source};
+use crate::remove::RemoveError;
 use contents::SpanCache;
 
 /// Why the store cannot do what it was asked.
@@ -107,6 +108,18 @@ pub enum StoreError {
     /// Something that is in use was to be removed.
     #[error("image `{0}` is in use by a running mount")]
     InUse(String),
+    /// Something that was to be removed is not wholly gone.
+    #[error(transparent)]
+    Remove(RemoveError),
+}
+
+impl From<RemoveError> for StoreError {
+    fn from(error: RemoveError) -> Self {
+        match error {
+            RemoveError::Io { what, path, source } => failed(what, &path)(source),
+            RemoveError::Mounted(_) | RemoveError::Moved(_) => Self::Remove(error),
+        }
+    }
 }
 
 impl StoreError {
@@ -137,6 +150,7 @@ impl StoreError {
             Self::InUse(_) => {
                 "unmount it first; lazyroot remove --force drops the name only".into()
             }
+            Self::Remove(error) => return error.hint(),
             Self::Io { .. } => return None,
         })
     }
