@@ -133,15 +133,16 @@ impl<'a> Fetch<'a> {
         };
         let mut damage = None;
         if policy != Policy::Always {
-            match look()? {
-                Stored::Whole(id) => return Ok((id, Fetched::Cached)),
-                Stored::Not => {}
-                Stored::Damaged(error) => damage = Some(error),
+            match (look()?, policy) {
+                (Stored::Whole(id), _) => return Ok((id, Fetched::Cached)),
+                (Stored::Damaged(error), Policy::Never) => return Err(error.into()),
+                (Stored::Not, Policy::Never) => {
+                    return Err(StoreError::NoImage(name.familiar()).into());
+                }
+                (Stored::Part, Policy::Never) => return Err(not_whole(&name.familiar())),
+                (Stored::Damaged(error), _) => damage = Some(error),
+                (Stored::Not | Stored::Part, _) => {}
             }
-        }
-        if policy == Policy::Never {
-            let error = damage.unwrap_or_else(|| StoreError::NoImage(name.familiar()));
-            return Err(error.into());
         }
         let transfer = Transfer::new(self, self.context.discovery.docker()?)?;
         let turn = match transfer.turn(&name.familiar())? {
@@ -187,12 +188,20 @@ impl<'a> Fetch<'a> {
         }
         while let Some(wanted) = missing(&top)? {
             if policy == Policy::Never {
-                return Err(StoreError::NoImage(wanted.image.to_string()).into());
+                let there = match self.store()? {
+                    Some(store) => stored::find(&store, &wanted)?.is_some(),
+                    None => false,
+                };
+                let called = wanted.image.to_string();
+                return Err(match there {
+                    true => not_whole(&called),
+                    false => StoreError::NoImage(called).into(),
+                });
             }
             // What came is what was asked for: it would be the same again.
             if last.as_ref() == Some(&wanted) {
                 let what = match wanted == top {
-                    true => format!("`{}` is not whole, though it was fetched", wanted.image),
+                    true => format!("`{}` is missing, though it was pulled", wanted.image),
                     false => format!(
                         "the dependency `{}` is missing, though it was pulled",
                         wanted.image
@@ -235,6 +244,11 @@ impl<'a> Fetch<'a> {
 fn first(imported: &[Imported]) -> Result<ImageId, Failure> {
     let id = imported.first().map(|image| image.id);
     id.ok_or_else(|| Failure::new(Exit::Failed, "there is no image in what was fetched"))
+}
+
+fn not_whole(called: &str) -> Failure {
+    let what = format!("image `{called}` is in the store, but not all of it");
+    Failure::new(Exit::Damaged, what).hint("lazyroot pull, or lazyroot import it again")
 }
 
 fn of_dependency(image: &AppcReference, mut failure: Failure) -> Failure {

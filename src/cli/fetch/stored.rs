@@ -14,8 +14,10 @@ use crate::store::{Store, StoreError};
 pub(super) enum Stored {
     /// All of it.
     Whole(ImageId),
-    /// Nothing, or not all.
+    /// Nothing.
     Not,
+    /// Not all of it.
+    Part,
     /// Something that is not what it must be.
     Damaged(StoreError),
 }
@@ -40,8 +42,9 @@ pub(super) fn docker(store: &Store, name: &Reference) -> Result<Stored, StoreErr
     });
     match whole {
         Ok(Some(id)) => Ok(Stored::Whole(id)),
-        Ok(None) | Err(StoreError::NoImage(_)) => Ok(Stored::Not),
-        Err(error) if is_gone(&error) => Ok(Stored::Not),
+        Err(StoreError::NoImage(_)) => Ok(Stored::Not),
+        Ok(None) => Ok(Stored::Part),
+        Err(error) if is_gone(&error) => Ok(Stored::Part),
         Err(error @ (StoreError::Damaged { .. } | StoreError::Read(_))) => {
             Ok(Stored::Damaged(error))
         }
