@@ -13,6 +13,7 @@
 //! | | [`tree_path`] | a path that cannot leave its tree |
 //! | 1 formats | [`layer`] | what one layer says: index format, tar reader, seek points |
 //! | | [`image`] | what an image says: Docker archives, OCI layouts |
+//! | | [`container_info`] | what an agent says of a container, in JSON |
 //! | 2 places, heart | [`store`] | the content store on disk |
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |
 //! | | [`discovery`] | where images come from: local, simple, meta; signatures |
@@ -34,6 +35,7 @@ pub mod appc;
 pub mod archive;
 pub mod backend;
 pub mod cli;
+pub mod container_info;
 pub mod digest;
 pub mod discovery;
 pub mod fuse;

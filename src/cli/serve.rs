@@ -123,11 +123,6 @@ pub(super) struct MountArgs {
     /// Log what the mount does, not only what goes wrong.
     #[arg(short, long)]
     verbose: bool,
-    /// Append the log to this file. Else it goes to the system's log, or without
-    /// one to /var/log/lazyroot.log (not root: lazyroot/lazyroot.log in
-    /// $XDG_STATE_HOME, ~/.local/state).
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
 }
 
 impl MountArgs {
@@ -209,8 +204,7 @@ impl MountArgs {
         if self.verbose {
             command.push("--verbose".into());
         }
-        let log = self.log.map(std::path::absolute).transpose()?;
-        if let Some(log) = &log {
+        if let Some(log) = &context.log_file {
             command.extend(["--log".into(), log.into()]);
         }
         command.extend(["--".into(), std::path::absolute(&self.at)?.into()]);
@@ -239,7 +233,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     };
     let background = pipe.is_some();
     let logging = logging::begin(
-        args.mount.log.as_deref(),
+        context.log_file.as_deref(),
         background,
         args.mount.verbose,
         &context.log,

@@ -19,7 +19,7 @@
 //!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
-//!   fetch/                       parts of files whose transfer was cut
+//!   fetch/                       parts of files whose transfer was cut; locks of transfers
 //!   staging/NAME/                what an import is making; `lock` in it is flocked by it
 //!   uppers/NAME/                 changes of one writable mount; `lock` in it is flocked by it
 //!   trash/NAME                   renamed here by gc, then deleted outside the lock

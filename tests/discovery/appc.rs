@@ -206,7 +206,7 @@ fn a_dependency_is_the_one_with_its_id_or_none() {
 }
 
 /// This machine, as AppC calls it.
-fn host() -> &'static str {
+pub(crate) fn host() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         other => other,
