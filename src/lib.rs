@@ -6,6 +6,7 @@
 //! | floor | module | what it is for |
 //! |---|---|---|
 //! | 0 words | [`appc`] | what AppC calls things: identifiers, labels, references |
+//! | | [`container_id`] | what a container is called |
 //! | | [`digest`] | digests, and one type per kind of name |
 //! | | [`reference`](mod@reference) | image references, parsed once |
 //! | | [`memory`] | memory that is free goes back to the system |
@@ -26,6 +27,7 @@
 //! | | [`verify`] | reading all of an image again, to find damage |
 //! | | [`view`] | a stored image as one tree |
 //! | 4 backends | [`backend`] | ways to get a rootfs: a FUSE server in the background |
+//! | 5 operators | [`container`] | the life of containers: provision, destroy, recover |
 //! | 6 people | [`cli`] | one file per verb |
 //!
 //! Where to start: [`layer::format`] for the formats, [`union`](mod@union) for the
@@ -35,6 +37,8 @@ pub mod appc;
 pub mod archive;
 pub mod backend;
 pub mod cli;
+pub mod container;
+pub mod container_id;
 pub mod container_info;
 pub mod digest;
 pub mod discovery;

@@ -103,19 +103,75 @@ impl<'a> Fetch<'a> {
             Asked::Appc { .. } => ("appc", "AppC"),
             Asked::Docker(_) => ("docker", "Docker"),
         };
-        let providers = &self.context.providers;
-        if !providers.has(word) {
-            let what = format!("{kind} images are not enabled (providers: {providers})");
-            return Err(
-                Failure::new(Exit::Usage, what).hint(format!("--providers {providers},{word}"))
-            );
-        }
+        self.enabled(word, kind)?;
         let (id, fetched) = match asked {
             Asked::Docker(name) => self.docker(name, policy)?,
             Asked::Appc { image, id } => self.appc(image, *id, policy)?,
         };
         self.context.open()?.touch(id);
         Ok((id, fetched))
+    }
+
+    /// The image that somebody names as he likes: by name, by AppC reference, by (the
+    /// beginning of) its ID. What has no name cannot be fetched.
+    pub(super) fn named(&self, text: &str, policy: Policy) -> Result<(ImageId, Fetched), Failure> {
+        let asked = || {
+            text.parse()
+                .map_err(|what: String| Failure::new(Exit::Usage, what))
+        };
+        if policy == Policy::Always {
+            return self.image(&asked()?, policy);
+        }
+        let found = match self.store()? {
+            Some(store) => store.find(text).map(|id| (id, store)),
+            None => Err(StoreError::Missing(self.context.store.clone())),
+        };
+        let (id, store) = match found {
+            Ok(found) => found,
+            Err(StoreError::NoImage(_) | StoreError::Missing(_)) if policy == Policy::Missing => {
+                return self.image(&asked()?, policy).map_err(|mut failure| {
+                    failure.message = format!(
+                        "image `{text}` is not in the store, and cannot be fetched: {}",
+                        failure.message
+                    );
+                    failure
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(aci) = AciId::of_image(id) {
+            // A damaged record is told by whoever needs more of it than this.
+            let outline = store.image(id)?.appc;
+            let image = outline.map(|outline| outline.reference());
+            let image = image.ok_or_else(|| StoreError::NoImage(text.to_owned()))?;
+            return self.image(
+                &Asked::Appc {
+                    image,
+                    id: Some(aci),
+                },
+                policy,
+            );
+        }
+        match text.parse::<Reference>() {
+            Ok(name) if store.names()?.get(&name) == Some(&id) => {
+                self.image(&Asked::Docker(name), policy)
+            }
+            _ => {
+                self.enabled("docker", "Docker")?;
+                store.touch(id);
+                Ok((id, Fetched::Cached))
+            }
+        }
+    }
+
+    /// Whether images of a kind may be used.
+    fn enabled(&self, word: &str, kind: &str) -> Result<(), Failure> {
+        let providers = &self.context.providers;
+        if providers.has(word) {
+            return Ok(());
+        }
+        let what = format!("{kind} images are not enabled (providers: {providers})");
+        Err(Failure::new(Exit::Usage, what).hint(format!("--providers {providers},{word}")))
     }
 
     /// The store, if there is one yet.

@@ -71,7 +71,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
-fn json(store: &Store, blob: BlobId) -> Result<Value, Failure> {
+/// A blob that is JSON.
+pub(super) fn json(store: &Store, blob: BlobId) -> Result<Value, Failure> {
     serde_json::from_slice(&store.small_blob(blob)?)
         .map_err(|error| Failure::new(Exit::Damaged, format!("blob {blob} is not JSON: {error}")))
 }

@@ -8,6 +8,8 @@ mod browse;
 mod cat;
 mod completions;
 mod config;
+mod containers;
+mod destroy;
 mod discovery;
 mod doctor;
 mod du;
@@ -21,7 +23,9 @@ mod ls;
 mod man;
 mod mount;
 mod progress;
+mod provision;
 mod pull;
+mod recover;
 mod remove;
 mod report;
 mod serve;
@@ -79,6 +83,10 @@ enum Verb {
     Cat(cat::Args),
     Mount(mount::Args),
     Umount(umount::Args),
+    Provision(provision::Args),
+    Containers(containers::Args),
+    Destroy(destroy::Args),
+    Recover(recover::Args),
     Browse(browse::Args),
     Tag(tag::Args),
     Remove(remove::Args),
@@ -119,10 +127,8 @@ pub(crate) struct Context {
     /// Bytes that expanded layers may take.
     cache_size: u64,
     /// Where root file systems of containers are.
-    #[expect(dead_code, reason = "containers come next")]
     rootfs_dir: PathBuf,
     /// How containers get them.
-    #[expect(dead_code, reason = "containers come next")]
     backend: Choice,
     /// Kinds of images that may be used.
     providers: Words<Providers>,
@@ -240,6 +246,10 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Cat(args) => cat::run(&args, context),
         Verb::Mount(args) => mount::run(&args, context),
         Verb::Umount(args) => umount::run(&args),
+        Verb::Provision(args) => provision::run(&args, context),
+        Verb::Containers(args) => containers::run(&args, context),
+        Verb::Destroy(args) => destroy::run(&args, context),
+        Verb::Recover(args) => recover::run(&args, context),
         Verb::Browse(args) => browse::run(&args, context),
         Verb::Tag(args) => tag::run(&args, context),
         Verb::Remove(args) => remove::run(&args, context),

@@ -112,7 +112,7 @@ pub(super) fn chain(error: &dyn Error) -> String {
     text
 }
 
-fn store_exit(error: &StoreError) -> Exit {
+pub(super) fn store_exit(error: &StoreError) -> Exit {
     match error {
         StoreError::NoImage(_) | StoreError::Missing(_) | StoreError::Ambiguous(..) => {
             Exit::NotFound

@@ -89,13 +89,13 @@ impl Store {
         Ok(())
     }
 
-    /// All layers that living leases pin; sweeps dead leases.
+    /// All layers that living leases and containers pin; sweeps dead leases.
     ///
     /// # Errors
     /// When leases cannot be read: then nothing may be removed.
     pub(crate) fn pinned(&self, _lock: &StoreLock) -> Result<BTreeSet<DiffId>, StoreError> {
         let directory = self.root().join("leases");
-        let mut pins = BTreeSet::new();
+        let mut pins = self.container_pins()?;
         for entry in fs::read_dir(&directory).map_err(failed("read", &directory))? {
             let path = entry.map_err(failed("read", &directory))?.path();
             // A lease may end while it is looked at: then its file is gone.

@@ -21,6 +21,8 @@
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
 //!   fetch/                       parts of files whose transfer was cut; locks of transfers
 //!   staging/NAME/                what an import is making; `lock` in it is flocked by it
+//!   containers-v1/ID.json        what is said of one container, and what it pins
+//!   lowers/NAME/                 one read-only mount that several containers share
 //!   uppers/NAME/                 changes of one writable mount; `lock` in it is flocked by it
 //!   trash/NAME                   renamed here by gc, then deleted outside the lock
 //! ```
@@ -34,11 +36,13 @@
 //! map and blob*, *no blob without its digest*.
 
 pub mod appc;
+pub mod containers;
 pub mod contents;
 pub mod gc;
 pub mod images;
 pub mod layers;
 pub mod leases;
+pub mod named_lock;
 pub mod staging;
 pub mod uppers;
 
@@ -331,6 +335,12 @@ impl Store {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Bytes that expanded layers may take.
+    #[must_use]
+    pub fn cache_quota(&self) -> u64 {
+        self.cache_quota
     }
 
     /// Where parts of files stay whose transfer was cut. Nothing of the store's own is

@@ -120,6 +120,17 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Removes what killed imports have left half-made.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn sweep_staging(&self) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        sweep(&self.root().join("staging"))
+    }
+}
+
 /// Removes staging directories that no process holds. The store's lock is held.
 pub(crate) fn sweep(directory: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
