@@ -84,13 +84,7 @@ fn open_appc(
     caches: &Caches,
     lease: Option<&Lease>,
 ) -> Result<View, StoreError> {
-    let mut broken = None;
-    let images = store.appc_images(&mut |_, error| broken = Some(error))?;
-    let stack = match (images.stack(id), broken) {
-        // What is missing may be what is damaged.
-        (Err(_), Some(damage)) => return Err(damage),
-        (stack, _) => stack?,
-    };
+    let stack = store.appc_images()?.stack(id)?;
     if let Some(lease) = lease {
         let layers: Vec<_> = stack.iter().map(|placed| placed.id.archive()).collect();
         store.pin(lease, &layers)?;

@@ -9,13 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, discovery, print, print_json};
-use crate::appc::{self, AppcReference};
+use crate::appc::{self, AppcReference, Labels};
 use crate::archive::Archive;
 use crate::digest::AciId;
 use crate::discovery::{Discovery, Fetched, Found, Signature, Wanted};
 use crate::image::Want;
 use crate::image::appc::Dependency;
-use crate::image::appc::graph::GraphError;
+use crate::image::appc::graph;
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
 use crate::reference::Reference;
@@ -111,11 +111,12 @@ impl Pull<'_> {
 
     /// An image and every dependency that the store does not have.
     fn appc(&self, image: &AppcReference) -> Result<Vec<Imported>, Failure> {
-        let mut all = self.one(&Dependency {
+        let asked = Dependency {
             image: image.clone(),
             id: None,
             size: None,
-        })?;
+        };
+        let mut all = self.one(&asked, &Labels::new())?;
         let top = all.first().and_then(|image| AciId::of_image(image.id));
         let Some(top) = top else { return Ok(all) };
         let mut last = None;
@@ -126,11 +127,12 @@ impl Pull<'_> {
                     Exit::Failed,
                     format!(
                         "the dependency `{}` is missing, though it was pulled",
-                        missing.image
+                        missing.dependency.image
                     ),
                 ));
             }
-            all.extend(self.one(&missing).map_err(|mut failure| {
+            let got = self.one(&missing.dependency, &missing.machine);
+            all.extend(got.map_err(|mut failure| {
                 failure.message = format!(
                     "a dependency of `{image}` cannot be pulled: {}",
                     failure.message
@@ -143,26 +145,19 @@ impl Pull<'_> {
     }
 
     /// A dependency that the store does not have.
-    fn missing(&self, top: AciId) -> Result<Option<Dependency>, Failure> {
-        let mut broken = None;
-        let images = (self.store).appc_images(&mut |_, error| broken = Some(error))?;
-        match (images.stack(top), broken) {
-            (Ok(_), _) => Ok(None),
-            // What is missing may be what is damaged.
-            (Err(_), Some(damage)) => Err(damage.into()),
-            (
-                Err(StoreError::Dependencies(
-                    GraphError::Missing { wanted, .. } | GraphError::WrongId { wanted, .. },
-                )),
-                None,
-            ) => Ok(Some(wanted.0)),
-            (Err(error), None) => Err(error.into()),
+    fn missing(&self, top: AciId) -> Result<Option<graph::Wanted>, Failure> {
+        match self.store.appc_images()?.stack(top) {
+            Ok(_) => Ok(None),
+            Err(StoreError::Dependencies(error)) if error.missing().is_some() => {
+                Ok(error.missing().cloned())
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// One AppC image without its dependencies.
-    fn one(&self, wanted: &Dependency) -> Result<Vec<Imported>, Failure> {
-        let looked_for = Wanted::new(wanted.image.clone()).for_host();
+    /// One AppC image without its dependencies, best for the machine that labels speak of.
+    fn one(&self, wanted: &Dependency, machine: &Labels) -> Result<Vec<Imported>, Failure> {
+        let looked_for = Wanted::new(wanted.image.clone()).for_host().like(machine);
         let found = self.discovery.find(&looked_for, self.stop)?;
         self.take(found, &|archive, options| match archive {
             Archive::Aci(aci) => import::import_aci(&self.store, aci, Some(wanted), options),

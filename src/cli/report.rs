@@ -117,10 +117,11 @@ fn store_exit(error: &StoreError) -> Exit {
         StoreError::NoImage(_) | StoreError::Missing(_) | StoreError::Ambiguous(..) => {
             Exit::NotFound
         }
-        StoreError::Dependencies(GraphError::Missing { .. } | GraphError::WrongId { .. }) => {
-            Exit::NotFound
-        }
-        StoreError::Dependencies(_) => Exit::Failed,
+        StoreError::Dependencies(graph) => match &**graph {
+            GraphError::Lookup { source, .. } => store_exit(source),
+            graph if graph.missing().is_some() => Exit::NotFound,
+            _ => Exit::Failed,
+        },
         StoreError::TwoKinds(..) => Exit::Usage,
         StoreError::InUse(_) => Exit::InUse,
         StoreError::Damaged { .. } | StoreError::Read(_) | StoreError::NoLayer(_) => Exit::Damaged,

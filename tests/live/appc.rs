@@ -140,3 +140,58 @@ fn browse_resolves_dependencies_when_an_image_is_looked_up() {
     lab.umount(&at);
     until("the server ends", || !alive(pid));
 }
+
+/// A damaged record was as good as missing: what needed it had no such file, or got
+/// another image of that name.
+#[test]
+fn a_damaged_image_is_an_input_output_error_for_whoever_needs_it_only() {
+    let Some(lab) = Lab::new() else { return };
+    let versions = |version: &str| {
+        let labels = json!([{"name": "version", "value": version}]);
+        json!({ "labels": labels })
+    };
+    aci(&lab, "base", versions("1"));
+    let records = fs::read_dir(lab.store("images-v1")).unwrap();
+    let mut paths = records.map(|entry| entry.unwrap().path());
+    let record = paths.find(|path| path.extension().unwrap() == "json");
+    aci(&lab, "base", versions("2"));
+    aci(&lab, "top", on(&["base"]));
+    let mut exact = on(&["base"]);
+    exact["dependencies"][0]["labels"] = versions("2")["labels"].clone();
+    aci(&lab, "exact", exact);
+    aci(&lab, "other", json!({}));
+    fs::write(record.unwrap(), "{}").unwrap();
+    let at = lab.place("at");
+    let log = lab.path("at.log");
+    lab.run(&[
+        "browse",
+        "--log",
+        log.to_str().unwrap(),
+        at.to_str().unwrap(),
+    ]);
+    let inside = at.join("appc:example.org");
+    let names = fs::read_dir(&inside).unwrap();
+    let mut names: Vec<_> = names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["base:1", "base:2", "exact:1", "other:1", "top:1"]);
+    for _ in 0..2 {
+        for name in ["base:1", "top:1"] {
+            let error = fs::metadata(inside.join(name).join("etc")).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+        }
+        for name in ["base:2", "exact:1", "other:1"] {
+            fs::metadata(inside.join(name).join("etc")).unwrap();
+        }
+    }
+    let lines = lab.log("at");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.contains("is damaged")),
+        "{lines:?}"
+    );
+    let pid = lab.server(&at);
+    lab.umount(&at);
+    until("the server ends", || !alive(pid));
+}
