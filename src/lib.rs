@@ -6,6 +6,7 @@
 //! | floor | module | what it is for |
 //! |---|---|---|
 //! | 0 words | [`appc`] | what AppC calls things: identifiers, labels, references |
+//! | | [`causes`] | an error and what caused it, in one line |
 //! | | [`digest`] | digests, and one type per kind of name |
 //! | | [`reference`](mod@reference) | image references, parsed once |
 //! | | [`memory`] | memory that is free goes back to the system |
@@ -32,6 +33,7 @@
 pub mod appc;
 pub mod archive;
 pub mod backend;
+pub mod causes;
 pub mod cli;
 pub mod digest;
 pub mod discovery;

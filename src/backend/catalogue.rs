@@ -11,6 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::appc::{AppcReference, SCHEME};
+use crate::causes::chain;
 use crate::digest::{AciId, ImageId};
 use crate::fuse::Catalogue;
 use crate::store::appc::AppcImages;
@@ -125,17 +126,6 @@ fn appc_names(images: Vec<(AppcReference, AciId)>) -> BTreeMap<String, ImageId> 
         }
     }
     names
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl Catalogue for StoreCatalogue {

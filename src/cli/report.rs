@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::{ExitCode, ExitStatus};
 
+pub(super) use crate::causes::chain;
 use crate::image::appc::graph::GraphError;
 use crate::import::ImportError;
 use crate::store::StoreError;
@@ -98,18 +99,6 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
-}
-
-/// An error and its causes, joined by colons.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn store_exit(error: &StoreError) -> Exit {
