@@ -56,7 +56,7 @@ pub(super) struct Args {
     /// Refuse images that have no signature (AppC images only have them).
     #[arg(long)]
     require_signature: bool,
-    /// Largest image that is fetched.
+    /// Largest image that is fetched, or taken from a directory.
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = super::parse_size)]
     max_size: u64,
 }

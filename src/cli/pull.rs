@@ -117,6 +117,11 @@ impl Pull<'_> {
             size: None,
         };
         let mut all = self.one(&asked, &Labels::new())?;
+        if !self.quiet && !self.discovery.verifies() {
+            let text =
+                b"note: no signature was looked at, as there is no keyring (--keyring DIR)\n";
+            std::io::stderr().write_all(text)?;
+        }
         let top = all.first().and_then(|image| AciId::of_image(image.id));
         let Some(top) = top else { return Ok(all) };
         let mut last = None;
