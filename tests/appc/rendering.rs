@@ -326,6 +326,71 @@ fn whitelists_are_intersected_along_the_branch() {
     assert_eq!(tree.keys().collect::<Vec<_>>(), ["e"]);
 }
 
+/// Each image with a list or without: what the reference renderer's `getUpperPWLM` is tested
+/// with, and where it goes wrong (a list that is applied to a sibling, or not to a grandchild).
+#[test]
+fn every_choice_of_lists_gives_the_tree_of_the_specification() {
+    let image = |name: &'static str, own: &'static str| {
+        let all = [
+            dir("d"),
+            file("d/who", name),
+            dir(own),
+            file("shared", name),
+            ("c", Dir(0o711)),
+        ];
+        Aci::new(name, &all)
+    };
+    let lists: [&[&str]; 4] = [
+        &["/d/who", "/base-dir", "/left-dir", "/top-dir", "/shared"],
+        &["/d/who", "/base-dir", "/c"],
+        &["/d", "/base-dir", "/shared"],
+        &["/d/who", "/right-dir"],
+    ];
+    for chosen in 0..1 << lists.len() {
+        let mut images = [
+            image("top", "top-dir").on(&["left", "right"]),
+            image("left", "left-dir").on(&["base"]),
+            image("base", "base-dir"),
+            image("right", "right-dir"),
+        ];
+        for (number, list) in lists.iter().enumerate() {
+            if chosen & (1 << number) != 0 {
+                images[number] = images[number].clone().listing(list);
+            }
+        }
+        agrees(&images);
+    }
+}
+
+/// An image without files of its own is its dependencies, as its list leaves them.
+#[test]
+fn an_image_without_files_is_what_it_is_built_on() {
+    let one = Aci::new("one", &[dir("a"), file("a/1", "one"), file("b", "one")]);
+    let two = Aci::new("two", &[("a", Dir(0o700)), file("a/2", "two")]);
+    let empty = |list: &[&str]| {
+        Aci::new("top", &[])
+            .on(&["one", "none", "two"])
+            .listing(list)
+    };
+    let none = Aci::new("none", &[]);
+    for (of_one, of_two, of_top) in [
+        (&[][..], &[][..], &[][..]),
+        (&["/a/1"], &[], &[]),
+        (&[], &["/a"], &[]),
+        (&["/b"], &["/a/2"], &[]),
+        (&["/a/1", "/b"], &["/a/2"], &["/a/1", "/a/2"]),
+        (&[], &[], &["/b", "/a"]),
+        (&["/a/1"], &["/a/2"], &["/b"]),
+    ] {
+        agrees(&[
+            one.clone().listing(of_one),
+            two.clone().listing(of_two),
+            none.clone(),
+            empty(of_top),
+        ]);
+    }
+}
+
 #[test]
 fn images_that_make_no_tree_say_why() {
     let bench = Bench::new();
