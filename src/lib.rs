@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 0 words | [`appc`] | what AppC calls things: identifiers, labels, references |
 //! | | [`container_id`] | what a container is called |
+//! | | [`causes`] | an error and what caused it, in one line |
 //! | | [`digest`] | digests, and one type per kind of name |
 //! | | [`reference`](mod@reference) | image references, parsed once |
 //! | | [`memory`] | memory that is free goes back to the system |
@@ -36,6 +37,7 @@
 pub mod appc;
 pub mod archive;
 pub mod backend;
+pub mod causes;
 pub mod cli;
 pub mod container;
 pub mod container_id;

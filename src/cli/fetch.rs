@@ -12,10 +12,11 @@ use std::str::FromStr;
 
 use super::Context;
 use super::report::{Exit, Failure};
-use crate::appc::{self, AppcReference};
+use crate::appc::{self, AppcReference, Labels};
 use crate::container_info::What;
 use crate::digest::{AciId, ImageId};
 use crate::image::appc::Dependency;
+use crate::image::appc::graph::Wanted;
 use crate::import::Imported;
 use crate::reference::Reference;
 use crate::store::{Store, StoreError};
@@ -224,12 +225,15 @@ impl<'a> Fetch<'a> {
         id: Option<AciId>,
         policy: Policy,
     ) -> Result<(ImageId, Fetched), Failure> {
-        let mut top = Dependency {
-            image: image.clone(),
-            id,
-            size: None,
+        let mut top = Wanted {
+            dependency: Dependency {
+                image: image.clone(),
+                id,
+                size: None,
+            },
+            machine: Labels::new(),
         };
-        let missing = |top: &Dependency| match self.store()? {
+        let missing = |top: &Wanted| match self.store()? {
             Some(store) => stored::missing(&store, top),
             None => Ok(Some(top.clone())),
         };
@@ -240,15 +244,15 @@ impl<'a> Fetch<'a> {
             let (id, imported) = transfer.appc(&top, &|| Ok(true))?;
             all.extend(imported);
             // From now on it is that very image.
-            top.id = id.and_then(AciId::of_image).or(top.id);
+            top.dependency.id = id.and_then(AciId::of_image).or(top.dependency.id);
         }
         while let Some(wanted) = missing(&top)? {
             if policy == Policy::Never {
                 let there = match self.store()? {
-                    Some(store) => stored::find(&store, &wanted)?.is_some(),
+                    Some(store) => stored::find(&store, &wanted.dependency)?.is_some(),
                     None => false,
                 };
-                let called = wanted.image.to_string();
+                let called = wanted.dependency.image.to_string();
                 return Err(match there {
                     true => not_whole(&called),
                     false => StoreError::NoImage(called).into(),
@@ -257,10 +261,13 @@ impl<'a> Fetch<'a> {
             // What came is what was asked for: it would be the same again.
             if last.as_ref() == Some(&wanted) {
                 let what = match wanted == top {
-                    true => format!("`{}` is missing, though it was pulled", wanted.image),
+                    true => format!(
+                        "`{}` is missing, though it was pulled",
+                        wanted.dependency.image
+                    ),
                     false => format!(
                         "the dependency `{}` is missing, though it was pulled",
-                        wanted.image
+                        wanted.dependency.image
                     ),
                 };
                 return Err(Failure::new(Exit::Failed, what));
@@ -279,19 +286,24 @@ impl<'a> Fetch<'a> {
             all.extend(imported);
             last = Some(wanted);
             if is_top {
-                top.id = id.and_then(AciId::of_image).or(top.id);
+                top.dependency.id = id.and_then(AciId::of_image).or(top.dependency.id);
             }
         }
-        let id = match (self.store()?, top.id) {
+        let id = match (self.store()?, top.dependency.id) {
             (_, Some(id)) => id.image(),
-            (Some(store), None) => stored::find(&store, &top)?
+            (Some(store), None) => stored::find(&store, &top.dependency)?
                 .ok_or_else(|| StoreError::NoImage(image.to_string()))?
                 .image(),
             (None, None) => return Err(StoreError::NoImage(image.to_string()).into()),
         };
         match all.is_empty() {
             true => Ok((id, Fetched::Cached)),
-            false => Ok((id, Fetched::Pulled(all))),
+            false => {
+                if let Some(transfer) = &transfer {
+                    transfer.tell_unverified();
+                }
+                Ok((id, Fetched::Pulled(all)))
+            }
         }
     }
 }
