@@ -181,17 +181,18 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// The stack that an image stands for, the lowest layer first.
-///
-/// `find` answers a dependency with the image of its ID, where it has one and that
+/// Answers a dependency with the image of its ID, where it has one and that
 /// image is there; else with the one that fits name and labels and is best for
 /// the machine that these labels speak of, see [`Wanted`]; else with nothing.
+pub type Find<'a, E> = dyn FnMut(&Dependency, &Labels) -> Result<Option<Known>, E> + 'a;
+
+/// The stack that an image stands for, the lowest layer first.
 ///
 /// # Errors
 /// See [`GraphError`]; all of them name the chain that led there.
 pub fn stack<E: Error + 'static>(
     top: Known,
-    find: &mut dyn FnMut(&Dependency, &Labels) -> Result<Option<Known>, E>,
+    find: &mut Find<'_, E>,
 ) -> Result<Vec<Placed>, Box<GraphError<E>>> {
     let mut walk = Walk {
         find,
@@ -207,7 +208,7 @@ pub fn stack<E: Error + 'static>(
 
 /// The walk goes from the top down, so that what is met again is below and can go.
 struct Walk<'a, E> {
-    find: &'a mut dyn FnMut(&Dependency, &Labels) -> Result<Option<Known>, E>,
+    find: &'a mut Find<'a, E>,
     /// From the top to where the walk is.
     branch: Vec<Known>,
     /// All that was placed.
