@@ -18,7 +18,8 @@
 //! | | [`discovery`] | where images come from: local, simple, meta; signatures |
 //! | | [`mounts`] | the mount table; mounting and unmounting |
 //! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
-//! | 3 movers | [`import`] | an image's layers into the store |
+//! | 3 movers | [`export`] | a stored image as an archive |
+//! | | [`import`] | an image's layers into the store |
 //! | | [`fuse`] | a tree shown through FUSE; the only home of the crate `fuser` |
 //! | | [`upper`] | the upper directory of a writable mount, on disk |
 //! | | [`verify`] | reading all of an image again, to find damage |
@@ -35,6 +36,7 @@ pub mod backend;
 pub mod cli;
 pub mod digest;
 pub mod discovery;
+pub mod export;
 pub mod fuse;
 pub mod image;
 pub mod import;

@@ -10,6 +10,7 @@ mod completions;
 mod discovery;
 mod doctor;
 mod du;
+mod export;
 mod gc;
 mod images;
 mod import;
@@ -77,6 +78,7 @@ enum Verb {
     Mount(mount::Args),
     Umount(umount::Args),
     Browse(browse::Args),
+    Export(export::Args),
     Tag(tag::Args),
     Remove(remove::Args),
     Gc(gc::Args),
@@ -191,6 +193,7 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Mount(args) => mount::run(&args, context),
         Verb::Umount(args) => umount::run(&args),
         Verb::Browse(args) => browse::run(&args, context),
+        Verb::Export(args) => export::run(&args, context),
         Verb::Tag(args) => tag::run(&args, context),
         Verb::Remove(args) => remove::run(&args, context),
         Verb::Gc(args) => gc::run(&args, context),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::{ExitCode, ExitStatus};
 
+use crate::export::ExportError;
 use crate::image::appc::graph::GraphError;
 use crate::import::ImportError;
 use crate::store::StoreError;
@@ -144,6 +145,25 @@ impl From<ImportError> for Failure {
             ImportError::Interrupted => Exit::Interrupted,
             ImportError::Store(error) => store_exit(error),
             _ => Exit::Failed,
+        };
+        Self {
+            exit,
+            hint: error.hint(),
+            message: chain(&error),
+        }
+    }
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Self {
+        let exit = match &error {
+            ExportError::Interrupted => Exit::Interrupted,
+            ExportError::Store(error) => store_exit(error),
+            ExportError::Write(_) => Exit::Failed,
+            ExportError::Appc { .. }
+            | ExportError::NotAppc(_)
+            | ExportError::NoTag(_)
+            | ExportError::Named => Exit::Usage,
         };
         Self {
             exit,
