@@ -61,7 +61,8 @@ fn file(diff: DiffId) -> String {
 }
 
 fn manifest(image: &Outgoing<'_>, config_file: &str) -> Vec<u8> {
-    let tags: Vec<String> = image.names.iter().map(Reference::familiar).collect();
+    // In full: podman takes a short name for one of its own.
+    let tags: Vec<String> = image.names.iter().map(ToString::to_string).collect();
     let layers: Vec<String> = image.layers.iter().map(|layer| file(layer.diff)).collect();
     let manifest = json!([{ "Config": config_file, "RepoTags": tags, "Layers": layers }]);
     manifest.to_string().into_bytes()
