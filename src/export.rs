@@ -31,6 +31,7 @@ use crate::store::layers::LayerRecord;
 use crate::store::{Store, StoreError};
 use bytes::Watched;
 
+pub use oci::{OCI_MARK, oci_index, oci_manifest};
 pub use place::{Place, PlaceError};
 
 /// What an archive is to be.

@@ -25,6 +25,8 @@
 //! | | [`verify`] | reading all of an image again, to find damage |
 //! | | [`view`] | a stored image as one tree |
 //! | 4 backends | [`backend`] | ways to get a rootfs: a FUSE server in the background |
+//! | | [`changed`] | a stored image with its changes, to be looked at |
+//! | 5 wishes | [`commit`](mod@commit) | changes become an image |
 //! | 6 people | [`cli`] | one file per verb |
 //!
 //! Where to start: [`layer::format`] for the formats, [`union`](mod@union) for the
@@ -33,7 +35,9 @@
 pub mod appc;
 pub mod archive;
 pub mod backend;
+pub mod changed;
 pub mod cli;
+pub mod commit;
 pub mod digest;
 pub mod discovery;
 pub mod export;

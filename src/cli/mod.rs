@@ -6,7 +6,9 @@
 
 mod browse;
 mod cat;
+mod commit;
 mod completions;
+mod diff;
 mod discovery;
 mod doctor;
 mod du;
@@ -78,6 +80,8 @@ enum Verb {
     Mount(mount::Args),
     Umount(umount::Args),
     Browse(browse::Args),
+    Diff(diff::Args),
+    Commit(commit::Args),
     Export(export::Args),
     Tag(tag::Args),
     Remove(remove::Args),
@@ -193,6 +197,8 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Mount(args) => mount::run(&args, context),
         Verb::Umount(args) => umount::run(&args),
         Verb::Browse(args) => browse::run(&args, context),
+        Verb::Diff(args) => diff::run(&args, context),
+        Verb::Commit(args) => commit::run(&args, context),
         Verb::Export(args) => export::run(&args, context),
         Verb::Tag(args) => tag::run(&args, context),
         Verb::Remove(args) => remove::run(&args, context),

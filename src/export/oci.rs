@@ -11,13 +11,15 @@ use serde_json::{Map, Value, json};
 use super::bytes::Watched;
 use super::tarball::{Tarball, room};
 use super::{ExportError, Note, Outgoing};
-use crate::digest::{BlobId, Digest};
+use crate::digest::{BlobId, Digest, ImageId};
+use crate::image::Platform;
 use crate::layer::seek::Compression;
 use crate::reference::Reference;
 use crate::store::StoreError;
 use crate::store::layers::LayerRecord;
 
-const MARK: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+/// `oci-layout`.
+pub const OCI_MARK: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -35,13 +37,13 @@ pub(super) fn write(image: &Outgoing<'_>, to: &mut Watched<'_>) -> Result<Vec<No
         .iter()
         .map(|layer| (layer.blob, layer))
         .collect();
-    let small = [MARK.len(), index.len(), manifest.len(), config.len()];
+    let small = [OCI_MARK.len(), index.len(), manifest.len(), config.len()];
     let small = small.into_iter().map(|len| len as u64);
     let large = layers.values().map(|layer| layer.blob_size);
     to.expect(room(small.chain(large)));
 
     let mut tar = Tarball { to };
-    tar.file("oci-layout", MARK.as_bytes())?;
+    tar.file("oci-layout", OCI_MARK.as_bytes())?;
     tar.file("index.json", &index)?;
     tar.file(&file(&Digest::sha256(&manifest)), &manifest)?;
     tar.file(&file(&image.record.id.0), &config)?;
@@ -118,11 +120,17 @@ fn is_oci(manifest: &Value) -> bool {
 
 /// A manifest that names what the archive has, and says nothing else.
 fn plain_manifest(image: &Outgoing<'_>, config: &[u8]) -> Vec<u8> {
-    let layers: Vec<_> = image.layers.iter().map(describe).collect();
+    oci_manifest(image.record.id, config.len() as u64, &image.layers)
+}
+
+/// The OCI manifest of an image whose config has so many bytes.
+#[must_use]
+pub fn oci_manifest(image: ImageId, config: u64, layers: &[LayerRecord]) -> Vec<u8> {
+    let layers: Vec<_> = layers.iter().map(describe).collect();
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "config": descriptor(CONFIG, &image.record.id.0, config.len() as u64),
+        "config": descriptor(CONFIG, &image.0, config),
         "layers": layers,
     });
     manifest.to_string().into_bytes()
@@ -143,15 +151,20 @@ fn mended(mut manifest: Value, image: &Outgoing<'_>) -> Vec<u8> {
     manifest.to_string().into_bytes()
 }
 
-/// `index.json`: the manifest once for each name. The whole name is where containerd
-/// and Docker look for it, the tag where the specification has it (BuildKit,
-/// exporter/oci).
+/// `index.json`: the manifest once for each name.
 fn index(image: &Outgoing<'_>, manifest: &[u8]) -> Vec<u8> {
+    oci_index(manifest, Some(&image.record.platform), image.names)
+}
+
+/// `index.json` of a layout with one manifest, which is there once for each name. The
+/// whole name is where containerd and Docker look for it, the tag where the
+/// specification has it (BuildKit, exporter/oci).
+#[must_use]
+pub fn oci_index(manifest: &[u8], platform: Option<&Platform>, names: &[Reference]) -> Vec<u8> {
     let digest = Digest::sha256(manifest);
     let named = |name: Option<&Reference>| {
         let mut entry = descriptor(MANIFEST, &digest, manifest.len() as u64);
-        let platform = &image.record.platform;
-        if platform.architecture != "unknown" {
+        if let Some(platform) = platform.filter(|said| said.architecture != "unknown") {
             let mut said = json!({ "os": platform.os, "architecture": platform.architecture });
             if let Some(variant) = &platform.variant {
                 said["variant"] = json!(variant);
@@ -167,7 +180,7 @@ fn index(image: &Outgoing<'_>, manifest: &[u8]) -> Vec<u8> {
         }
         entry
     };
-    let entries: Vec<_> = match image.names {
+    let entries: Vec<_> = match names {
         [] => vec![named(None)],
         names => names.iter().map(|name| named(Some(name))).collect(),
     };
