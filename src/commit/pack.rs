@@ -5,7 +5,7 @@
 //! read, and read again if it changed in between. Must not know compression, nor what
 //! becomes of the tar.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
@@ -119,7 +119,14 @@ impl Packer<'_> {
     /// See [`PackError`]; what was written by then is no layer.
     pub fn write(&self, said: &[Said], to: &mut dyn Write) -> Result<Packed, PackError> {
         let mut packed = Packed::default();
-        let mut left_out = BTreeSet::new();
+        // Members that later ones are links to; nothing for one that is left out.
+        let mut linked: BTreeMap<&TreePath, Option<Member>> = said
+            .iter()
+            .filter_map(|member| match &member.says {
+                Says::Link(first) => Some((first, None)),
+                _ => None,
+            })
+            .collect();
         for member in said {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(PackError::Interrupted);
@@ -136,24 +143,23 @@ impl Packer<'_> {
                     self.mark(path, b".wh..wh..opq", to)?;
                     None
                 }
-                Says::Link(first) if left_out.contains(first) => {
-                    packed.lacks.push(Lacks::Socket(path.clone()));
-                    None
-                }
                 Says::Link(first) => {
-                    let link = Member {
-                        link: self.spelled(first),
-                        ..blank(self.spelled(path), MemberKind::HardLink)
-                    };
-                    put(&link, to)?;
+                    match linked.get(first).cloned().flatten() {
+                        // Some give a file the attributes of the last link to it, so
+                        // all have the same.
+                        Some(file) => drop(put(&self.link(file, first, path), to)?),
+                        None => packed.lacks.push(Lacks::Socket(path.clone())),
+                    }
                     None
                 }
                 Says::Object(dir, name) => {
-                    let stat = self.object(*dir, name, path, to, &mut packed.lacks)?;
-                    if stat.is_none() {
-                        left_out.insert(path);
-                    }
-                    stat
+                    let written = self.object(*dir, name, path, to, &mut packed.lacks)?;
+                    written.map(|(member, stat)| {
+                        if let Some(file) = linked.get_mut(path) {
+                            *file = Some(member);
+                        }
+                        stat
+                    })
                 }
             };
             packed.seen.push((path.clone(), stat));
@@ -187,6 +193,20 @@ impl Packer<'_> {
         }
     }
 
+    /// One more name of a member.
+    fn link(&self, file: Member, first: &TreePath, path: &TreePath) -> Member {
+        Member {
+            path: self.spelled(path),
+            kind: MemberKind::HardLink,
+            link: self.spelled(first),
+            size: 0,
+            stored: 0,
+            rdev: crate::node::Device::default(),
+            sparse: None,
+            ..file
+        }
+    }
+
     /// An empty file that means something.
     fn mark(&self, dir: &TreePath, name: &[u8], to: &mut dyn Write) -> Result<(), PackError> {
         let path = match dir.is_root() {
@@ -204,16 +224,16 @@ impl Packer<'_> {
         path: &TreePath,
         to: &mut dyn Write,
         lacks: &mut Vec<Lacks>,
-    ) -> Result<Option<Stat>, PackError> {
+    ) -> Result<Option<(Member, Stat)>, PackError> {
         let failed = read_error(path);
         let ino = match name.is_empty() {
             true => Ino::ROOT,
             false => self.tree.lookup(dir, name).map_err(&failed)?.ino,
         };
-        let mut outcome = Ok(None);
+        let mut outcome = Ok(Tried::Changed);
         for _ in 0..TRIES {
             outcome = self.try_object(ino, path, to, lacks);
-            if !matches!(outcome, Ok(None)) {
+            if !matches!(outcome, Ok(Tried::Changed)) {
                 break;
             }
         }
@@ -221,25 +241,26 @@ impl Packer<'_> {
             self.tree.forget(ino, 1);
         }
         match outcome? {
-            None => Err(PackError::Busy(path.clone())),
-            Some(written) => Ok(written),
+            Tried::Changed => Err(PackError::Busy(path.clone())),
+            Tried::LeftOut => Ok(None),
+            Tried::Written(written) => Ok(Some(*written)),
         }
     }
 
-    /// Nothing: it changed while it was read, and nothing was written.
+    /// Writes an object unless it changes while it is read.
     fn try_object(
         &self,
         ino: Ino,
         path: &TreePath,
         to: &mut dyn Write,
         lacks: &mut Vec<Lacks>,
-    ) -> Result<Option<Option<Stat>>, PackError> {
+    ) -> Result<Tried, PackError> {
         let failed = read_error(path);
         let stat = self.tree.attr(ino).map_err(&failed)?;
         let attr = stat.attr;
         let Some(kind) = member_kind(attr.kind) else {
             lacks.push(Lacks::Socket(path.clone()));
-            return Ok(Some(None));
+            return Ok(Tried::LeftOut);
         };
         let mut member = Member {
             mode: attr.mode,
@@ -270,7 +291,7 @@ impl Packer<'_> {
         }
         let same = || Ok(same(&self.tree.attr(ino).map_err(&failed)?, &stat));
         if !same()? {
-            return Ok(None);
+            return Ok(Tried::Changed);
         }
         for unsayable in put(&member, to)? {
             let (Unsayable::Empty(name) | Unsayable::Equals(name)) = unsayable;
@@ -283,7 +304,7 @@ impl Packer<'_> {
         // What was not held came straight from the file: it is too late to begin again.
         match there && !same()? {
             true => Err(PackError::Busy(path.clone())),
-            false => Ok(Some(Some(stat))),
+            false => Ok(Tried::Written(Box::new((member, stat)))),
         }
     }
 
@@ -372,6 +393,16 @@ impl Packer<'_> {
         }
         Ok(())
     }
+}
+
+/// What became of an object.
+enum Tried {
+    /// It changed while it was read, and nothing was written.
+    Changed,
+    /// A tar cannot say it.
+    LeftOut,
+    /// It is in the tar, and looked like this.
+    Written(Box<(Member, Stat)>),
 }
 
 /// A file's bytes on their way.
