@@ -9,6 +9,8 @@ mod images;
 
 #[path = "appc/damage.rs"]
 mod damage;
+#[path = "appc/export.rs"]
+mod export;
 #[path = "appc/layout.rs"]
 mod layout;
 #[path = "appc/rendering.rs"]

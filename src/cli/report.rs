@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::process::{ExitCode, ExitStatus};
 
 pub(super) use crate::causes::chain;
+use crate::export::ExportError;
 use crate::image::appc::graph::GraphError;
 use crate::import::ImportError;
 use crate::store::StoreError;
@@ -134,6 +135,25 @@ impl From<ImportError> for Failure {
             ImportError::Interrupted => Exit::Interrupted,
             ImportError::Store(error) => store_exit(error),
             _ => Exit::Failed,
+        };
+        Self {
+            exit,
+            hint: error.hint(),
+            message: chain(&error),
+        }
+    }
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Self {
+        let exit = match &error {
+            ExportError::Interrupted => Exit::Interrupted,
+            ExportError::Store(error) => store_exit(error),
+            ExportError::Write(_) => Exit::Failed,
+            ExportError::Appc { .. }
+            | ExportError::NotAppc(_)
+            | ExportError::NoTag(_)
+            | ExportError::Named => Exit::Usage,
         };
         Self {
             exit,
