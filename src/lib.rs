@@ -6,6 +6,8 @@
 //! | floor | module | what it is for |
 //! |---|---|---|
 //! | 0 words | [`appc`] | what AppC calls things: identifiers, labels, references |
+//! | | [`container_id`] | what a container is called |
+//! | | [`causes`] | an error and what caused it, in one line |
 //! | | [`digest`] | digests, and one type per kind of name |
 //! | | [`reference`](mod@reference) | image references, parsed once |
 //! | | [`memory`] | memory that is free goes back to the system |
@@ -14,17 +16,23 @@
 //! | 1 formats | [`layer`] | what one layer says: index format, tar reader, seek points |
 //! | | [`image`] | what an image says: Docker archives, OCI layouts |
 //! | | [`mesos`] | messages of Mesos in JSON: images, garbage collection |
+//! | | [`container_info`] | what an agent says of a container, in JSON |
 //! | 2 places, heart | [`store`] | the content store on disk |
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |
 //! | | [`discovery`] | where images come from: local, simple, meta; signatures |
 //! | | [`mounts`] | the mount table; mounting and unmounting |
+//! | | [`remove`] | removing a tree without leaving its mount |
 //! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
-//! | 3 movers | [`import`] | an image's layers into the store |
+//! | 3 movers | [`export`] | a stored image as an archive |
+//! | | [`import`] | an image's layers into the store |
 //! | | [`fuse`] | a tree shown through FUSE; the only home of the crate `fuser` |
 //! | | [`upper`] | the upper directory of a writable mount, on disk |
 //! | | [`verify`] | reading all of an image again, to find damage |
 //! | | [`view`] | a stored image as one tree |
 //! | 4 backends | [`backend`] | ways to get a rootfs: a FUSE server in the background |
+//! | | [`changed`] | a stored image with its changes, to be looked at |
+//! | 5 operators | [`commit`](mod@commit) | changes become an image |
+//! | | [`container`] | the life of containers: provision, destroy, recover |
 //! | 6 people | [`cli`] | one file per verb |
 //!
 //! Where to start: [`layer::format`] for the formats, [`union`](mod@union) for the
@@ -33,9 +41,16 @@
 pub mod appc;
 pub mod archive;
 pub mod backend;
+pub mod causes;
+pub mod changed;
 pub mod cli;
+pub mod commit;
+pub mod container;
+pub mod container_id;
+pub mod container_info;
 pub mod digest;
 pub mod discovery;
+pub mod export;
 pub mod fuse;
 pub mod image;
 pub mod import;
@@ -45,6 +60,7 @@ pub mod mesos;
 pub mod mounts;
 pub mod node;
 pub mod reference;
+pub mod remove;
 pub mod store;
 pub mod tree_path;
 pub mod union;

@@ -22,6 +22,8 @@ pub const FS_TYPE: &str = "fuse.lazyroot";
 const FUSERMOUNT: &str = "fusermount3";
 /// Links that lead to a mount point, at most (the kernel's own limit).
 const LINKS_MAX: usize = 40;
+/// Looks at the table until nothing is mounted below a directory any more.
+const ROUNDS: usize = 20;
 /// Processes that are named when a mount is in use.
 const USERS_MAX: usize = 5;
 
@@ -284,6 +286,52 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
             source: error.into(),
         }),
     }
+}
+
+/// Undoes, at once and whoever is inside, all that is mounted at a directory or below
+/// it, the innermost first; how many. Nothing is left there when this returns.
+///
+/// # Errors
+/// The table cannot be read, or the system refuses.
+pub fn detach_below(dir: &Path) -> Result<usize, MountError> {
+    let mut undone = 0;
+    // Who mounts there at this moment is undone in the next round.
+    for _ in 0..ROUNDS {
+        let mounts = below(&all()?, dir);
+        if mounts.is_empty() {
+            return Ok(undone);
+        }
+        // The table is in the order in which they were made.
+        for mount in mounts.iter().rev() {
+            match rustix::mount::unmount(&mount.at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+                Ok(()) => undone += 1,
+                // Gone with the one that it was in.
+                Err(Errno::INVAL | Errno::NOENT) => {}
+                Err(Errno::PERM) => {
+                    unmount_by_helper(&mount.at, true)?;
+                    undone += 1;
+                }
+                Err(error) => {
+                    return Err(MountError::Unmount {
+                        path: mount.at.clone(),
+                        source: error.into(),
+                    });
+                }
+            }
+        }
+    }
+    let again = io::Error::other("somebody mounts there again and again");
+    Err(MountError::Unmount {
+        path: dir.to_owned(),
+        source: again,
+    })
+}
+
+/// The mounts at a directory and below it, in the table's order.
+#[must_use]
+pub fn below(mounts: &[Mount], dir: &Path) -> Vec<Mount> {
+    let inside = mounts.iter().filter(|mount| mount.at.starts_with(dir));
+    inside.cloned().collect()
 }
 
 fn unmount_by_helper(at: &Path, lazy: bool) -> Result<(), MountError> {

@@ -17,6 +17,8 @@ mod web;
 mod appc;
 #[path = "discovery/download.rs"]
 mod download;
+#[path = "discovery/fetch.rs"]
+mod fetch;
 #[path = "discovery/finder.rs"]
 mod finder;
 #[path = "discovery/local.rs"]

@@ -39,6 +39,68 @@ pub struct Started {
     pub pid: u32,
 }
 
+/// The command line of a server: this program's own hidden verb.
+#[derive(Debug, Clone, Default)]
+pub struct ServeCommand {
+    /// The store that it reads from.
+    pub store: PathBuf,
+    /// Bytes that uncompressed copies of layers may take there.
+    pub cache_size: u64,
+    /// What is shown, in the words of the verb; nothing: all images of the store.
+    pub what: Vec<OsString>,
+    /// Where changes go, and the work directory beside it.
+    pub upper: Option<PathBuf>,
+    /// See `upper`.
+    pub work: Option<PathBuf>,
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// A file that the server holds the lock of for as long as it lives, with its pid in
+    /// it. A server that has one lives for those who started it: it ends when they
+    /// died before its mount could be used.
+    pub hold: Option<PathBuf>,
+    /// Mount options, as `-o` has them.
+    pub options: Vec<String>,
+    /// Log what happens, not only what goes wrong.
+    pub verbose: bool,
+    /// Where to log, if not to the system's log.
+    pub log: Option<PathBuf>,
+    /// The mount point.
+    pub at: PathBuf,
+}
+
+impl ServeCommand {
+    /// The arguments.
+    #[must_use]
+    pub fn words(self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["--store".into(), self.store.into()];
+        words.extend(["--cache-size".into(), self.cache_size.to_string().into()]);
+        words.push("serve".into());
+        words.extend(self.what);
+        if self.read_only {
+            words.push("--read-only".into());
+        }
+        let paths = [
+            ("--upper", self.upper),
+            ("--work", self.work),
+            ("--hold", self.hold),
+            ("--log", self.log),
+        ];
+        for (word, path) in paths {
+            words.extend(path.into_iter().flat_map(|path| [word.into(), path.into()]));
+        }
+        words.extend(
+            self.options
+                .iter()
+                .map(|list| format!("--options={list}").into()),
+        );
+        if self.verbose {
+            words.push("--verbose".into());
+        }
+        words.extend(["--".into(), self.at.into()]);
+        words
+    }
+}
+
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

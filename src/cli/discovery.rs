@@ -3,66 +3,36 @@
 use std::env;
 use std::path::PathBuf;
 
-use super::Context;
 use super::report::{Exit, Failure};
 use crate::discovery::{
-    Discovery, DiscoveryError, Keyring, Method, Network, Prefix, Proxies, Settings,
+    self, Discovery, DiscoveryError, Keyring, Method, Network, Prefix, Proxies,
 };
 
 /// How images are looked for that the store does not have.
-#[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Discovery")]
-#[group(skip)]
-pub(super) struct Args {
-    /// Where images are looked for. Default: local where --local-dir is given, else meta.
-    #[arg(
-        long,
-        alias = "provisioner_discovery",
-        env = "LAZYROOT_DISCOVERY",
-        value_name = "HOW",
-        value_enum
-    )]
-    discovery: Option<How>,
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    /// By which way.
+    pub(super) how: How,
     /// The directory of local discovery.
-    ///
-    /// It has NAME-VERSION-OS-ARCH.aci, NAME:TAG.tar and NAME.tar; the slashes of a
-    /// name are directories. Default: /var/lib/lazyroot/images for root,
-    /// $XDG_DATA_HOME/lazyroot/images for others.
-    #[arg(
-        long,
-        alias = "provisioner_local_dir",
-        env = "LAZYROOT_LOCAL_DIR",
-        value_name = "DIR"
-    )]
-    local_dir: Option<PathBuf>,
-    /// Where simple discovery begins: a URL or a directory, followed by
-    /// NAME-VERSION-OS-ARCH.aci.
-    #[arg(
-        long,
-        env = "LAZYROOT_DISCOVERY_PREFIX",
-        value_name = "PREFIX",
-        default_value = "https://"
-    )]
-    discovery_prefix: Prefix,
-    /// Ask also without TLS. Whoever is on the way can then exchange what comes.
-    #[arg(long)]
-    allow_http: bool,
-    /// Directory of public OpenPGP keys whose signatures count.
-    ///
-    /// Files in it and in root.d count for every image, those in prefix.d/NAME for
-    /// the image NAME and all below it. Without a keyring no signature is looked at.
-    #[arg(long, env = "LAZYROOT_KEYRING", value_name = "DIR")]
-    keyring: Option<PathBuf>,
-    /// Refuse images that have no signature (AppC images only have them).
-    #[arg(long)]
-    require_signature: bool,
-    /// Largest image that is fetched.
-    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = super::parse_size)]
-    max_size: u64,
+    pub(super) local_dir: PathBuf,
+    /// Whether anybody has named that directory.
+    pub(super) local_dir_named: bool,
+    /// Where simple discovery begins.
+    pub(super) prefix: Prefix,
+    /// Ask also without TLS.
+    pub(super) allow_http: bool,
+    /// Public keys whose signatures count.
+    pub(super) keyring: Option<PathBuf>,
+    /// Refuse images that have no signature.
+    pub(super) require_signature: bool,
+    /// Largest image that is fetched, in bytes.
+    pub(super) max_size: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum How {
+/// A way to find images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum How {
     /// In a directory of archives.
     Local,
     /// By a fixed template below a prefix.
@@ -71,23 +41,37 @@ enum How {
     Meta,
 }
 
-impl Args {
-    /// Discovery as the arguments and the environment have it.
-    pub(super) fn resolve(&self, context: &Context) -> Result<Discovery, Failure> {
-        let default = match self.local_dir {
-            // Who names a directory does not expect the network to be asked.
-            Some(_) => How::Local,
-            None => How::Meta,
-        };
-        let method = match self.discovery.unwrap_or(default) {
-            How::Local => Method::Local(match &self.local_dir {
-                Some(dir) => dir.clone(),
-                // Beside the store, wherever that is by default.
-                None => context.store.with_file_name("images"),
-            }),
-            How::Simple => Method::Simple(self.discovery_prefix.clone()),
+impl How {
+    /// As it is written.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Simple => "simple",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+impl Settings {
+    /// Discovery of AppC images as the settings have it.
+    pub(super) fn appc(&self) -> Result<Discovery, Failure> {
+        self.open(match self.how {
+            How::Local => Method::Local(self.local_dir.clone()),
+            How::Simple => Method::Simple(self.prefix.clone()),
             How::Meta => Method::Meta,
-        };
+        })
+    }
+
+    /// Discovery of Docker images: in the local directory, also where AppC images are
+    /// found in another way, if somebody has named that directory.
+    pub(super) fn docker(&self) -> Result<Discovery, Failure> {
+        match self.local_dir_named {
+            true => self.open(Method::Local(self.local_dir.clone())),
+            false => self.appc(),
+        }
+    }
+
+    fn open(&self, method: Method) -> Result<Discovery, Failure> {
         let proxies = Proxies::from_variables(|name| env::var(name).ok());
         let keyring = self.keyring.as_deref().map(Keyring::read).transpose();
         let network = Network {
@@ -95,7 +79,7 @@ impl Args {
             proxies: proxies.map_err(|error| Failure::of(Exit::Usage, &error))?,
             ..Network::default()
         };
-        Ok(Discovery::new(Settings {
+        Ok(Discovery::new(discovery::Settings {
             method,
             network,
             keyring: keyring.map_err(|error| {

@@ -71,7 +71,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
-fn json(store: &Store, blob: BlobId) -> Result<Value, Failure> {
+/// A blob that is JSON.
+pub(super) fn json(store: &Store, blob: BlobId) -> Result<Value, Failure> {
     serde_json::from_slice(&store.small_blob(blob)?)
         .map_err(|error| Failure::new(Exit::Damaged, format!("blob {blob} is not JSON: {error}")))
 }
@@ -85,7 +86,7 @@ fn report(store: &Store, id: ImageId) -> Result<Report, Failure> {
     let stack = match AciId::of_image(id) {
         None => None,
         // Damage of other images is theirs.
-        Some(aci) => store.appc_images(&mut |_, _| ())?.stack(aci).ok(),
+        Some(aci) => store.appc_images()?.stack(aci).ok(),
     };
     // History has an entry for each layer, and some for no layer.
     let history = config

@@ -6,10 +6,17 @@
 
 mod browse;
 mod cat;
+mod commit;
 mod completions;
+mod config;
+mod containers;
+mod destroy;
+mod diff;
 mod discovery;
 mod doctor;
 mod du;
+mod export;
+mod fetch;
 mod gc;
 mod images;
 mod import;
@@ -20,10 +27,13 @@ mod man;
 mod metrics;
 mod mount;
 mod progress;
+mod provision;
 mod pull;
+mod recover;
 mod remove;
 mod report;
 mod serve;
+mod settings;
 mod tag;
 mod target;
 mod umount;
@@ -38,10 +48,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches as _, Parser, Subcommand};
 
+use crate::backend::Choice;
 use crate::store::{Store, StoreError};
 use report::{Exit, Failure};
+use settings::{Defaults, Files, Isolation, Providers, Settings, Words};
 
 /// Container root file systems from unmodified images, mounted without unpacking.
 #[derive(Debug, Parser)]
@@ -52,17 +64,15 @@ use report::{Exit, Failure};
     disable_help_subcommand = true
 )]
 struct Cli {
-    /// The store that images are kept in.
-    ///
-    /// Default: /var/lib/lazyroot/store for root, $XDG_DATA_HOME/lazyroot/store
-    /// (~/.local/share/lazyroot/store) for others.
-    #[arg(long, global = true, env = "LAZYROOT_STORE", value_name = "DIR")]
-    store: Option<PathBuf>,
+    /// The only config file, instead of the usual ones (`lazyroot config` names them).
+    #[arg(long, global = true, env = "LAZYROOT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
 
-    /// Bytes that uncompressed copies of layers may take on disk (layers that are
-    /// one zstd frame are uncompressed once when something in them is first read).
-    #[arg(long, global = true, env = "LAZYROOT_CACHE_SIZE", value_name = "BYTES", default_value = "20G", value_parser = parse_size)]
-    cache_size: u64,
+    #[command(flatten)]
+    wishes: settings::Wishes,
+
+    #[command(flatten)]
+    agent: settings::mesos::Flags,
 
     #[command(subcommand)]
     verb: Verb,
@@ -78,7 +88,14 @@ enum Verb {
     Cat(cat::Args),
     Mount(mount::Args),
     Umount(umount::Args),
+    Provision(provision::Args),
+    Containers(containers::Args),
+    Destroy(destroy::Args),
+    Recover(recover::Args),
     Browse(browse::Args),
+    Diff(diff::Args),
+    Commit(commit::Args),
+    Export(export::Args),
     Tag(tag::Args),
     Remove(remove::Args),
     Gc(gc::Args),
@@ -87,13 +104,25 @@ enum Verb {
     Du(du::Args),
     Metrics(metrics::Args),
     Doctor(doctor::Args),
+    Config(config::Args),
     Completions(completions::Args),
     Man(man::Args),
     #[command(hide = true)]
     Serve(serve::Args),
 }
 
-/// What all verbs share, resolved once from arguments and environment.
+impl Verb {
+    /// Whether config files have a say. A server is told all by whoever starts it,
+    /// and a wrong file must not keep anybody from unmounting.
+    fn reads_config(&self) -> bool {
+        !matches!(
+            self,
+            Self::Serve(_) | Self::Umount(_) | Self::Completions(_) | Self::Man(_)
+        )
+    }
+}
+
+/// What all verbs share, resolved once from arguments, environment and config files.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// The store's directory.
@@ -102,14 +131,32 @@ pub(crate) struct Context {
     cache: PathBuf,
     /// Where servers in the background log when the system has no log.
     log: PathBuf,
+    /// Where they log if somebody says it.
+    log_file: Option<PathBuf>,
     /// Bytes that expanded layers may take.
     cache_size: u64,
+    /// Where root file systems of containers are.
+    rootfs_dir: PathBuf,
+    /// How containers get them.
+    backend: Choice,
+    /// Kinds of images that may be used.
+    providers: Words<Providers>,
+    /// Mesos' isolators.
+    #[expect(dead_code, reason = "containers are launched later")]
+    isolation: Words<Isolation>,
+    /// Whether containers run as the user who wants them to.
+    #[expect(dead_code, reason = "containers are launched later")]
+    switch_user: bool,
+    /// How images are looked for.
+    discovery: discovery::Settings,
+    /// All settings, for people.
+    settings: Vec<settings::Setting>,
     /// Set by SIGINT and SIGTERM.
     stop: Arc<AtomicBool>,
 }
 
 impl Context {
-    fn resolve(cli: &Cli) -> Result<Self, Failure> {
+    fn resolve(cli: &Cli, matches: &ArgMatches) -> Result<Self, Failure> {
         let home = |variable: &str, below: &str| {
             let set = env::var_os(variable)
                 .map(PathBuf::from)
@@ -121,30 +168,43 @@ impl Context {
                 .hint("name the store with --store DIR")
         };
         let root = rustix::process::geteuid().is_root();
-        let store = match &cli.store {
-            Some(store) => std::path::absolute(store)?,
-            None if root => PathBuf::from("/var/lib/lazyroot/store"),
-            None => home("XDG_DATA_HOME", ".local/share")
-                .ok_or_else(nowhere)?
-                .join("lazyroot/store"),
+        let place = |of_root: &str, variable: &str, below: &str| match root {
+            true => Ok(PathBuf::from(of_root)),
+            false => home(variable, below)
+                .map(|path| path.join("lazyroot"))
+                .ok_or_else(nowhere),
         };
-        let cache = match root {
-            true => PathBuf::from("/var/cache/lazyroot"),
-            false => home("XDG_CACHE_HOME", ".cache")
-                .ok_or_else(nowhere)?
-                .join("lazyroot"),
-        };
+        let data = place("/var/lib/lazyroot", "XDG_DATA_HOME", ".local/share")?;
+        let cache = place("/var/cache/lazyroot", "XDG_CACHE_HOME", ".cache")?;
         let log = match root {
             true => PathBuf::from("/var/log/lazyroot.log"),
-            false => home("XDG_STATE_HOME", ".local/state")
-                .ok_or_else(nowhere)?
-                .join("lazyroot/lazyroot.log"),
+            false => place("", "XDG_STATE_HOME", ".local/state")?.join("lazyroot.log"),
         };
+        let mut files = Files::default();
+        if cli.verb.reads_config() {
+            files.usual.push("/etc/lazyroot/config.toml".into());
+            if !root {
+                let own = place("", "XDG_CONFIG_HOME", ".config")?;
+                files.usual.push(own.join("config.toml"));
+            }
+            files.named.clone_from(&cli.config);
+        }
+        let defaults = Defaults { data };
+        let agent = cli.agent.clone();
+        let all = Settings::resolve(&cli.wishes, agent, matches, files, &defaults)?;
         Ok(Self {
-            store,
+            store: all.store,
             log,
+            log_file: all.log,
             cache,
-            cache_size: cli.cache_size,
+            cache_size: all.cache_size,
+            rootfs_dir: all.rootfs_dir,
+            backend: all.backend,
+            providers: all.providers,
+            isolation: all.isolation,
+            switch_user: all.switch_user,
+            discovery: all.discovery,
+            settings: all.list,
             stop: Arc::default(),
         })
     }
@@ -173,8 +233,10 @@ impl Context {
 /// Parses the command line, runs the verb, prints what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match Context::resolve(&cli).and_then(|context| run(cli.verb, &context)) {
+    let matches = Cli::command().get_matches();
+    // It was made for this very command.
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match Context::resolve(&cli, &matches).and_then(|context| run(cli.verb, &context)) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             failure.print();
@@ -193,7 +255,14 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Cat(args) => cat::run(&args, context),
         Verb::Mount(args) => mount::run(&args, context),
         Verb::Umount(args) => umount::run(&args),
+        Verb::Provision(args) => provision::run(&args, context),
+        Verb::Containers(args) => containers::run(&args, context),
+        Verb::Destroy(args) => destroy::run(&args, context),
+        Verb::Recover(args) => recover::run(&args, context),
         Verb::Browse(args) => browse::run(&args, context),
+        Verb::Diff(args) => diff::run(&args, context),
+        Verb::Commit(args) => commit::run(&args, context),
+        Verb::Export(args) => export::run(&args, context),
         Verb::Tag(args) => tag::run(&args, context),
         Verb::Remove(args) => remove::run(&args, context),
         Verb::Gc(args) => gc::run(&args, context),
@@ -202,6 +271,7 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Du(args) => du::run(&args, context),
         Verb::Metrics(args) => metrics::run(&args, context),
         Verb::Doctor(args) => doctor::run(&args, context),
+        Verb::Config(args) => config::run(&args, context),
         Verb::Completions(args) => completions::run(&args, Cli::command()),
         Verb::Man(args) => man::run(&args, Cli::command()),
         Verb::Serve(args) => serve::run(&args, context),

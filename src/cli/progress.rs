@@ -84,6 +84,46 @@ impl crate::discovery::Progress for Shown {
     }
 }
 
+/// Shows how much of a tree is written. Lines would say nothing that the end does not.
+#[derive(Debug)]
+pub(super) struct Written(ProgressBar);
+
+impl Written {
+    /// A bar when standard error is a terminal; nothing otherwise, or when `quiet`.
+    pub(super) fn new(quiet: bool) -> Self {
+        let target = match std::io::stderr().is_terminal() && !quiet {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} written, {msg}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// So much by now.
+    pub(super) fn tell(&self, bytes: u64, objects: u64) {
+        self.0.set_position(bytes);
+        self.0.set_message(format!("{objects} objects"));
+    }
+
+    /// Takes the bar away.
+    pub(super) fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl crate::export::Progress for Shown {
+    fn begin(&self, bytes: u64) {
+        self.bar.set_length(bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+}
+
 /// Digests are cut to what tells them apart, places to the name at their end.
 fn short(name: &str) -> String {
     let name = match name.starts_with('/') || name.contains("://") {

@@ -5,21 +5,26 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::process::Signal;
+
 use super::report::{Exit, Failure, chain};
 use super::{Context, logging};
 use crate::backend::catalogue::StoreCatalogue;
-use crate::backend::fuse::{ReadyPipe, StartError, start};
+use crate::backend::fuse::{ReadyPipe, ServeCommand, StartError, start};
+use crate::backend::hold::Hold;
 use crate::digest::ImageId;
 use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
 use crate::memory;
 use crate::mounts::{self, MountError};
 use crate::reference::Reference;
+use crate::store::leases::Lease;
 use crate::store::metrics::Counter;
 use crate::store::uppers::FreshUpper;
 use crate::store::{Caches, Store, StoreError};
+use crate::union::Union;
 use crate::union::writable::Writable;
 use crate::upper::{Directory, UpperError};
-use crate::view::{self, View};
+use crate::view::{Stack, StackLayer};
 
 /// Serve one mount; started by `mount` and `browse`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +32,21 @@ pub(super) struct Args {
     /// The image; without one, all images of the store by name.
     #[arg(long)]
     image: Option<String>,
+    /// A layer of what is shown, lowest first, instead of an image.
+    #[arg(long, value_name = "LAYER", requires_all = ["stack", "title"])]
+    layer: Vec<StackLayer>,
+    /// An image that they are of.
+    #[arg(long, value_name = "ID", requires = "layer")]
+    of: Vec<ImageId>,
+    /// What stands for these layers.
+    #[arg(long)]
+    stack: Option<String>,
+    /// What the mount table calls them.
+    #[arg(long)]
+    title: Option<String>,
+    /// A file to hold the lock of.
+    #[arg(long, value_name = "FILE")]
+    hold: Option<PathBuf>,
     #[command(flatten)]
     writes: WriteArgs,
     #[command(flatten)]
@@ -124,11 +144,6 @@ pub(super) struct MountArgs {
     /// Log what the mount does, not only what goes wrong.
     #[arg(short, long)]
     verbose: bool,
-    /// Append the log to this file. Else it goes to the system's log, or without
-    /// one to /var/log/lazyroot.log (not root: lazyroot/lazyroot.log in
-    /// $XDG_STATE_HOME, ~/.local/state).
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
 }
 
 impl MountArgs {
@@ -167,6 +182,11 @@ impl MountArgs {
         if self.foreground {
             let args = Args {
                 image: image.map(|(_, name)| name),
+                layer: Vec::new(),
+                of: Vec::new(),
+                stack: None,
+                title: None,
+                hold: None,
                 writes,
                 mount: self,
             };
@@ -190,32 +210,21 @@ impl MountArgs {
         writes: &WriteArgs,
         context: &Context,
     ) -> Result<Vec<OsString>, Failure> {
-        let mut command: Vec<OsString> = vec!["--store".into(), context.store.clone().into()];
-        command.extend(["--cache-size".into(), context.cache_size.to_string().into()]);
-        command.push("serve".into());
-        if let Some(name) = image {
-            command.push(format!("--image={name}").into());
-        }
-        if writes.read_only {
-            command.push("--read-only".into());
-        }
-        for (word, path) in [("--upper", &writes.upper), ("--work", &writes.work)] {
-            if let Some(path) = path {
-                command.extend([word.into(), path.into()]);
-            }
-        }
-        for list in &self.options {
-            command.push(format!("--options={list}").into());
-        }
-        if self.verbose {
-            command.push("--verbose".into());
-        }
-        let log = self.log.map(std::path::absolute).transpose()?;
-        if let Some(log) = &log {
-            command.extend(["--log".into(), log.into()]);
-        }
-        command.extend(["--".into(), std::path::absolute(&self.at)?.into()]);
-        Ok(command)
+        let what = image.map(|name| format!("--image={name}").into());
+        let command = ServeCommand {
+            store: context.store.clone(),
+            cache_size: context.cache_size,
+            what: what.into_iter().collect(),
+            upper: writes.upper.clone(),
+            work: writes.work.clone(),
+            read_only: writes.read_only,
+            hold: None,
+            options: self.options,
+            verbose: self.verbose,
+            log: context.log_file.clone(),
+            at: std::path::absolute(&self.at)?,
+        };
+        Ok(command.words())
     }
 }
 
@@ -240,16 +249,21 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     };
     let background = pipe.is_some();
     let logging = logging::begin(
-        args.mount.log.as_deref(),
+        context.log_file.as_deref(),
         background,
         args.mount.verbose,
         &context.log,
     );
     let mut pipe = pipe;
     let ready = || {
-        if let Some(pipe) = pipe.take() {
-            // A parent that went away changes nothing for those who use the mount.
-            let _ = pipe.ready();
+        let told = pipe.take().map_or(Ok(()), ReadyPipe::ready);
+        // A parent that went away changes nothing for those who use the mount, unless it
+        // wanted the mount for itself: then nobody will ever undo it.
+        if told.is_err() && args.hold.is_some() {
+            let own = rustix::process::getpid();
+            if let Err(error) = rustix::process::kill_process(own, Signal::TERM) {
+                log::error!("cannot end: {error}");
+            }
         }
     };
     let outcome = logging.and_then(|()| serve(args, context, ready));
@@ -288,15 +302,20 @@ fn allow_descriptors() {
 
 fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Failure> {
     allow_descriptors();
-    let options = args.mount.parse_options(args.image.is_some())?;
+    let _hold = match &args.hold {
+        Some(path) => Some(Hold::take(path)?),
+        None => None,
+    };
+    let of_image = args.image.is_some() || !args.layer.is_empty();
+    let options = args.mount.parse_options(of_image)?;
     let store = context.open()?;
     let metrics = store.metrics();
     let caches = Caches::default();
     let idle = caches.clone();
     let lease = store.lease()?;
-    let (name, tree, changes, _lease) = match &args.image {
-        Some(image) => {
-            let shown = Shown::open(&store, image, &caches, lease.as_ref(), &args.writes);
+    let (name, tree, changes, _lease) = match Wanted::of(args, &store, lease.as_ref())? {
+        Some(wanted) => {
+            let shown = Shown::open(&store, wanted, &caches, lease.as_ref(), &args.writes);
             let shown = shown.inspect_err(|_| metrics.tally(&[(Counter::MountErrors, 1)]))?;
             (shown.name, shown.tree, shown.changes, lease)
         }
@@ -365,8 +384,13 @@ impl Changes {
         if let Self::Kept { upper, .. } = &self {
             // As umount of any file system: what was written is on the disk.
             let synced = std::fs::File::open(upper).map(rustix::fs::syncfs);
-            if let Err(error) | Ok(Err(error)) = synced.map(|done| done.map_err(Into::into)) {
-                log::warn!("cannot sync `{}`: {error}", upper.display());
+            match synced.map(|done| done.map_err(io::Error::from)) {
+                Ok(Ok(())) => {}
+                // Moved away: nobody wants the changes any more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) | Ok(Err(error)) => {
+                    log::warn!("cannot sync `{}`: {error}", upper.display());
+                }
             }
         }
         match self {
@@ -388,7 +412,45 @@ impl Changes {
     }
 }
 
-/// An image, opened to be shown.
+/// What a server of one tree is to show.
+struct Wanted {
+    name: String,
+    stack: Stack,
+    /// Whose changes they are, in a directory that nobody has named.
+    image: Option<ImageId>,
+}
+
+impl Wanted {
+    /// Nothing: all images.
+    fn of(args: &Args, store: &Store, lease: Option<&Lease>) -> Result<Option<Self>, Failure> {
+        if let (Some(identity), Some(title)) = (&args.stack, &args.title) {
+            return Ok(Some(Self {
+                name: title.clone(),
+                stack: Stack {
+                    identity: identity.clone(),
+                    layers: args.layer.clone(),
+                    images: args.of.iter().copied().collect(),
+                },
+                image: None,
+            }));
+        }
+        let Some(image) = &args.image else {
+            return Ok(None);
+        };
+        let id = store.find(image)?;
+        let stack = Stack::pinned(store, id, lease)?;
+        store.touch(id);
+        Ok(Some(Self {
+            name: image
+                .parse()
+                .map_or_else(|_| image.to_owned(), |name: Reference| name.familiar()),
+            stack,
+            image: Some(id),
+        }))
+    }
+}
+
+/// A tree, opened to be shown.
 struct Shown {
     name: String,
     tree: Tree,
@@ -398,26 +460,22 @@ struct Shown {
 impl Shown {
     fn open(
         store: &Store,
-        image: &str,
+        wanted: Wanted,
         caches: &Caches,
-        lease: Option<&crate::store::leases::Lease>,
+        lease: Option<&Lease>,
         writes: &WriteArgs,
     ) -> Result<Self, Failure> {
-        let id = store.find(image)?;
-        let view = view::open(store, id, caches, lease)?;
-        store.touch(id);
-        let name = image
-            .parse()
-            .map_or_else(|_| image.to_owned(), |name: Reference| name.familiar());
+        let Wanted { name, stack, image } = wanted;
+        let union = stack.open(store, caches, lease)?;
         if writes.read_only {
             return Ok(Self {
                 name,
-                tree: Tree::Image(view.union),
+                tree: Tree::Image(union),
                 changes: Changes::None,
             });
         }
-        let changes = Changes::open(store, id, writes)?;
-        match changes.tree(&view, writes) {
+        let changes = Changes::open(store, image, writes)?;
+        match changes.tree(&union, &stack.identity, writes) {
             Ok(tree) => Ok(Self {
                 name,
                 tree: Tree::Writable(Arc::new(tree)),
@@ -432,8 +490,14 @@ impl Shown {
 }
 
 impl Changes {
-    fn open(store: &Store, id: ImageId, writes: &WriteArgs) -> Result<Self, Failure> {
+    fn open(store: &Store, id: Option<ImageId>, writes: &WriteArgs) -> Result<Self, Failure> {
         let Some(upper) = &writes.upper else {
+            let id = id.ok_or_else(|| {
+                Failure::new(
+                    Exit::Usage,
+                    "changes of bare layers need an upper directory",
+                )
+            })?;
             let fresh = store.fresh_upper(id).map_err(|error| {
                 let hint = "keep changes elsewhere with --upper DIR, or mount --read-only";
                 match &error {
@@ -449,8 +513,13 @@ impl Changes {
         })
     }
 
-    /// The image's tree with these changes.
-    fn tree(&self, view: &View, writes: &WriteArgs) -> Result<Writable, Failure> {
+    /// The layers' tree with these changes.
+    fn tree(
+        &self,
+        lower: &Arc<Union>,
+        identity: &str,
+        writes: &WriteArgs,
+    ) -> Result<Writable, Failure> {
         let (upper, work) = match self {
             Self::None => return Err(Failure::new(Exit::Usage, "nothing is to be written")),
             Self::Fresh(fresh) => (fresh.upper(), fresh.work()),
@@ -460,8 +529,8 @@ impl Changes {
             }
         };
         let directory =
-            Directory::open(&upper, &work, &view.stack).map_err(|error| unusable(&error))?;
-        let tree = Writable::new(Arc::clone(&view.union), Arc::new(directory));
+            Directory::open(&upper, &work, identity).map_err(|error| unusable(&error))?;
+        let tree = Writable::new(Arc::clone(lower), Arc::new(directory));
         tree.map_err(|error| {
             let what = format!("`{}`: {}", upper.display(), chain(&error));
             Failure::new(Exit::Failed, what)
@@ -476,7 +545,7 @@ fn beside(upper: &Path) -> PathBuf {
     upper.with_file_name(name)
 }
 
-fn unusable(error: &UpperError) -> Failure {
+pub(super) fn unusable(error: &UpperError) -> Failure {
     let exit = match error {
         UpperError::InUse(_) => Exit::InUse,
         UpperError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,

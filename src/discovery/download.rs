@@ -339,8 +339,8 @@ fn locked(path: &Path, create: bool) -> io::Result<Option<File>> {
     }
 }
 
-/// Removes parts of files in `dir` that nobody is fetching and that were not touched
-/// for `age`; how many there were and their bytes.
+/// Removes parts of files in `dir` (and locks of those who fetch) that nobody is fetching
+/// and that were not touched for `age`; how many there were and their bytes.
 ///
 /// # Errors
 /// What the system says; a directory that is not there has no parts.
@@ -364,7 +364,10 @@ pub(super) fn visit_parts(
     };
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_none_or(|kind| kind != "part") {
+        if path
+            .extension()
+            .is_none_or(|kind| kind != "part" && kind != "lock")
+        {
             continue;
         }
         let file = match locked(&path, false) {

@@ -22,11 +22,12 @@ use std::time::Duration;
 
 use super::metrics::Counter;
 use super::staging::sweep;
-use super::uppers::{KeptUpper, remove_tree};
+use super::uppers::KeptUpper;
 use super::{Store, StoreError, StoreLock, failed, gone_is_fine};
 use crate::appc::AppcReference;
 use crate::digest::ImageId;
 use crate::reference::Reference;
+use crate::remove;
 use choose::Why;
 use exclude::Exclusion;
 use headroom::{Disk, Headroom};
@@ -61,7 +62,7 @@ pub struct Request {
 pub struct Swept {
     /// Files removed.
     pub files: u64,
-    /// Their length in bytes.
+    /// The bytes on disk that are free now.
     pub bytes: u64,
     /// Images removed, in this order.
     pub images: Vec<Gone>,
@@ -162,6 +163,8 @@ impl Store {
                 }
                 done => done.map(|()| false)?,
             };
+            let there = self.image_ids()?;
+            self.forget_called(|id| there.contains(&id))?;
             sweep(&self.root().join("staging"))?;
             discard(&plan, &trash, &lock)?;
             self.sweep_uppers(&uppers.go, &lock)?;
@@ -198,27 +201,22 @@ fn list(directory: &Path) -> Result<Vec<OsString>, StoreError> {
         .collect()
 }
 
-/// Deletes what is in the trash; others may be doing the same.
+/// Deletes what is in the trash; others may be doing the same. What cannot be deleted
+/// does not keep the rest from it.
 fn empty(trash: &Path) -> Result<Swept, StoreError> {
     let mut swept = Swept::default();
+    let mut failure = None;
     for name in list(trash)? {
-        let path = trash.join(name);
-        let meta = fs::symlink_metadata(&path);
-        if meta.as_ref().is_ok_and(fs::Metadata::is_dir) {
-            let (files, bytes) = remove_tree(&path)?;
-            swept.files += files;
-            swept.bytes += bytes;
-            continue;
-        }
-        let removed = meta.and_then(|meta| fs::remove_file(&path).map(|()| meta.len()));
-        match removed {
-            Ok(len) => {
-                swept.files += 1;
-                swept.bytes += len;
+        match remove::remove(&trash.join(name)) {
+            Ok(removed) => {
+                swept.files += removed.files;
+                swept.bytes += removed.bytes;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("remove", &path)(error)),
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Ok(swept)
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(swept),
+    }
 }

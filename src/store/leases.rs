@@ -86,13 +86,21 @@ impl Store {
         self.add_pins(lease, layers.iter().map(ToString::to_string))
     }
 
+    /// Pins layers and images at once.
+    ///
+    /// # Errors
+    /// When the lease cannot be written.
+    pub fn pin_all(&self, lease: &Lease, pins: &Pins) -> Result<(), StoreError> {
+        self.add_pins(lease, pins.lines())
+    }
+
     /// Pins images. From here on they are not removed (but by force), nor what they
     /// are made of; whether they are still there is to be looked at afterwards.
     ///
     /// # Errors
     /// When the lease cannot be written.
     pub fn pin_images(&self, lease: &Lease, images: &[ImageId]) -> Result<(), StoreError> {
-        self.add_pins(lease, images.iter().map(|image| format!("{IMAGE}{image}")))
+        self.add_pins(lease, images.iter().map(line_of))
     }
 
     fn add_pins(
@@ -127,7 +135,7 @@ impl Store {
     /// # Errors
     /// When it cannot be read: then nothing may be removed.
     pub fn pins(&self, lock: &StoreLock) -> Result<Pins, StoreError> {
-        let mut pins = Pins::default();
+        let mut pins = self.container_pins()?;
         self.pins_of_leases(&mut pins, lock)?;
         Ok(pins)
     }
@@ -154,7 +162,18 @@ impl Store {
     }
 }
 
+/// How an image is pinned in a lease.
+fn line_of(image: &ImageId) -> String {
+    format!("{IMAGE}{image}")
+}
+
 impl Pins {
+    /// As a lease has them.
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let layers = self.layers.iter().map(ToString::to_string);
+        layers.chain(self.images.iter().map(line_of))
+    }
+
     /// What one line of a lease says; nothing when it says nothing.
     fn add(&mut self, line: &str) -> Option<()> {
         match line.strip_prefix(IMAGE) {

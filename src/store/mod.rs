@@ -15,12 +15,15 @@
 //!   seek-v1/sha256-HEX.map       where the tar's bytes lie in one blob; HEX of the blob
 //!   images-v1/sha256-HEX.json    one image (HEX of its config); its mtime is the last use
 //!   images-v1/sha512-HEX.json    one AppC image (HEX of its uncompressed archive, its layer)
+//!   images-v1/sha512-HEX.HEX.name  what it is called; the second HEX is the SHA-256 of its name
 //!   whitelists-v1/sha512-HEX.paths  the paths that an AppC image is restricted to
 //!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
-//!   fetch/                       parts of files whose transfer was cut
+//!   fetch/                       parts of files whose transfer was cut; locks of transfers
 //!   staging/NAME/                what an import is making; `lock` in it is flocked by it
+//!   containers-v1/ID.json        what is said of one container, and what it pins
+//!   lowers/NAME/                 one read-only mount that several containers share
 //!   uppers/NAME/                 changes of one writable mount; `lock` in it is flocked by it
 //!   trash/NAME                   renamed here by gc, then deleted outside the lock
 //!   metrics-v1/values.json       what was counted (values.damaged: one that was put aside)
@@ -36,12 +39,15 @@
 //! map and blob*, *no blob without its digest*.
 
 pub mod appc;
+mod called;
+pub mod containers;
 pub mod contents;
 pub mod gc;
 pub mod images;
 pub mod layers;
 pub mod leases;
 pub mod metrics;
+pub mod named_lock;
 pub mod staging;
 pub mod uppers;
 
@@ -57,6 +63,7 @@ use crate::digest::{BlobId, DiffId, Hasher, ImageId};
 use crate::image::appc::graph::GraphError;
 use crate::layer::blocks::BlockCache;
 use crate::layer::{ReadError, Source};
+use crate::remove::RemoveError;
 use contents::SpanCache;
 
 /// Why the store cannot do what it was asked.
@@ -100,7 +107,7 @@ pub enum StoreError {
     TwoKinds(String, ImageId, ImageId),
     /// An AppC image whose dependencies make no stack.
     #[error(transparent)]
-    Dependencies(#[from] GraphError<std::convert::Infallible>),
+    Dependencies(#[from] Box<GraphError<StoreError>>),
     /// A short ID that several images begin with.
     #[error("`{0}` is the beginning of several image IDs: {1}")]
     Ambiguous(String, String),
@@ -121,6 +128,9 @@ pub enum StoreError {
         /// What is wrong with the first of them.
         source: Box<StoreError>,
     },
+    /// Something that was to be removed is not wholly gone.
+    #[error(transparent)]
+    Remove(RemoveError),
 }
 
 /// Images in a sentence.
@@ -129,7 +139,21 @@ fn list_of(images: &[ImageId]) -> String {
     format!("image {}", names.join(", "))
 }
 
+impl From<RemoveError> for StoreError {
+    fn from(error: RemoveError) -> Self {
+        match error {
+            RemoveError::Io { what, path, source } => failed(what, &path)(source),
+            RemoveError::Mounted(_) | RemoveError::Moved(_) => Self::Remove(error),
+        }
+    }
+}
+
 impl StoreError {
+    /// Whether a file of the store is not what it must be.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Read(_))
+    }
+
     /// What to try.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -146,10 +170,11 @@ impl StoreError {
             Self::TwoKinds(name, docker, _) => {
                 format!("appc:{name} for the AppC image, {docker} for the other")
             }
-            Self::Dependencies(GraphError::Missing { .. } | GraphError::WrongId { .. }) => {
-                "lazyroot import the missing image".into()
-            }
-            Self::Dependencies(_) => return None,
+            Self::Dependencies(graph) => match &**graph {
+                GraphError::Lookup { source, .. } => return source.hint(),
+                graph if graph.missing().is_some() => "lazyroot import the missing image".into(),
+                _ => return None,
+            },
             Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
                 "lazyroot verify names all that is damaged; lazyroot import --again FILE mends it"
                     .into()
@@ -161,6 +186,7 @@ impl StoreError {
             Self::InUse(_) => {
                 "unmount it first; lazyroot remove --force drops name and image, and keeps the layers".into()
             }
+            Self::Remove(error) => return error.hint(),
             Self::Io { .. } => return None,
         })
     }
@@ -341,6 +367,12 @@ impl Store {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Bytes that expanded layers may take.
+    #[must_use]
+    pub fn cache_quota(&self) -> u64 {
+        self.cache_quota
     }
 
     /// Where parts of files stay whose transfer was cut. Nothing of the store's own is

@@ -4,13 +4,13 @@
 //! over from a crash and is swept when the next one is made.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
 use super::leases::is_dead;
 use super::{Store, StoreError, StoreLock, failed, sync_directory};
+use crate::remove;
 
 /// A directory of one import, removed when dropped.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // What stays is unlocked, so the next import sweeps it.
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = remove::remove(&self.path);
     }
 }
 
@@ -120,6 +120,17 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Removes what killed imports have left half-made.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn sweep_staging(&self) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        sweep(&self.root().join("staging"))
+    }
+}
+
 /// Removes staging directories that no process holds. The store's lock is held.
 pub(crate) fn sweep(directory: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
@@ -128,16 +139,8 @@ pub(crate) fn sweep(directory: &Path) -> Result<(), StoreError> {
         let is_dir = entry.file_type().map_err(failed("read", &path))?.is_dir();
         // A plain file is a table of names that was not finished: those are
         // written under the lock that is held here.
-        let gone = match is_dir {
-            true if is_dead(&path.join("lock"))? => fs::remove_dir_all(&path),
-            true => Ok(()),
-            false => fs::remove_file(&path),
-        };
-        match gone {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &path)(error));
-            }
-            _ => {}
+        if !is_dir || is_dead(&path.join("lock"))? {
+            remove::remove(&path)?;
         }
     }
     Ok(())

@@ -24,9 +24,10 @@ use rustix::fs::FlockOperation;
 use super::leases::is_dead;
 use super::{Store, StoreError, StoreLock, failed, gone_is_fine, read_small, sync_directory};
 use crate::digest::ImageId;
+use crate::remove;
 
-/// Directories in each other that are removed by going down into them; what lies
-/// deeper is moved up first. Programs can make them deeper than any stack is.
+/// Directories in each other that are measured by going down into them. Programs can
+/// make them deeper than any stack is.
 const DEPTH_MAX: u32 = 200;
 /// Bytes of a path that leave room for one more name (PATH_MAX is 4096).
 const PATH_LONG: usize = 3500;
@@ -57,7 +58,7 @@ impl FreshUpper {
     /// # Errors
     /// What the system says; the rest is in the trash then, where gc finds it.
     pub fn remove(self) -> Result<(), StoreError> {
-        discard(&self.path, &self.trash)?;
+        remove::discard(&self.path, &self.trash)?;
         Ok(())
     }
 }
@@ -242,69 +243,6 @@ fn on_disk(path: &Path, depth: u32) -> Result<u64, StoreError> {
     Ok(sum)
 }
 
-/// Moves a directory into the trash and empties that of it.
-fn discard(path: &Path, trash: &Path) -> Result<(), StoreError> {
-    let name = path.file_name().unwrap_or_default();
-    let to = trash.join(name);
-    fs::rename(path, &to).map_err(failed("rename", path))?;
-    remove_tree(&to)?;
-    Ok(())
-}
-
-/// Removes a directory of the trash with all that is in it, however deep; how
-/// many files, and their bytes on disk.
-pub(super) fn remove_tree(path: &Path) -> Result<(u64, u64), StoreError> {
-    let mut swept = (0, 0);
-    let mut waiting = vec![path.to_owned()];
-    let mut number = 0_u64;
-    while let Some(next) = waiting.pop() {
-        let deep = remove_shallow(&next, DEPTH_MAX, &mut swept)?;
-        if deep.is_empty() {
-            continue;
-        }
-        // What lies too deep comes up beside it, then it is tried again.
-        waiting.push(next);
-        for (at, directory) in deep.into_iter().enumerate() {
-            let mut to = path.as_os_str().to_owned();
-            to.push(format!("-{number}-{at}"));
-            let to = PathBuf::from(to);
-            fs::rename(&directory, &to).map_err(failed("rename", &directory))?;
-            waiting.push(to);
-        }
-        number += 1;
-    }
-    Ok(swept)
-}
-
-/// Removes a directory down to a depth; what lies deeper.
-fn remove_shallow(
-    path: &Path,
-    depth: u32,
-    swept: &mut (u64, u64),
-) -> Result<Vec<PathBuf>, StoreError> {
-    let mut deep = Vec::new();
-    let entries = gone_is_fine(fs::read_dir(path).map_err(failed("read", path)))?;
-    for entry in entries.into_iter().flatten() {
-        let entry = entry.map_err(failed("read", path))?;
-        let path = entry.path();
-        let meta = gone_is_fine(fs::symlink_metadata(&path).map_err(failed("read", &path)))?;
-        let Some(meta) = meta else { continue };
-        match meta.is_dir() {
-            true if depth == 0 || is_long(&path) => deep.push(path),
-            true => deep.extend(remove_shallow(&path, depth - 1, swept)?),
-            false => {
-                gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
-                swept.0 += 1;
-                swept.1 += meta.blocks() * 512;
-            }
-        }
-    }
-    if deep.is_empty() {
-        gone_is_fine(fs::remove_dir(path).map_err(failed("remove", path)))?;
-    }
-    Ok(deep)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,20 +290,6 @@ mod tests {
         assert!(file.is_file());
         assert_eq!(store.gc(true).unwrap().uppers, []);
         assert_eq!(names(&store.root().join("uppers")), 0);
-        assert_eq!(names(&store.root().join("trash")), 0);
-    }
-
-    #[test]
-    fn a_tree_deeper_than_any_path_is_removed() {
-        let (_dir, store) = store();
-        let fresh = store.fresh_upper(image()).unwrap();
-        let mut at: std::os::fd::OwnedFd = File::open(fresh.upper()).unwrap().into();
-        for _ in 0..3000 {
-            rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).unwrap();
-            let flags = rustix::fs::OFlags::DIRECTORY;
-            at = rustix::fs::openat(&at, "d", flags, rustix::fs::Mode::empty()).unwrap();
-        }
-        fresh.remove().unwrap();
         assert_eq!(names(&store.root().join("trash")), 0);
     }
 }

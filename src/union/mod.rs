@@ -352,6 +352,18 @@ impl Union {
         Ok(self.place(ino)?.layer as usize)
     }
 
+    /// Where a regular file's contents begin: its layer (0 the lowest) and the place in
+    /// that layer's uncompressed tar. Whoever reads many files in this order has each
+    /// layer decoded once.
+    ///
+    /// # Errors
+    /// `IsDir`, `WrongKind`, `Stale`, `Damaged`.
+    pub fn contents_at(&self, ino: Ino) -> Result<(usize, u64), FsError> {
+        let place = self.file(ino)?;
+        let extents = self.index(place).extents(place.row)?;
+        Ok((place.layer as usize, extents.start))
+    }
+
     fn place(&self, ino: Ino) -> Result<Place, FsError> {
         self.numbers.place(ino).ok_or(FsError::Stale)
     }

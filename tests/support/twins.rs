@@ -199,6 +199,17 @@ impl Twins {
         self.mount()
     }
 
+    /// The layers and the upper directory, which no union has any more.
+    pub(crate) fn unmounted(&mut self) -> (Arc<Union>, Memory) {
+        self.handles.clear();
+        self.cursors.clear();
+        self.known.clear();
+        self.owed.clear();
+        self.union = None;
+        self.upper.remount();
+        (Arc::clone(&self.lower), self.upper.clone())
+    }
+
     /// An object's path, for the story.
     fn shown(&self, id: Id) -> String {
         match self.model.path(id) {

@@ -44,6 +44,8 @@ impl Store {
         appc: &AppcImages,
     ) -> Result<Excluded, StoreError> {
         let mut excluded = Excluded::default();
+        // Records that are damaged have stopped who asks before this.
+        let all = appc.all(&mut |_, _| ())?;
         for exclusion in exclusions {
             let mut found = match exclusion {
                 Exclusion::Text(text) => self.meant_by(text)?,
@@ -55,10 +57,9 @@ impl Store {
                 Exclusion::Text(text) => format!("{SCHEME}{text}").parse().ok(),
             };
             if let Some(wanted) = wanted {
-                let fits = appc
-                    .all()
-                    .filter(|known| wanted.fits(&known.outline.name, &known.outline.labels));
-                found.extend(fits.map(|known| known.id.image()));
+                let fits =
+                    (all.iter()).filter(|(image, _)| wanted.fits(&image.name, &image.labels));
+                found.extend(fits.map(|(_, id)| id.image()));
             }
             if found.is_empty() {
                 excluded.unknown.push(exclusion.to_string());

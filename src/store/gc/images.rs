@@ -48,6 +48,9 @@ impl Store {
         all.retain(|name, _| !gone.contains(name));
         let leaves: &[ImageId] = if last { &[id] } else { &[] };
         self.take_out(Some(&all), leaves, &lock)?;
+        if last {
+            self.forget_called(|there| there != id)?;
+        }
         drop(lock);
         if last {
             // A small file: no need for it to wait for the next sweep.

@@ -55,7 +55,7 @@ impl Plan {
         let mut names = BTreeSet::new();
         for path in self.files.iter().chain(&self.records) {
             files += 1;
-            bytes += length(path)?;
+            bytes += on_disk(path)?;
             names.extend(path.file_name());
         }
         // What has the same name is replaced.
@@ -65,9 +65,9 @@ impl Plan {
             .map(|name| trash.join(name))
             .chain(uppers.iter().cloned())
         {
-            let (more, length) = tree(&path)?;
+            let (more, taken) = tree(&path)?;
             files += more;
-            bytes += length;
+            bytes += taken;
         }
         Ok((files, bytes))
     }
@@ -219,8 +219,7 @@ impl Store {
         (pins, held, fixed, files): (&Pins, &All, &BTreeSet<PathBuf>, &[PathBuf]),
         swept: &mut Swept,
     ) -> Result<Chosen, StoreError> {
-        // Damaged ones have stopped us before.
-        let appc = self.appc_images(&mut |_, _| ())?;
+        let appc = self.appc_images()?;
         let excluded = self.excluded(&request.keep, &appc)?;
         let names = self.names()?;
         let named: BTreeSet<&ImageId> = names.values().collect();
@@ -236,7 +235,7 @@ impl Store {
             images: Vec::new(),
             sizes: all
                 .iter()
-                .map(|path| length(path))
+                .map(|path| on_disk(path))
                 .collect::<Result<_, _>>()?,
             fixed: fixed.iter().filter_map(place).collect(),
         };
@@ -245,7 +244,7 @@ impl Store {
                 last_used: self.last_use(*id)?,
                 named: named.contains(id) || image.record.appc.is_some(),
                 stays: pins.images.contains(id) || excluded.images.contains(id),
-                needs: needs(image, held, &appc),
+                needs: needs(*id, held, &appc)?,
                 files: image.files.iter().filter_map(place).collect(),
             });
         }
@@ -270,7 +269,7 @@ impl Store {
             };
             let directory = self.root().join(directory);
             for name in list(&directory)? {
-                *all.entry(what).or_default() += length(&directory.join(name))?;
+                *all.entry(what).or_default() += on_disk(&directory.join(name))?;
             }
             all.entry(what).or_default();
         }
@@ -287,15 +286,13 @@ impl Store {
 }
 
 /// Places of the images that an image depends on, of those that are there.
-fn needs(image: &Held, held: &All, appc: &AppcImages) -> Vec<usize> {
-    let outline = image.record.appc.as_ref();
-    let wanted = outline
-        .into_iter()
-        .flat_map(|outline| &outline.dependencies);
-    let found = wanted.filter_map(|wanted| appc.dependency(wanted));
+fn needs(id: ImageId, held: &All, appc: &AppcImages) -> Result<Vec<usize>, StoreError> {
+    let Some(aci) = AciId::of_image(id) else {
+        return Ok(Vec::new());
+    };
     let place = |id: ImageId| held.binary_search_by_key(&id, |(id, _)| *id).ok();
-    let places: BTreeSet<usize> = found.filter_map(|known| place(known.id.image())).collect();
-    places.into_iter().collect()
+    let found = appc.dependencies(aci)?.into_iter();
+    Ok(found.filter_map(|aci| place(aci.image())).collect())
 }
 
 /// Whether an image cannot be understood; other failures are those of the system.
@@ -308,10 +305,15 @@ fn is_damage(error: &StoreError) -> bool {
     }
 }
 
-/// Length of a file; 0 when it is gone by now.
-fn length(path: &Path) -> Result<u64, StoreError> {
+/// Bytes that a file takes on the disk; 0 when it is gone by now.
+fn on_disk(path: &Path) -> Result<u64, StoreError> {
     let meta = fs::symlink_metadata(path).map_err(failed("read", path));
-    Ok(gone_is_fine(meta)?.map_or(0, |meta| meta.len()))
+    Ok(gone_is_fine(meta)?.map_or(0, |meta| taken(&meta)))
+}
+
+/// In units of 512 bytes (stat(2)).
+fn taken(meta: &fs::Metadata) -> u64 {
+    512 * meta.blocks()
 }
 
 /// Files of a tree (or one file), and their bytes.
@@ -324,11 +326,7 @@ fn tree(path: &Path) -> Result<(u64, u64), StoreError> {
         let Ok(meta) = meta else { continue };
         if !meta.is_dir() {
             files += 1;
-            bytes += if at == path {
-                meta.len()
-            } else {
-                meta.blocks() * 512
-            };
+            bytes += taken(&meta);
             continue;
         }
         for entry in fs::read_dir(&at).map_err(failed("read", &at))? {

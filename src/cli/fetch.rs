@@ -1,0 +1,328 @@
+//! An image that is wanted: found in the store, or fetched into it.
+//!
+//! What it is for: verbs say which image, and whether one that the store has will do;
+//! they get its ID, and it is whole then, with its dependencies. Several processes
+//! that want the same image share one transfer ([`turn`]).
+
+mod stored;
+mod transfer;
+mod turn;
+
+use std::str::FromStr;
+
+use super::Context;
+use super::report::{Exit, Failure};
+use crate::appc::{self, AppcReference, Labels};
+use crate::container_info::What;
+use crate::digest::{AciId, ImageId};
+use crate::image::appc::Dependency;
+use crate::image::appc::graph::Wanted;
+use crate::import::Imported;
+use crate::reference::Reference;
+use crate::store::{Store, StoreError};
+use stored::Stored;
+use transfer::Transfer;
+use turn::Turn;
+
+/// An image that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// By name and labels, and by ID, where that is said.
+    Appc {
+        image: AppcReference,
+        id: Option<AciId>,
+    },
+    /// By name.
+    Docker(Reference),
+}
+
+impl FromStr for Asked {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.starts_with(appc::SCHEME) {
+            true => (text.parse())
+                .map(|image| Self::Appc { image, id: None })
+                .map_err(|error: appc::AppcError| error.to_string()),
+            false => (text.parse().map(Self::Docker))
+                .map_err(|error: crate::reference::ReferenceError| error.to_string()),
+        }
+    }
+}
+
+impl From<&What> for Asked {
+    fn from(what: &What) -> Self {
+        match what {
+            What::Appc { image, id } => Self::Appc {
+                image: image.clone(),
+                id: *id,
+            },
+            What::Docker(name) => Self::Docker(name.clone()),
+        }
+    }
+}
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Policy {
+    /// When the store does not have it, or not all of it.
+    Missing,
+    /// Now.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// How an image came.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    /// The store had it, or another process fetched it meanwhile.
+    Cached,
+    /// It was fetched; it comes first, then what it depends on and was missing.
+    Pulled(Vec<Imported>),
+}
+
+/// Finds images and fetches them.
+pub(super) struct Fetch<'a> {
+    context: &'a Context,
+    quiet: bool,
+}
+
+impl<'a> Fetch<'a> {
+    /// With the settings of `context`, whose `stop` ends it; `quiet` says nothing.
+    pub(super) fn new(context: &'a Context, quiet: bool) -> Self {
+        Self { context, quiet }
+    }
+
+    /// An image, whole; fetched as `policy` says.
+    pub(super) fn image(
+        &self,
+        asked: &Asked,
+        policy: Policy,
+    ) -> Result<(ImageId, Fetched), Failure> {
+        let (word, kind) = match asked {
+            Asked::Appc { .. } => ("appc", "AppC"),
+            Asked::Docker(_) => ("docker", "Docker"),
+        };
+        self.enabled(word, kind)?;
+        let (id, fetched) = match asked {
+            Asked::Docker(name) => self.docker(name, policy)?,
+            Asked::Appc { image, id } => self.appc(image, *id, policy)?,
+        };
+        self.context.open()?.touch(id);
+        Ok((id, fetched))
+    }
+
+    /// The image that somebody names as he likes: by name, by AppC reference, by (the
+    /// beginning of) its ID. What has no name cannot be fetched.
+    pub(super) fn named(&self, text: &str, policy: Policy) -> Result<(ImageId, Fetched), Failure> {
+        let asked = || {
+            text.parse()
+                .map_err(|what: String| Failure::new(Exit::Usage, what))
+        };
+        if policy == Policy::Always {
+            return self.image(&asked()?, policy);
+        }
+        let found = match self.store()? {
+            Some(store) => store.find(text).map(|id| (id, store)),
+            None => Err(StoreError::Missing(self.context.store.clone())),
+        };
+        let (id, store) = match found {
+            Ok(found) => found,
+            Err(StoreError::NoImage(_) | StoreError::Missing(_)) if policy == Policy::Missing => {
+                return self.image(&asked()?, policy).map_err(|mut failure| {
+                    failure.message = format!(
+                        "image `{text}` is not in the store, and cannot be fetched: {}",
+                        failure.message
+                    );
+                    failure
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(aci) = AciId::of_image(id) {
+            // A damaged record is told by whoever needs more of it than this.
+            let outline = store.image(id)?.appc;
+            let image = outline.map(|outline| outline.reference());
+            let image = image.ok_or_else(|| StoreError::NoImage(text.to_owned()))?;
+            return self.image(
+                &Asked::Appc {
+                    image,
+                    id: Some(aci),
+                },
+                policy,
+            );
+        }
+        match text.parse::<Reference>() {
+            Ok(name) if store.names()?.get(&name) == Some(&id) => {
+                self.image(&Asked::Docker(name), policy)
+            }
+            _ => {
+                self.enabled("docker", "Docker")?;
+                store.touch(id);
+                Ok((id, Fetched::Cached))
+            }
+        }
+    }
+
+    /// Whether images of a kind may be used.
+    fn enabled(&self, word: &str, kind: &str) -> Result<(), Failure> {
+        let providers = &self.context.providers;
+        if providers.has(word) {
+            return Ok(());
+        }
+        let what = format!("{kind} images are not enabled (providers: {providers})");
+        Err(Failure::new(Exit::Usage, what).hint(format!("--providers {providers},{word}")))
+    }
+
+    /// The store, if there is one yet.
+    fn store(&self) -> Result<Option<Store>, Failure> {
+        match self.context.open() {
+            Err(StoreError::Missing(_)) => Ok(None),
+            other => Ok(Some(other?)),
+        }
+    }
+
+    fn docker(&self, name: &Reference, policy: Policy) -> Result<(ImageId, Fetched), Failure> {
+        let look = || match self.store()? {
+            Some(store) => Ok::<_, Failure>(stored::docker(&store, name)?),
+            None => Ok(Stored::Not),
+        };
+        let mut damage = None;
+        if policy != Policy::Always {
+            match (look()?, policy) {
+                (Stored::Whole(id), _) => return Ok((id, Fetched::Cached)),
+                (Stored::Damaged(error), Policy::Never) => return Err(error.into()),
+                (Stored::Not, Policy::Never) => {
+                    return Err(StoreError::NoImage(name.familiar()).into());
+                }
+                (Stored::Part, Policy::Never) => return Err(not_whole(&name.familiar())),
+                (Stored::Damaged(error), _) => damage = Some(error),
+                (Stored::Not | Stored::Part, _) => {}
+            }
+        }
+        let transfer = Transfer::new(self, self.context.discovery.docker()?)?;
+        let turn = match transfer.turn(&name.familiar())? {
+            Turn::Joined(id) => return Ok((id, Fetched::Cached)),
+            Turn::Ours(turn) => turn,
+        };
+        // Another process may have been faster.
+        if policy != Policy::Always
+            && let Stored::Whole(id) = look()?
+        {
+            return Ok((id, Fetched::Cached));
+        }
+        let imported = transfer.docker(name, damage)?;
+        let id = first(&imported)?;
+        turn.done(id)?;
+        Ok((id, Fetched::Pulled(imported)))
+    }
+
+    /// An image and every dependency that the store does not have.
+    fn appc(
+        &self,
+        image: &AppcReference,
+        id: Option<AciId>,
+        policy: Policy,
+    ) -> Result<(ImageId, Fetched), Failure> {
+        let mut top = Wanted {
+            dependency: Dependency {
+                image: image.clone(),
+                id,
+                size: None,
+            },
+            machine: Labels::new(),
+        };
+        let missing = |top: &Wanted| match self.store()? {
+            Some(store) => stored::missing(&store, top),
+            None => Ok(Some(top.clone())),
+        };
+        let mut transfer = None;
+        let (mut all, mut last) = (Vec::new(), None);
+        if policy == Policy::Always {
+            let transfer = transfer.insert(Transfer::new(self, self.context.discovery.appc()?)?);
+            let (id, imported) = transfer.appc(&top, &|| Ok(true))?;
+            all.extend(imported);
+            // From now on it is that very image.
+            top.dependency.id = id.and_then(AciId::of_image).or(top.dependency.id);
+        }
+        while let Some(wanted) = missing(&top)? {
+            if policy == Policy::Never {
+                let there = match self.store()? {
+                    Some(store) => stored::find(&store, &wanted.dependency)?.is_some(),
+                    None => false,
+                };
+                let called = wanted.dependency.image.to_string();
+                return Err(match there {
+                    true => not_whole(&called),
+                    false => StoreError::NoImage(called).into(),
+                });
+            }
+            // What came is what was asked for: it would be the same again.
+            if last.as_ref() == Some(&wanted) {
+                let what = match wanted == top {
+                    true => format!(
+                        "`{}` is missing, though it was pulled",
+                        wanted.dependency.image
+                    ),
+                    false => format!(
+                        "the dependency `{}` is missing, though it was pulled",
+                        wanted.dependency.image
+                    ),
+                };
+                return Err(Failure::new(Exit::Failed, what));
+            }
+            let transfer = match &transfer {
+                Some(transfer) => transfer,
+                None => transfer.insert(Transfer::new(self, self.context.discovery.appc()?)?),
+            };
+            let needed = || Ok(missing(&top)?.as_ref() == Some(&wanted));
+            let came = transfer.appc(&wanted, &needed);
+            let is_top = wanted == top;
+            let (id, imported) = came.map_err(|failure| match is_top {
+                true => failure,
+                false => of_dependency(image, failure),
+            })?;
+            all.extend(imported);
+            last = Some(wanted);
+            if is_top {
+                top.dependency.id = id.and_then(AciId::of_image).or(top.dependency.id);
+            }
+        }
+        let id = match (self.store()?, top.dependency.id) {
+            (_, Some(id)) => id.image(),
+            (Some(store), None) => stored::find(&store, &top.dependency)?
+                .ok_or_else(|| StoreError::NoImage(image.to_string()))?
+                .image(),
+            (None, None) => return Err(StoreError::NoImage(image.to_string()).into()),
+        };
+        match all.is_empty() {
+            true => Ok((id, Fetched::Cached)),
+            false => {
+                if let Some(transfer) = &transfer {
+                    transfer.tell_unverified();
+                }
+                Ok((id, Fetched::Pulled(all)))
+            }
+        }
+    }
+}
+
+/// The image that was imported for one that was asked for.
+fn first(imported: &[Imported]) -> Result<ImageId, Failure> {
+    let id = imported.first().map(|image| image.id);
+    id.ok_or_else(|| Failure::new(Exit::Failed, "there is no image in what was fetched"))
+}
+
+fn not_whole(called: &str) -> Failure {
+    let what = format!("image `{called}` is in the store, but not all of it");
+    Failure::new(Exit::Damaged, what).hint("lazyroot pull, or lazyroot import it again")
+}
+
+fn of_dependency(image: &AppcReference, mut failure: Failure) -> Failure {
+    failure.message = format!(
+        "a dependency of `{image}` cannot be pulled: {}",
+        failure.message
+    );
+    failure
+}

@@ -1,0 +1,204 @@
+//! Transfers: discovery finds an image, and it is imported.
+
+use std::io::Write as _;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::turn::{self, Turn};
+use super::{Fetch, first};
+use crate::appc::Labels;
+use crate::archive::Archive;
+use crate::cli::Context;
+use crate::cli::progress::Shown;
+use crate::cli::report::{Exit, Failure, chain};
+use crate::digest::ImageId;
+use crate::discovery::{Discovery, DiscoveryError, Fetched, Found, Signature, Wanted};
+use crate::image::Want;
+use crate::image::appc::{Dependency, graph};
+use crate::import::{self, ImportError, Imported, Options};
+use crate::layer::Limits;
+use crate::reference::Reference;
+use crate::store::metrics::{Counter, Timer};
+use crate::store::{Store, StoreError};
+
+/// What transfers work with.
+pub(super) struct Transfer<'a> {
+    context: &'a Context,
+    quiet: bool,
+    store: Store,
+    discovery: Discovery,
+}
+
+/// How what was fetched gets into the store.
+type Import<'a> = dyn Fn(Archive, &Options<'_>) -> Result<Vec<Imported>, ImportError> + 'a;
+
+impl<'a> Transfer<'a> {
+    pub(super) fn new(fetch: &Fetch<'a>, discovery: Discovery) -> Result<Self, Failure> {
+        Ok(Self {
+            context: fetch.context,
+            quiet: fetch.quiet,
+            store: fetch.context.create()?,
+            discovery,
+        })
+    }
+
+    /// The turn to fetch what is called so, when nobody else is at it.
+    pub(super) fn turn(&self, called: &str) -> Result<Turn, Failure> {
+        let waits = || {
+            self.say(&format!(
+                "waits for another process that fetches `{called}`"
+            ))
+        };
+        let turn = turn::take(&self.store.fetch_path(), called, &self.context.stop, &waits)?;
+        turn.ok_or_else(|| DiscoveryError::Interrupted.into())
+    }
+
+    /// A line for people, who may not be there to read it.
+    fn say(&self, line: &str) {
+        if !self.quiet {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+
+    /// Says that nobody has looked at signatures, if that is so.
+    pub(super) fn tell_unverified(&self) {
+        if !self.discovery.verifies() {
+            self.say("note: no signature was looked at, as there is no keyring (--keyring DIR)");
+        }
+    }
+
+    /// A Docker image; what is damaged in the store is made again.
+    pub(super) fn docker(
+        &self,
+        name: &Reference,
+        damage: Option<StoreError>,
+    ) -> Result<Vec<Imported>, Failure> {
+        if name.digest().is_some() {
+            // A file's name says nothing of what is in it.
+            let what = format!("`{name}` cannot be pulled by its digest from a directory");
+            return Err(Failure::new(Exit::Usage, what).hint("name it without `@`"));
+        }
+        self.counted(|| {
+            let found = self.discovery.find_archive(name)?;
+            if let Some(damage) = &damage {
+                self.say(&format!("note: it is fetched again, as {}", chain(damage)));
+            }
+            self.take(found, &|archive, options| {
+                let names = [name.clone()];
+                let options = Options {
+                    names: &names,
+                    again: damage.is_some(),
+                    ..*options
+                };
+                import::import(&self.store, archive, &options)
+            })
+        })
+    }
+
+    /// One AppC image without its dependencies, if it is `needed` still when the turn
+    /// comes; nothing was imported where another process did it.
+    pub(super) fn appc(
+        &self,
+        wanted: &graph::Wanted,
+        needed: &dyn Fn() -> Result<bool, Failure>,
+    ) -> Result<(Option<ImageId>, Vec<Imported>), Failure> {
+        let graph::Wanted {
+            dependency: wanted,
+            machine,
+        } = wanted;
+        let turn = match self.turn(&key(wanted, machine))? {
+            Turn::Joined(id) => return Ok((Some(id), Vec::new())),
+            Turn::Ours(turn) => turn,
+        };
+        if !needed()? {
+            return Ok((None, Vec::new()));
+        }
+        let looked_for = Wanted::new(wanted.image.clone()).for_host().like(machine);
+        let imported = self.counted(|| {
+            let found = self.discovery.find(&looked_for, &self.context.stop)?;
+            self.take(found, &|archive, options| match archive {
+                Archive::Aci(aci) => import::import_aci(&self.store, aci, Some(wanted), options),
+                Archive::Stored(_) | Archive::Stream(_) => Err(ImportError::NotAppc),
+            })
+        })?;
+        let id = first(&imported)?;
+        turn.done(id)?;
+        Ok((Some(id), imported))
+    }
+
+    /// Looks for an image and takes it, and counts what came of that.
+    fn counted(
+        &self,
+        pull: impl FnOnce() -> Result<Vec<Imported>, Failure>,
+    ) -> Result<Vec<Imported>, Failure> {
+        let begin = Instant::now();
+        let pulled = pull();
+        match &pulled {
+            Ok(_) => self.store.observe(Timer::Pull, begin.elapsed()),
+            // Somebody's wish is no failure.
+            Err(failure) if failure.exit == Exit::Interrupted => {}
+            Err(_) => self.store.count(Counter::PullErrors),
+        }
+        pulled
+    }
+
+    /// Fetches what was found and imports it.
+    fn take(&self, found: Found, import: &Import<'_>) -> Result<Vec<Imported>, Failure> {
+        let progress = Shown::new(self.quiet);
+        let stop = &self.context.stop;
+        // In the store, so that space for images is needed in one place only.
+        let parts = self.store.fetch_path();
+        let fetched = self.discovery.fetch(found, &parts, &progress, stop);
+        let fetched = fetched.inspect_err(|_| progress.end())?;
+        if let Some(note) = note(&fetched) {
+            self.say(&note);
+        }
+        let options = Options {
+            names: &[],
+            want: &Want::host(),
+            again: false,
+            limits: Limits::default(),
+            now: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            progress: &progress,
+            stop,
+        };
+        let from = fetched.from.to_string();
+        let imported = Archive::from_file(from.clone(), fetched.file, stop)
+            .map_err(ImportError::from)
+            .and_then(|archive| import(archive, &options));
+        progress.end();
+        imported.map_err(|error| {
+            let mut failure = Failure::from(error);
+            if failure.exit != Exit::Interrupted {
+                failure.message = format!("cannot import `{from}`: {}", failure.message);
+            }
+            failure
+        })
+    }
+}
+
+/// What tells transfers apart.
+fn key(wanted: &Dependency, machine: &Labels) -> String {
+    match wanted.id {
+        Some(id) => format!("{} {id}", wanted.image),
+        // The same words may mean another image for another machine.
+        None => format!("{} {machine:?}", wanted.image),
+    }
+}
+
+/// What is known of who made the image.
+fn note(fetched: &Fetched) -> Option<String> {
+    let from = &fetched.from;
+    match &fetched.signature {
+        Signature::Good(signer) => {
+            let user = signer.user.as_deref().unwrap_or("a key without a name");
+            Some(format!(
+                "`{from}` is signed by {user} ({})",
+                signer.fingerprint
+            ))
+        }
+        Signature::Missing => Some(format!("note: `{from}` has no signature")),
+        Signature::Unchecked => None,
+    }
+}

@@ -1,0 +1,285 @@
+//! What is to be done after a crash or a reboot: a pure plan.
+//!
+//! What it is for: from what is written down and what is there to what has to be
+//! done, with neither disk nor kernel. Doing all of it leaves nothing to be done. Must not
+//! destroy anything that nobody has asked to be destroyed, but for what was never
+//! ready.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use super::record::{Record, Rootfs};
+use crate::backend::Kind;
+use crate::backend::lower::Lower;
+use crate::container_id::ContainerId;
+use crate::mounts::{self, Mount};
+
+/// The server of one rootfs, while it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server {
+    /// Its process; 0 while it begins.
+    pub pid: u32,
+    /// It has its mount in another mount namespace than ours.
+    pub elsewhere: bool,
+}
+
+/// What there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Records that can be read.
+    pub records: Vec<Record>,
+    /// Containers whose records cannot.
+    pub damaged: Vec<ContainerId>,
+    /// The mount table.
+    pub mounts: Vec<Mount>,
+    /// Living servers, by the name of their rootfs.
+    pub servers: BTreeMap<String, Server>,
+    /// Root file systems, by name, whose files or changes are where they should be.
+    pub kept: BTreeSet<String>,
+    /// Shared mounts.
+    pub lowers: Vec<Lower>,
+    /// Where one is mounted: its name, and that place.
+    pub lower_trees: BTreeMap<String, PathBuf>,
+    /// What lies in the trash.
+    pub trash: Vec<PathBuf>,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum Action {
+    /// A damaged record stops nobody any more.
+    PutAside {
+        /// Whose.
+        id: ContainerId,
+    },
+    /// A container goes, with all in it.
+    Destroy {
+        /// Which.
+        id: ContainerId,
+        /// Why.
+        why: Why,
+    },
+    /// A rootfs goes that was never ready.
+    Drop {
+        /// Whose.
+        id: ContainerId,
+        /// Which.
+        rootfs: String,
+    },
+    /// A rootfs is mounted again, with the changes that were made to it.
+    Remount {
+        /// Whose.
+        id: ContainerId,
+        /// Which.
+        rootfs: String,
+    },
+    /// Nothing can be done: what belongs to a rootfs is not there any more.
+    Lost {
+        /// Whose.
+        id: ContainerId,
+        /// Which.
+        rootfs: String,
+    },
+    /// Nothing is done: it is mounted in another mount namespace.
+    Elsewhere {
+        /// Whose.
+        id: ContainerId,
+        /// Which.
+        rootfs: String,
+    },
+    /// A shared mount goes that nothing stands on.
+    DropLower {
+        /// Which.
+        name: String,
+    },
+    /// What a killed process left of its removals goes.
+    Empty {
+        /// Which directory of the trash.
+        place: PathBuf,
+    },
+}
+
+/// Why a container is destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// Nobody knows it.
+    Orphan,
+    /// Somebody had begun to.
+    Begun,
+    /// It was never ready.
+    Unfinished,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Orphan => "nobody knows it",
+            Self::Begun => "that was begun",
+            Self::Unfinished => "it was never ready",
+        })
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PutAside { id } => write!(f, "put the damaged record of {id} aside"),
+            Self::Destroy { id, why } => write!(f, "destroy {id}: {why}"),
+            Self::Drop { id, rootfs } => write!(f, "drop {rootfs} of {id}: it was never ready"),
+            Self::Remount { id, rootfs } => write!(f, "mount {rootfs} of {id} again"),
+            Self::Lost { id, rootfs } => write!(f, "lost: {rootfs} of {id} is gone from the disk"),
+            Self::Elsewhere { id, rootfs } => {
+                write!(
+                    f,
+                    "left: {rootfs} of {id} is mounted in another mount namespace"
+                )
+            }
+            Self::DropLower { name } => write!(f, "undo the shared mount {name}: nothing uses it"),
+            Self::Empty { place } => write!(f, "remove {}", place.display()),
+        }
+    }
+}
+
+impl Action {
+    /// Whether it only says how it is.
+    #[must_use]
+    pub fn is_only_told(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Elsewhere { .. })
+    }
+}
+
+/// What is to be done so that all is as the records say. With `known`, other containers
+/// are destroyed; one that holds a known one stays.
+#[must_use]
+pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action> {
+    let aside = facts.damaged.iter().cloned();
+    let mut actions: Vec<_> = aside.map(|id| Action::PutAside { id }).collect();
+    let going = going(facts, known);
+    for record in &facts.records {
+        if let Some(why) = going.get(&record.id) {
+            // The outermost one takes those in it along.
+            let parent = record.id.parent();
+            if !parent.is_some_and(|parent| going.contains_key(&parent)) {
+                let id = record.id.clone();
+                actions.push(Action::Destroy { id, why: *why });
+            }
+            continue;
+        }
+        for rootfs in &record.rootfses {
+            actions.extend(of_rootfs(facts, record, rootfs));
+        }
+    }
+    // After everything that may stand on them has been moved.
+    let dead = facts
+        .lowers
+        .iter()
+        .filter(|lower| !(lower.lives && lower.used));
+    let wanted: BTreeSet<&str> = staying_on(facts, &going).collect();
+    actions.extend(
+        dead.filter(|lower| !(lower.lives && wanted.contains(lower.name.as_str())))
+            .map(|lower| Action::DropLower {
+                name: lower.name.clone(),
+            }),
+    );
+    let trash = facts.trash.iter().cloned();
+    actions.extend(trash.map(|place| Action::Empty { place }));
+    actions
+}
+
+/// Containers that are to be destroyed.
+fn going(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> BTreeMap<ContainerId, Why> {
+    let mut needed: BTreeSet<ContainerId> = BTreeSet::new();
+    for id in known.into_iter().flatten() {
+        needed.insert(id.clone());
+        needed.extend(id.ancestors());
+    }
+    let has_child = |id: &ContainerId| {
+        let mut ids = facts.records.iter().map(|record| &record.id);
+        ids.any(|other| other.parent().as_ref() == Some(id))
+            || facts
+                .damaged
+                .iter()
+                .any(|other| other.parent().as_ref() == Some(id))
+    };
+    let mut going = BTreeMap::new();
+    for record in &facts.records {
+        let unfinished = !record.rootfses.is_empty()
+            && record.rootfses.iter().all(|rootfs| !rootfs.ready)
+            && !has_child(&record.id);
+        let above = record
+            .id
+            .parent()
+            .is_some_and(|parent| going.contains_key(&parent));
+        let why = match () {
+            () if record.destroying || above => Why::Begun,
+            () if known.is_some() && !needed.contains(&record.id) => Why::Orphan,
+            () if unfinished => Why::Unfinished,
+            () => continue,
+        };
+        going.insert(record.id.clone(), why);
+    }
+    going
+}
+
+/// Shared mounts that stay in use as they are.
+fn staying_on<'a>(
+    facts: &'a Facts,
+    going: &BTreeMap<ContainerId, Why>,
+) -> impl Iterator<Item = &'a str> {
+    let staying = facts
+        .records
+        .iter()
+        .filter(|record| !going.contains_key(&record.id));
+    let staying: Vec<_> = staying.collect();
+    let rootfses = staying.into_iter().flat_map(|record| &record.rootfses);
+    rootfses
+        .filter(|rootfs| rootfs.ready)
+        .filter_map(|rootfs| rootfs.lower.as_deref())
+}
+
+/// What has to be done to one rootfs of a container that stays.
+fn of_rootfs(facts: &Facts, record: &Record, rootfs: &Rootfs) -> Option<Action> {
+    let (id, name) = (record.id.clone(), rootfs.name.clone());
+    if !rootfs.ready {
+        return Some(Action::Drop { id, rootfs: name });
+    }
+    let needs_files = rootfs.has_upper() || rootfs.backend == Kind::Copy;
+    if needs_files && !facts.kept.contains(&rootfs.name) {
+        return Some(Action::Lost { id, rootfs: name });
+    }
+    if rootfs.backend == Kind::Copy {
+        return None;
+    }
+    let mount = mounts::uppermost(&facts.mounts, &record.path(rootfs));
+    if rootfs.is_shared() {
+        return (!stands(facts, rootfs, mount)).then_some(Action::Remount { id, rootfs: name });
+    }
+    match (facts.servers.get(&rootfs.name), mount) {
+        (Some(_), Some(mount)) if mount.is_ours() => None,
+        // One that begins at this moment will have its mount soon.
+        (Some(server), None) if server.elsewhere || server.pid == 0 => {
+            Some(Action::Elsewhere { id, rootfs: name })
+        }
+        _ => Some(Action::Remount { id, rootfs: name }),
+    }
+}
+
+/// Whether a rootfs stands on a shared mount that lives.
+fn stands(facts: &Facts, rootfs: &Rootfs, mount: Option<&Mount>) -> bool {
+    let lower = |lower: &&Lower| Some(&lower.name) == rootfs.lower.as_ref() && lower.lives;
+    let (Some(mount), Some(lower)) = (mount, facts.lowers.iter().find(lower)) else {
+        return false;
+    };
+    match rootfs.has_upper() {
+        true => mount.fs_type == "overlay",
+        // The same file system, at another place.
+        false => {
+            let tree = facts.lower_trees.get(&lower.name);
+            let shared = tree.and_then(|tree| mounts::uppermost(&facts.mounts, tree));
+            shared.is_some_and(|shared| shared.device == mount.device)
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Doing what the plan says.
+//!
+//! Each action locks its container and looks again: whoever works on it at this moment
+//! is left alone, and a plan that has become old does no harm.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::record::{Record, Rootfs, trash};
+use super::recover::{Action, Facts, Server, plan};
+use super::{ContainerError, Containers, failed};
+use crate::backend::Kind;
+use crate::backend::hold::holder;
+use crate::backend::lower;
+use crate::container_id::ContainerId;
+use crate::mounts;
+use crate::store::StoreError;
+use crate::store::containers::ContainerLock;
+use crate::store::named_lock::Hold;
+
+/// A killed process is gone within this; it takes milliseconds.
+const GONE: Duration = Duration::from_secs(10);
+
+/// What became of an action.
+#[derive(Debug)]
+pub struct Done {
+    /// What was to be done.
+    pub action: Action,
+    /// Whether it was; nothing: somebody works on the container, or has done it.
+    pub outcome: Result<Option<()>, ContainerError>,
+}
+
+impl Containers<'_> {
+    /// What is to be done: see [`plan`]. Nothing is changed, and nothing is asked of a
+    /// mount that may be dead.
+    ///
+    /// # Errors
+    /// Records, mount table or directories cannot be read.
+    pub fn plan(
+        &self,
+        known: Option<&BTreeSet<ContainerId>>,
+    ) -> Result<Vec<Action>, ContainerError> {
+        Ok(plan(&self.facts()?, known))
+    }
+
+    /// Does it, and goes on after a failure.
+    pub fn repair(&self, actions: Vec<Action>) -> Vec<Done> {
+        let doing = |action: Action| Done {
+            outcome: self.apply(&action),
+            action,
+        };
+        actions.into_iter().map(doing).collect()
+    }
+
+    fn facts(&self) -> Result<Facts, ContainerError> {
+        let mut facts = Facts::default();
+        for (id, record) in self.all()? {
+            match record {
+                Ok(record) => facts.records.push(record),
+                Err(StoreError::Damaged { .. }) => facts.damaged.push(id),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // After the records: a mount that is missing is missing for one of them.
+        facts.mounts = mounts::all()?;
+        for record in &facts.records {
+            for rootfs in record.rootfses.iter().filter(|rootfs| rootfs.ready) {
+                if rootfs.backend == Kind::Fuse
+                    && let Some(server) = server(record, rootfs)?
+                {
+                    facts.servers.insert(rootfs.name.clone(), server);
+                }
+                let place = match rootfs.has_upper() {
+                    true => record.scratch(rootfs).join("upper"),
+                    // Never a mount of ours: files that were written.
+                    false if rootfs.backend == Kind::Copy => record.path(rootfs),
+                    false => continue,
+                };
+                if is_directory(&place)? {
+                    facts.kept.insert(rootfs.name.clone());
+                }
+            }
+        }
+        facts.lowers = lower::all(self.store, &facts.mounts)?;
+        let tree = |lower: &lower::Lower| {
+            let tree = lower::tree(self.store, &lower.name);
+            Ok::<_, ContainerError>((lower.name.clone(), mounts::resolve(&tree)?))
+        };
+        facts.lower_trees = facts.lowers.iter().map(tree).collect::<Result<_, _>>()?;
+        let mut places: BTreeSet<PathBuf> = BTreeSet::from([self.rootfs_dir.to_owned()]);
+        places.extend(facts.records.iter().map(|record| record.rootfs_dir.clone()));
+        let trash: BTreeSet<PathBuf> = places.iter().map(|place| trash(place)).collect();
+        for place in trash {
+            facts.trash.extend(entries(&place)?);
+        }
+        Ok(facts)
+    }
+
+    fn apply(&self, action: &Action) -> Result<Option<()>, ContainerError> {
+        match action {
+            Action::PutAside { id } => self.put_aside(id),
+            Action::Destroy { id, .. } => match self.free(id)? {
+                None => Ok(None),
+                Some(lock) => {
+                    drop(lock);
+                    match self.destroy(id) {
+                        Err(ContainerError::Unknown(_)) => Ok(None),
+                        other => other.map(Some),
+                    }
+                }
+            },
+            Action::Drop { id, rootfs } => self.drop_rootfs(id, rootfs),
+            Action::Remount { id, rootfs } => self.remount(id, rootfs),
+            Action::Lost { .. } | Action::Elsewhere { .. } => Ok(None),
+            Action::DropLower { name } => {
+                let gone = lower::release(self.store, name, self.stop)?;
+                Ok(gone.then_some(()))
+            }
+            Action::Empty { place } => self.empty(place).map(Some),
+        }
+    }
+
+    /// The lock of a container that nobody works on.
+    fn free(&self, id: &ContainerId) -> Result<Option<ContainerLock>, ContainerError> {
+        Ok(self.store.try_lock_container(id, Hold::Alone)?)
+    }
+
+    fn put_aside(&self, id: &ContainerId) -> Result<Option<()>, ContainerError> {
+        let Some(lock) = self.free(id)? else {
+            return Ok(None);
+        };
+        match self.store.container::<Record>(id) {
+            Err(StoreError::Damaged { .. }) => {
+                self.store.put_container_aside(&lock)?;
+                Ok(Some(()))
+            }
+            other => Ok(other.map(|_| None)?),
+        }
+    }
+
+    /// A container, locked, and the place of one of its root file systems in the record.
+    fn hold(
+        &self,
+        id: &ContainerId,
+        rootfs: &str,
+    ) -> Result<Option<(ContainerLock, Record, usize)>, ContainerError> {
+        let Some(lock) = self.free(id)? else {
+            return Ok(None);
+        };
+        let Some(record) = self.store.container::<Record>(id)? else {
+            self.store.forget_lock(lock)?;
+            return Ok(None);
+        };
+        let number = record.rootfses.iter().position(|one| one.name == rootfs);
+        Ok(number
+            .filter(|_| !record.destroying)
+            .map(|number| (lock, record, number)))
+    }
+
+    fn drop_rootfs(&self, id: &ContainerId, rootfs: &str) -> Result<Option<()>, ContainerError> {
+        let Some((lock, mut record, number)) = self.hold(id, rootfs)? else {
+            return Ok(None);
+        };
+        if record.rootfses[number].ready {
+            return Ok(None);
+        }
+        self.dismantle(&record, &record.rootfses[number])?;
+        record.rootfses.remove(number);
+        // One that holds others stays for their sake.
+        record.implicit |= record.rootfses.is_empty();
+        self.store.write_container(&lock, &record)?;
+        Ok(Some(()))
+    }
+
+    fn remount(&self, id: &ContainerId, rootfs: &str) -> Result<Option<()>, ContainerError> {
+        let Some((lock, mut record, number)) = self.hold(id, rootfs)? else {
+            return Ok(None);
+        };
+        let one = &record.rootfses[number];
+        let path = record.path(one);
+        if one.has_upper() && !is_directory(&record.scratch(one).join("upper"))? {
+            return Err(ContainerError::Lost(path));
+        }
+        if let Some(server) = server(&record, one)? {
+            if server.elsewhere || server.pid == 0 {
+                return Ok(None);
+            }
+            let mount = mounts::mount_at(&path).ok().flatten();
+            if mount.is_some_and(|mount| mount.is_ours()) {
+                return Ok(None);
+            }
+            // Its mount was undone while somebody was inside, so it has not ended yet.
+            end(&record.scratch(one).join("server"), server.pid)?;
+        }
+        mounts::detach_below(&path)?;
+        let before = record.clone();
+        self.make(&mut record, number, &mut |_, _| ())
+            .map_err(|source| ContainerError::Backend {
+                id: id.clone(),
+                image: record.rootfses[number].title.clone(),
+                source,
+            })?;
+        if record != before {
+            self.store.write_container(&lock, &record)?;
+        }
+        Ok(Some(()))
+    }
+}
+
+/// The server of a rootfs, if it lives.
+fn server(record: &Record, rootfs: &Rootfs) -> Result<Option<Server>, ContainerError> {
+    let file = record.scratch(rootfs).join("server");
+    let pid = holder(&file).map_err(failed("read", &file))?;
+    Ok(pid.map(|pid| Server {
+        pid,
+        elsewhere: is_elsewhere(pid, &record.path(rootfs)),
+    }))
+}
+
+/// Whether a process has a mount at that path that we do not have.
+fn is_elsewhere(pid: u32, path: &Path) -> bool {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+    let theirs = namespace(&pid.to_string());
+    if theirs.is_none() || theirs == namespace("self") {
+        return false;
+    }
+    let table = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    mounts::uppermost(&mounts::parse(&table), path).is_some()
+}
+
+/// Kills the holder of a lock and waits until it is gone.
+fn end(file: &Path, pid: u32) -> Result<(), ContainerError> {
+    let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
+    // Gone already is what is wanted.
+    let _ = kill_process(process, Signal::KILL);
+    let begin = Instant::now();
+    while holder(file).map_err(failed("read", file))? == Some(pid) {
+        if begin.elapsed() > GONE {
+            let source = io::Error::from(io::ErrorKind::TimedOut);
+            return Err(failed("end the server of", file)(source));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn is_directory(path: &Path) -> Result<bool, ContainerError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) => Ok(meta.is_dir()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, ContainerError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed("read", directory))?,
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        all.push(entry.map_err(failed("read", directory))?.path());
+    }
+    all.sort();
+    Ok(all)
+}
