@@ -93,6 +93,8 @@ impl Store {
         let lock = self.lock()?;
         let mut layers: BTreeSet<DiffId> = self.pinned(&lock)?;
         let mut keep: BTreeSet<PathBuf> = BTreeSet::new();
+        let lists = self.container_lists()?.into_iter();
+        keep.extend(lists.map(|list| self.whitelist_path(list)));
         for id in self.image_ids()? {
             let image = self.image(id)?;
             layers.extend(image.layers.iter().map(|layer| layer.diff));
