@@ -123,13 +123,6 @@ impl ContainerError {
             Self::Child { source, .. } => source.hint(),
             Self::Backend { source, .. } | Self::Lower(source) => source.hint(),
             Self::Remove(error) => error.hint(),
-            Self::Store(StoreError::Damaged { path, .. })
-                if path
-                    .parent()
-                    .is_some_and(|dir| dir.ends_with("containers-v1")) =>
-            {
-                Some("lazyroot recover puts the record aside".into())
-            }
             Self::Store(error) => error.hint(),
             Self::Lost(_) => Some("lazyroot destroy removes what is left".into()),
             _ => None,

@@ -31,6 +31,9 @@ use super::{Store, StoreError, failed, gone_is_fine, read_small, sync_directory}
 use crate::container_id::ContainerId;
 use crate::digest::{AciId, DiffId, Digest};
 
+/// Where records lie in the store.
+const DIRECTORY: &str = "containers-v1";
+
 /// What is said of a container.
 pub trait Body: Serialize + DeserializeOwned {
     /// Layers that must stay while the record is there.
@@ -88,7 +91,7 @@ impl ContainerLock {
 
 impl Store {
     fn container_directory(&self) -> PathBuf {
-        self.root().join("containers-v1")
+        self.root().join(DIRECTORY)
     }
 
     /// Where a container's record lies.
@@ -302,6 +305,11 @@ impl Store {
         ids.filter_map(|id| read(&self.container_path(&id)).transpose())
             .collect()
     }
+}
+
+/// Whether a file is the record of a container.
+pub(super) fn is_record(path: &Path) -> bool {
+    path.parent().is_some_and(|dir| dir.ends_with(DIRECTORY))
 }
 
 fn read(path: &Path) -> Result<Option<Checked>, StoreError> {

@@ -147,6 +147,9 @@ impl StoreError {
                 "lazyroot import the missing image".into()
             }
             Self::Dependencies(_) => return None,
+            Self::Damaged { path, .. } if containers::is_record(path) => {
+                "lazyroot recover puts the record aside".into()
+            }
             Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
                 "lazyroot verify names all that is damaged; lazyroot import --again FILE mends it"
                     .into()
