@@ -116,19 +116,36 @@ pub fn stand_on(
 ) -> Result<String, BackendError> {
     let key = key(task.stack);
     let lock = lock(task.store, &key, task.stop)?;
-    let mounts = mounts::all()?;
-    let own = |lower: &Lower| lower.lives && lower.name.starts_with(&key);
-    let name = match all(task.store, &mounts)?.into_iter().find(own) {
-        Some(lower) => lower.name,
-        None => make(task, &key)?,
-    };
-    let mounted = mount(&tree(task.store, &name));
-    if mounted.is_err() {
-        // Its error is the one that counts.
-        let _ = drop_unused(task.store, &name);
+    let stood = living_or_made(task, &key).and_then(|name| {
+        let mounted = mount(&tree(task.store, &name));
+        // Its error is the one that counts, here and below.
+        mounted
+            .inspect_err(|_| drop(drop_unused(task.store, &name)))
+            .map(|()| name)
+    });
+    if stood.is_err() {
+        let _ = forget_if_none(task.store, &key, lock);
     }
-    drop(lock);
-    mounted.map(|()| name)
+    stood
+}
+
+/// The shared mount of a stack.
+fn living_or_made(task: &Task<'_>, key: &str) -> Result<String, BackendError> {
+    let mounts = mounts::all()?;
+    let own = |lower: &Lower| lower.lives && lower.name.starts_with(key);
+    match all(task.store, &mounts)?.into_iter().find(own) {
+        Some(lower) => Ok(lower.name),
+        None => make(task, key),
+    }
+}
+
+/// Removes the lock of a stack that has no shared mount.
+fn forget_if_none(store: &Store, key: &str, lock: NamedLock) -> Result<(), BackendError> {
+    let all = all(store, &mounts::all()?)?;
+    if !all.iter().any(|lower| lower.name.starts_with(key)) {
+        lock.remove()?;
+    }
+    Ok(())
 }
 
 fn lock(store: &Store, key: &str, stop: &AtomicBool) -> Result<NamedLock, BackendError> {
@@ -168,11 +185,7 @@ pub fn release(store: &Store, name: &str, stop: &AtomicBool) -> Result<bool, Bac
     let key = name.split('-').next().unwrap_or(name);
     let lock = lock(store, key, stop)?;
     let gone = drop_unused(store, name)?;
-    let mounts = mounts::all()?;
-    let others = all(store, &mounts)?;
-    if !others.iter().any(|lower| lower.name.starts_with(key)) {
-        lock.remove()?;
-    }
+    forget_if_none(store, key, lock)?;
     Ok(gone)
 }
 
