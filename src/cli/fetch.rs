@@ -5,6 +5,8 @@
 //! that want the same image share one transfer ([`turn`]).
 
 mod stored;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod turn;
 
