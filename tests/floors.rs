@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "tree_path",
     "layer",
     "image",
+    "container_info",
     "union",
 ];
 

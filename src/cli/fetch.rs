@@ -79,7 +79,7 @@ pub(super) enum Policy {
 pub(super) enum Fetched {
     /// The store had it, or another process fetched it meanwhile.
     Cached,
-    /// It was fetched; it comes first, then what it depends on and was missing.
+    /// It was fetched, or something that it depends on; in this order.
     Pulled(Vec<Imported>),
 }
 
@@ -189,26 +189,17 @@ impl<'a> Fetch<'a> {
             top.id = id.and_then(AciId::of_image).or(top.id);
         }
         while let Some(wanted) = missing(&top)? {
+            let is_top = wanted == top;
             if policy == Policy::Never {
-                let there = match self.store()? {
-                    Some(store) => stored::find(&store, &wanted)?.is_some(),
-                    None => false,
-                };
-                let called = wanted.image.to_string();
-                return Err(match there {
-                    true => not_whole(&called),
-                    false => StoreError::NoImage(called).into(),
-                });
+                return Err(self.not_there(&wanted)?);
             }
             // What came is what was asked for: it would be the same again.
             if last.as_ref() == Some(&wanted) {
-                let what = match wanted == top {
-                    true => format!("`{}` is missing, though it was pulled", wanted.image),
-                    false => format!(
-                        "the dependency `{}` is missing, though it was pulled",
-                        wanted.image
-                    ),
-                };
+                let what = if is_top { "image" } else { "dependency" };
+                let what = format!(
+                    "the {what} `{}` is missing, though it was pulled",
+                    wanted.image
+                );
                 return Err(Failure::new(Exit::Failed, what));
             }
             let transfer = match &transfer {
@@ -217,7 +208,6 @@ impl<'a> Fetch<'a> {
             };
             let needed = || Ok(missing(&top)?.as_ref() == Some(&wanted));
             let came = transfer.appc(&wanted, &needed);
-            let is_top = wanted == top;
             let (id, imported) = came.map_err(|failure| match is_top {
                 true => failure,
                 false => of_dependency(image, failure),
@@ -228,17 +218,29 @@ impl<'a> Fetch<'a> {
                 top.id = id.and_then(AciId::of_image).or(top.id);
             }
         }
-        let id = match (self.store()?, top.id) {
-            (_, Some(id)) => id.image(),
-            (Some(store), None) => stored::find(&store, &top)?
-                .ok_or_else(|| StoreError::NoImage(image.to_string()))?
-                .image(),
-            (None, None) => return Err(StoreError::NoImage(image.to_string()).into()),
+        let found = match (top.id, self.store()?) {
+            (None, Some(store)) => stored::find(&store, &top)?,
+            (id, _) => id,
         };
-        match all.is_empty() {
-            true => Ok((id, Fetched::Cached)),
-            false => Ok((id, Fetched::Pulled(all))),
-        }
+        let id = found.ok_or_else(|| StoreError::NoImage(image.to_string()))?;
+        let fetched = match all.is_empty() {
+            true => Fetched::Cached,
+            false => Fetched::Pulled(all),
+        };
+        Ok((id.image(), fetched))
+    }
+
+    /// An AppC image is not in the store, or not whole, and must not be fetched.
+    fn not_there(&self, wanted: &Dependency) -> Result<Failure, Failure> {
+        let found = match self.store()? {
+            Some(store) => stored::find(&store, wanted)?,
+            None => None,
+        };
+        let called = wanted.image.to_string();
+        Ok(match found {
+            Some(_) => not_whole(&called),
+            None => StoreError::NoImage(called).into(),
+        })
     }
 }
 
