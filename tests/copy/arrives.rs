@@ -128,10 +128,14 @@ fn privileges_lists_and_attributes_arrive() {
         with(
             Entry::new("null", What::Char(1, 3)),
             0o6666,
-            &[trusted.clone()],
+            std::slice::from_ref(&trusted),
         ),
         with(Entry::new("whiteout", What::Char(0, 0)), 0o600, &[]),
-        with(Entry::new("pipe", What::Fifo), 0o4622, &[trusted.clone()]),
+        with(
+            Entry::new("pipe", What::Fifo),
+            0o4622,
+            std::slice::from_ref(&trusted),
+        ),
         with(
             Entry::new("soft", What::Symlink(b"/no/where".to_vec())),
             0o777,
