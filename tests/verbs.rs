@@ -146,6 +146,22 @@ fn what_cannot_be_understood_is_a_usage_error() {
     }
 }
 
+/// Such a name was found by its text, whatever the image was.
+#[test]
+fn a_name_that_is_given_cannot_have_a_digest() {
+    let bench = bench();
+    let name = format!("new@{}", id(&bench, "two:2"));
+    let file = bench.write("image.tar", b"never looked at");
+    for args in [
+        &["tag", "one:1", &name][..],
+        &["import", "--name", &name, file.to_str().unwrap()],
+    ] {
+        let words = [&*name, "a name that is given cannot have a digest"];
+        bench.refuses(2, &words, |bench| bench.run(args));
+    }
+    bench.run(&["tag", "one:1", "new:1"]).ok();
+}
+
 #[test]
 fn without_a_store_there_are_no_images_and_nothing_else_either() {
     let bench = Bench::new();

@@ -89,11 +89,12 @@ impl Containers<'_> {
         }
         facts.lowers = lower::all(self.store, &facts.mounts)?;
         let tree = |lower: &lower::Lower| {
-            let tree = lower::tree(self.store, &lower.name);
-            Ok::<_, ContainerError>((lower.name.clone(), mounts::resolve(&tree)?))
+            Ok::<_, ContainerError>((lower.name.clone(), lower::tree(self.store, &lower.name)?))
         };
         facts.lower_trees = facts.lowers.iter().map(tree).collect::<Result<_, _>>()?;
-        let mut places: BTreeSet<PathBuf> = BTreeSet::from([self.rootfs_dir.to_owned()]);
+        let mut places: BTreeSet<PathBuf> = BTreeSet::new();
+        // Where there is none yet, there is no trash either.
+        places.extend(mounts::resolve(self.rootfs_dir));
         places.extend(facts.records.iter().map(|record| record.rootfs_dir.clone()));
         let trash: BTreeSet<PathBuf> = places.iter().map(|place| trash(place)).collect();
         for place in trash {

@@ -75,6 +75,7 @@ impl Store {
             let path = self.image_path(id);
             // A damaged table may name an image that is not there.
             gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
+            self.forget_called(|there| there != id)?;
         }
         drop(lock);
         Ok(Removed {
@@ -114,6 +115,8 @@ impl Store {
             }
         }
         sweep(&self.root().join("staging"))?;
+        let there = self.image_ids()?;
+        self.forget_called(|id| there.contains(&id))?;
         let trash = self.root().join("trash");
         // The record of a layer goes before its files: *no record without files*.
         for directory in [
