@@ -10,7 +10,7 @@ use super::images::{Layer, Pack};
 use super::lab::Lab;
 
 /// Imports an ACI with a file of its name and version, and one that says which it is.
-fn aci(lab: &Lab, name: &str, version: &str, fields: &Value) {
+pub(crate) fn aci(lab: &Lab, name: &str, version: &str, fields: &Value) {
     let mut manifest = json!({
         "acKind": "ImageManifest",
         "acVersion": "0.8.11",

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::host::{Host, KINDS, is_there, names};
-use super::images::Pack;
+use super::images::{Layer, Pack};
 
 /// What may become of a file in a crash or on a bad disk.
 type Damage = (&'static str, fn(&mut Vec<u8>));
@@ -125,4 +125,40 @@ fn what_a_container_was_made_of_stays_for_as_long_as_its_record() {
     host.run(&["gc"]);
     assert_eq!(names(&host.lab.store("layers-v1")), [""; 0]);
     assert_eq!(names(&host.lab.store("blobs/sha256")), [""; 0]);
+}
+
+/// Mesos has no test of its pruning.
+#[test]
+fn a_sweep_takes_what_nothing_needs_and_leaves_what_is_shared() {
+    let Some(host) = Host::new() else { return };
+    let layer = |name: &str| {
+        let mut layer = Layer::new();
+        layer.file(name, name.as_bytes());
+        layer.pack(Pack::Gzip)
+    };
+    for (image, own) in [("a:1", "a"), ("b:1", "b"), ("c:1", "c")] {
+        host.lab.import(image, &[layer("shared"), layer(own)]);
+    }
+    let layers = || {
+        let mut names = names(&host.lab.store("layers-v1"));
+        names.retain(|name| name.ends_with(".json"));
+        names.len()
+    };
+    // What images have in common is there once.
+    assert_eq!(layers(), 4);
+    let path = host.provision("copy", "b:1", "web");
+    for image in ["b:1", "c:1"] {
+        host.run(&["remove", "--force", "--no-gc", image]);
+    }
+    assert_eq!(layers(), 4);
+    host.run(&["gc"]);
+    assert_eq!(layers(), 3, "`c` is gone, `b` is a container's");
+    host.run(&["verify"]);
+    let again = host.provision("fuse", "a:1", "web");
+    assert_eq!(names(&again), ["a", "shared"]);
+    assert_eq!(names(&path), ["b", "shared"]);
+    host.destroy("web");
+    host.run(&["gc"]);
+    assert_eq!(layers(), 2);
+    host.nothing_is_left();
 }

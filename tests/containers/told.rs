@@ -5,10 +5,11 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use lazyroot::digest::Digest;
 use serde_json::{Value, json};
 
 use super::host::{Host, KINDS, names};
-use super::images::Pack;
+use super::images::{Layer, Pack};
 use super::lab::succeeded;
 
 /// A message with a rootfs of `app:1` and `data:1` as two volumes.
@@ -145,16 +146,59 @@ fn directories_with_what_is_written_are_told_for_quotas() {
     host.nothing_is_left();
 }
 
+/// `run:1`, as `docker save` writes it, with this config.
+fn docker_archive(host: &Host, config: &Value) {
+    let mut layer = Layer::new();
+    layer.file("file", b"");
+    let layer = layer.pack(Pack::Plain);
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff]},
+    });
+    let config = config.to_string();
+    let name = format!("{}.json", Digest::sha256(config.as_bytes()).hex());
+    let manifest = json!([{"Config": name, "RepoTags": ["run:1"], "Layers": ["layer.tar"]}]);
+    let mut archive = Layer::new();
+    archive
+        .file(&name, config.as_bytes())
+        .file("layer.tar", &layer.bytes)
+        .file("manifest.json", manifest.to_string().as_bytes());
+    let path = host.lab.path("run.tar");
+    fs::write(&path, archive.pack(Pack::Plain).bytes).unwrap();
+    host.run(&["import", "--quiet", path.to_str().unwrap()]);
+}
+
+/// Mesos gives the manifest of the deepest dependency: it takes the first of its list.
 #[test]
-fn how_the_image_wants_to_be_run_comes_with_its_rootfs() {
+fn how_an_image_wants_to_be_run_comes_with_its_rootfs() {
     let Some(host) = host() else { return };
-    let made = told(&host, "web", "fuse", &info());
-    assert_eq!(made["configs"], json!([{}, {}, {}]));
+    let wanted =
+        json!({"Entrypoint": ["/init"], "Cmd": ["a"], "Env": ["A=b"], "WorkingDir": "/srv"});
+    docker_archive(&host, &wanted);
+    let made = host.json(&["provision", "-q", "run:1", "--id", "docker"]);
+    assert_eq!(made["configs"], json!([wanted]));
     let shown = &made["rootfses"][0];
-    assert_eq!(shown["title"], "app:1");
-    assert_eq!(shown["backend"], "fuse");
+    assert_eq!(
+        (&shown["title"], &shown["backend"]),
+        (&"run:1".into(), &"fuse".into())
+    );
     assert_eq!(shown["layers"].as_array().unwrap().len(), 1);
-    host.destroy("web");
+
+    let app = |exec: &str| json!({"exec": [exec], "user": "0", "group": "0"});
+    super::appc::aci(&host.lab, "base", "1", &json!({"app": app("/base")}));
+    let on = json!([{"imageName": "example.org/base"}]);
+    let fields = json!({"app": app("/top"), "dependencies": on});
+    super::appc::aci(&host.lab, "top", "1", &fields);
+    let top = "appc:example.org/top:1";
+    let made = host.json(&["provision", "-q", top, "--id", "appc"]);
+    assert_eq!(made["configs"], json!([app("/top")]));
+    assert_eq!(made["rootfses"][0]["layers"].as_array().unwrap().len(), 2);
+    // Neither says anything.
+    let made = told(&host, "silent", "fuse", &info());
+    assert_eq!(made["configs"], json!([{}, {}, {}]));
+    host.run(&["destroy", "docker", "appc", "silent"]);
     host.nothing_is_left();
 }
 
