@@ -32,8 +32,9 @@ use crate::view::Stack;
 /// Hexadecimal digits of a key: enough for no two stacks to meet.
 const KEY_DIGITS: usize = 32;
 
-fn directory(store: &Store) -> PathBuf {
-    store.root().join("lowers")
+/// Without links, as the mount table names what is mounted there.
+fn directory(store: &Store) -> Result<PathBuf, BackendError> {
+    Ok(mounts::resolve(store.root())?.join("lowers"))
 }
 
 fn key(stack: &Stack) -> String {
@@ -54,9 +55,11 @@ pub struct Lower {
 }
 
 /// Where one is mounted.
-#[must_use]
-pub fn tree(store: &Store, name: &str) -> PathBuf {
-    directory(store).join(name).join("tree")
+///
+/// # Errors
+/// The store is gone.
+pub fn tree(store: &Store, name: &str) -> Result<PathBuf, BackendError> {
+    Ok(directory(store)?.join(name).join("tree"))
 }
 
 /// All of them, also what is left of dead ones.
@@ -64,7 +67,7 @@ pub fn tree(store: &Store, name: &str) -> PathBuf {
 /// # Errors
 /// They cannot be read.
 pub fn all(store: &Store, mounts: &[Mount]) -> Result<Vec<Lower>, BackendError> {
-    let directory = directory(store);
+    let directory = directory(store)?;
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(failed("read", &directory))?,
@@ -84,7 +87,7 @@ pub fn all(store: &Store, mounts: &[Mount]) -> Result<Vec<Lower>, BackendError> 
 }
 
 fn look(store: &Store, name: String, mounts: &[Mount]) -> Result<Lower, BackendError> {
-    let tree = tree(store, &name);
+    let tree = tree(store, &name)?;
     let server = tree.with_file_name("server");
     let held = holder(&server).map_err(failed("read", &server))?.is_some();
     let mount = mounts::uppermost(mounts, &tree);
@@ -116,23 +119,40 @@ pub fn stand_on(
 ) -> Result<String, BackendError> {
     let key = key(task.stack);
     let lock = lock(task.store, &key, task.stop)?;
-    let mounts = mounts::all()?;
-    let own = |lower: &Lower| lower.lives && lower.name.starts_with(&key);
-    let name = match all(task.store, &mounts)?.into_iter().find(own) {
-        Some(lower) => lower.name,
-        None => make(task, &key)?,
-    };
-    let mounted = mount(&tree(task.store, &name));
-    if mounted.is_err() {
-        // Its error is the one that counts.
-        let _ = drop_unused(task.store, &name);
+    let stood = living_or_made(task, &key).and_then(|name| {
+        let mounted = tree(task.store, &name).and_then(|tree| mount(&tree));
+        // Its error is the one that counts, here and below.
+        mounted
+            .inspect_err(|_| drop(drop_unused(task.store, &name)))
+            .map(|()| name)
+    });
+    if stood.is_err() {
+        let _ = forget_if_none(task.store, &key, lock);
     }
-    drop(lock);
-    mounted.map(|()| name)
+    stood
+}
+
+/// The shared mount of a stack.
+fn living_or_made(task: &Task<'_>, key: &str) -> Result<String, BackendError> {
+    let mounts = mounts::all()?;
+    let own = |lower: &Lower| lower.lives && lower.name.starts_with(key);
+    match all(task.store, &mounts)?.into_iter().find(own) {
+        Some(lower) => Ok(lower.name),
+        None => make(task, key),
+    }
+}
+
+/// Removes the lock of a stack that has no shared mount.
+fn forget_if_none(store: &Store, key: &str, lock: NamedLock) -> Result<(), BackendError> {
+    let all = all(store, &mounts::all()?)?;
+    if !all.iter().any(|lower| lower.name.starts_with(key)) {
+        lock.remove()?;
+    }
+    Ok(())
 }
 
 fn lock(store: &Store, key: &str, stop: &AtomicBool) -> Result<NamedLock, BackendError> {
-    let directory = directory(store);
+    let directory = directory(store)?;
     fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
     let path = directory.join(format!("{key}.lock"));
     let lock = NamedLock::take(&path, Hold::Alone, stop, &|| ())?;
@@ -140,7 +160,7 @@ fn lock(store: &Store, key: &str, stop: &AtomicBool) -> Result<NamedLock, Backen
 }
 
 fn make(task: &Task<'_>, key: &str) -> Result<String, BackendError> {
-    let directory = directory(task.store);
+    let directory = directory(task.store)?;
     let made = tempfile::Builder::new()
         .prefix(&format!("{key}-"))
         .rand_bytes(8)
@@ -168,11 +188,7 @@ pub fn release(store: &Store, name: &str, stop: &AtomicBool) -> Result<bool, Bac
     let key = name.split('-').next().unwrap_or(name);
     let lock = lock(store, key, stop)?;
     let gone = drop_unused(store, name)?;
-    let mounts = mounts::all()?;
-    let others = all(store, &mounts)?;
-    if !others.iter().any(|lower| lower.name.starts_with(key)) {
-        lock.remove()?;
-    }
+    forget_if_none(store, key, lock)?;
     Ok(gone)
 }
 
@@ -180,7 +196,7 @@ fn drop_unused(store: &Store, name: &str) -> Result<bool, BackendError> {
     if look(store, name.to_owned(), &mounts::all()?)?.used {
         return Ok(false);
     }
-    let directory = directory(store).join(name);
+    let directory = directory(store)?.join(name);
     mounts::detach_below(&directory)?;
     for path in [directory.join("server"), directory.join("tree"), directory] {
         let removed = match path.ends_with("server") {

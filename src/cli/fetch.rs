@@ -5,6 +5,8 @@
 //! that want the same image share one transfer ([`turn`]).
 
 mod stored;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod turn;
 
@@ -78,7 +80,7 @@ pub(super) enum Policy {
 pub(super) enum Fetched {
     /// The store had it, or another process fetched it meanwhile.
     Cached,
-    /// It was fetched; it comes first, then what it depends on and was missing.
+    /// It was fetched, or something that it depends on; in this order.
     Pulled(Vec<Imported>),
 }
 
@@ -247,29 +249,17 @@ impl<'a> Fetch<'a> {
             top.dependency.id = id.and_then(AciId::of_image).or(top.dependency.id);
         }
         while let Some(wanted) = missing(&top)? {
+            let is_top = wanted == top;
             if policy == Policy::Never {
-                let there = match self.store()? {
-                    Some(store) => stored::find(&store, &wanted.dependency)?.is_some(),
-                    None => false,
-                };
-                let called = wanted.dependency.image.to_string();
-                return Err(match there {
-                    true => not_whole(&called),
-                    false => StoreError::NoImage(called).into(),
-                });
+                return Err(self.not_there(&wanted.dependency)?);
             }
             // What came is what was asked for: it would be the same again.
             if last.as_ref() == Some(&wanted) {
-                let what = match wanted == top {
-                    true => format!(
-                        "`{}` is missing, though it was pulled",
-                        wanted.dependency.image
-                    ),
-                    false => format!(
-                        "the dependency `{}` is missing, though it was pulled",
-                        wanted.dependency.image
-                    ),
-                };
+                let what = if is_top { "image" } else { "dependency" };
+                let what = format!(
+                    "the {what} `{}` is missing, though it was pulled",
+                    wanted.dependency.image
+                );
                 return Err(Failure::new(Exit::Failed, what));
             }
             let transfer = match &transfer {
@@ -278,7 +268,6 @@ impl<'a> Fetch<'a> {
             };
             let needed = || Ok(missing(&top)?.as_ref() == Some(&wanted));
             let came = transfer.appc(&wanted, &needed);
-            let is_top = wanted == top;
             let (id, imported) = came.map_err(|failure| match is_top {
                 true => failure,
                 false => of_dependency(image, failure),
@@ -289,22 +278,34 @@ impl<'a> Fetch<'a> {
                 top.dependency.id = id.and_then(AciId::of_image).or(top.dependency.id);
             }
         }
-        let id = match (self.store()?, top.dependency.id) {
-            (_, Some(id)) => id.image(),
-            (Some(store), None) => stored::find(&store, &top.dependency)?
-                .ok_or_else(|| StoreError::NoImage(image.to_string()))?
-                .image(),
-            (None, None) => return Err(StoreError::NoImage(image.to_string()).into()),
+        let found = match (top.dependency.id, self.store()?) {
+            (None, Some(store)) => stored::find(&store, &top.dependency)?,
+            (id, _) => id,
         };
-        match all.is_empty() {
-            true => Ok((id, Fetched::Cached)),
+        let id = found.ok_or_else(|| StoreError::NoImage(image.to_string()))?;
+        let fetched = match all.is_empty() {
+            true => Fetched::Cached,
             false => {
                 if let Some(transfer) = &transfer {
                     transfer.tell_unverified();
                 }
-                Ok((id, Fetched::Pulled(all)))
+                Fetched::Pulled(all)
             }
-        }
+        };
+        Ok((id.image(), fetched))
+    }
+
+    /// An AppC image is not in the store, or not whole, and must not be fetched.
+    fn not_there(&self, wanted: &Dependency) -> Result<Failure, Failure> {
+        let found = match self.store()? {
+            Some(store) => stored::find(&store, wanted)?,
+            None => None,
+        };
+        let called = wanted.image.to_string();
+        Ok(match found {
+            Some(_) => not_whole(&called),
+            None => StoreError::NoImage(called).into(),
+        })
     }
 }
 

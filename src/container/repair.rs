@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::record::{Record, Rootfs, trash};
 use super::recover::{Action, Facts, Server, plan};
-use super::{ContainerError, Containers, failed};
+use super::{ContainerError, Containers, entries, failed};
 use crate::backend::Kind;
 use crate::backend::hold::holder;
 use crate::backend::lower;
@@ -89,11 +89,12 @@ impl Containers<'_> {
         }
         facts.lowers = lower::all(self.store, &facts.mounts)?;
         let tree = |lower: &lower::Lower| {
-            let tree = lower::tree(self.store, &lower.name);
-            Ok::<_, ContainerError>((lower.name.clone(), mounts::resolve(&tree)?))
+            Ok::<_, ContainerError>((lower.name.clone(), lower::tree(self.store, &lower.name)?))
         };
         facts.lower_trees = facts.lowers.iter().map(tree).collect::<Result<_, _>>()?;
-        let mut places: BTreeSet<PathBuf> = BTreeSet::from([self.rootfs_dir.to_owned()]);
+        let mut places: BTreeSet<PathBuf> = BTreeSet::new();
+        // Where there is none yet, there is no trash either.
+        places.extend(mounts::resolve(self.rootfs_dir));
         places.extend(facts.records.iter().map(|record| record.rootfs_dir.clone()));
         let trash: BTreeSet<PathBuf> = places.iter().map(|place| trash(place)).collect();
         for place in trash {
@@ -265,17 +266,4 @@ fn is_directory(path: &Path) -> Result<bool, ContainerError> {
         }
         Err(error) => Err(failed("read", path)(error)),
     }
-}
-
-fn entries(directory: &Path) -> Result<Vec<PathBuf>, ContainerError> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed("read", directory))?,
-    };
-    let mut all = Vec::new();
-    for entry in entries {
-        all.push(entry.map_err(failed("read", directory))?.path());
-    }
-    all.sort();
-    Ok(all)
 }

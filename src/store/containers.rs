@@ -32,6 +32,9 @@ use super::{Store, StoreError, failed, gone_is_fine, read_small, sync_directory}
 use crate::container_id::ContainerId;
 use crate::digest::{DiffId, Digest, ImageId};
 
+/// Where records lie in the store.
+const DIRECTORY: &str = "containers-v1";
+
 /// What is said of a container.
 pub trait Body: Serialize + DeserializeOwned {
     /// What must stay while the record is there.
@@ -87,7 +90,7 @@ impl ContainerLock {
 
 impl Store {
     fn container_directory(&self) -> PathBuf {
-        self.root().join("containers-v1")
+        self.root().join(DIRECTORY)
     }
 
     /// Where a container's record lies.
@@ -293,6 +296,11 @@ impl Store {
         }
         Ok(pins)
     }
+}
+
+/// Whether a file is the record of a container.
+pub(super) fn is_record(path: &Path) -> bool {
+    path.parent().is_some_and(|dir| dir.ends_with(DIRECTORY))
 }
 
 fn read(path: &Path) -> Result<Option<Checked>, StoreError> {

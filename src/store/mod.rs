@@ -175,6 +175,9 @@ impl StoreError {
                 graph if graph.missing().is_some() => "lazyroot import the missing image".into(),
                 _ => return None,
             },
+            Self::Damaged { path, .. } if containers::is_record(path) => {
+                "lazyroot recover puts the record aside".into()
+            }
             Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
                 "lazyroot verify names all that is damaged; lazyroot import --again FILE mends it"
                     .into()

@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
 
 use super::disk::{is_the_same, stretches, xattrs};
-use super::support::layers::{Data, Entry, What};
+use super::support::both;
+use super::support::layers::{Data, Entry, Maker, What};
 use super::support::stacks::stacks;
-use super::{both, copied, is_root};
+use super::{copied, is_root};
 
 const NAMES: &[&[u8]] = &[b"a", b"b", b"a b", b"c", b"\xff"];
 
@@ -243,7 +244,7 @@ fn a_tree_deeper_than_any_path_arrives() {
         let this = Entry::new(path.trim_end_matches('/'), What::Dir);
         layer.push(with(this, 0o711, &[]));
     }
-    let (mut maker, dir) = (super::Maker::new(), tempfile::tempdir().unwrap());
+    let (mut maker, dir) = (Maker::new(), tempfile::tempdir().unwrap());
     let union = lazyroot::union::Union::new(vec![maker.layer(&layer)]);
     let copied = copied(&union, dir.path()).unwrap();
     assert_eq!(copied.objects, depth * 4);

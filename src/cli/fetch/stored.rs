@@ -104,7 +104,7 @@ pub(super) fn missing(store: &Store, top: &Wanted) -> Result<Option<Wanted>, Fai
     for placed in stack {
         let listed = placed.lists.contains(&placed.id);
         let whole = has_layer(store, placed.id.archive())?
-            && (!listed || store.whitelist_path(placed.id).is_file());
+            && (!listed || store.whitelist_path(placed.id).try_exists()?);
         if whole {
             continue;
         }

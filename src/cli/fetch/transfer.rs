@@ -48,7 +48,9 @@ impl<'a> Transfer<'a> {
                 "waits for another process that fetches `{called}`"
             ))
         };
-        let turn = turn::take(&self.store.fetch_path(), called, &self.context.stop, &waits)?;
+        // Who looks elsewhere, or wants a signature, does not take what comes to others.
+        let what = format!("{called} {:?}", self.context.discovery);
+        let turn = turn::take(&self.store.fetch_path(), &what, &self.context.stop, &waits)?;
         turn.ok_or_else(|| DiscoveryError::Interrupted.into())
     }
 

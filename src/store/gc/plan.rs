@@ -87,6 +87,9 @@ impl Store {
         for diff in &pins.layers {
             keep.extend(self.of_layer(*diff)?);
         }
+        // Also of those that were removed by force: they are mounted again after a reboot.
+        let acis = pins.images.iter().copied().filter_map(AciId::of_image);
+        keep.extend(acis.map(|aci| self.whitelist_path(aci)));
         let mut rules = Rules {
             all: request.all,
             unnamed: request.unnamed,
