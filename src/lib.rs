@@ -6,6 +6,7 @@
 //! | floor | module | what it is for |
 //! |---|---|---|
 //! | 0 words | [`appc`] | what AppC calls things: identifiers, labels, references |
+//! | | [`backend_kind`] | what ways to get a rootfs are called |
 //! | | [`container_id`] | what a container is called |
 //! | | [`causes`] | an error and what caused it, in one line |
 //! | | [`digest`] | digests, and one type per kind of name |
@@ -41,6 +42,7 @@
 pub mod appc;
 pub mod archive;
 pub mod backend;
+pub mod backend_kind;
 pub mod causes;
 pub mod changed;
 pub mod cli;

@@ -1,5 +1,6 @@
 //! `lazyroot metrics`
 
+use super::containers::{keeper, states};
 use super::report::Failure;
 use super::{Context, print, print_json};
 use crate::mounts;
@@ -24,7 +25,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         // A store that nothing was imported into yet has counted nothing.
         Err(StoreError::Missing(_)) => (Values::default(), Vec::new()),
         Err(error) => return Err(error.into()),
-        Ok(store) => (store.metrics().values()?, of_store(&store)?),
+        Ok(store) => {
+            let mut gauges = of_store(&store)?;
+            gauges.push(containers(context, &store)?);
+            (store.metrics().values()?, gauges)
+        }
     };
     gauges.push(active_mounts()?);
     if args.json {
@@ -65,17 +70,18 @@ fn of_store(store: &Store) -> Result<Vec<Gauge>, Failure> {
             "Bytes of that which nothing has.",
             disk.free,
         ),
-        containers(store),
     ])
 }
 
-/// Containers by their state. Nothing keeps records of them yet, so there are no lines.
-fn containers(_store: &Store) -> Gauge {
-    Gauge {
+fn containers(context: &Context, store: &Store) -> Result<Gauge, Failure> {
+    let states = states(&keeper(context, store))?.into_iter();
+    Ok(Gauge {
         name: "lazyroot_containers",
-        help: "Containers by their state.",
-        values: Vec::new(),
-    }
+        help: "Containers by their state; `parent` is one that only holds others.",
+        values: states
+            .map(|(state, number)| (Some(("state", state.to_owned())), number))
+            .collect(),
+    })
 }
 
 fn active_mounts() -> Result<Gauge, Failure> {

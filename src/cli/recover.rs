@@ -8,6 +8,7 @@ use super::{Context, print, print_json};
 use crate::container::Done;
 use crate::container::recover::Action;
 use crate::container_id::ContainerId;
+use crate::store::metrics::Counter;
 
 /// Put everything right after a crash or a reboot.
 ///
@@ -67,6 +68,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         return report(&planned.collect::<Vec<_>>(), args.json);
     }
     let done = keeper.repair(actions);
+    store.count(Counter::Recoveries);
     store.sweep_containers()?;
     store.sweep_staging()?;
     let lines: Vec<Line<'_>> = done.iter().map(line).collect();

@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "LAYER", requires_all = ["stack", "title"])]
     layer: Vec<StackLayer>,
     /// An image that they are of.
-    #[arg(long, value_name = "ID", requires = "layer")]
+    #[arg(long, value_name = "ID", requires_all = ["stack", "title"])]
     of: Vec<ImageId>,
     /// What stands for these layers.
     #[arg(long)]

@@ -135,8 +135,12 @@ impl Store {
     /// # Errors
     /// When it cannot be read: then nothing may be removed.
     pub fn pins(&self, lock: &StoreLock) -> Result<Pins, StoreError> {
-        let mut pins = self.container_pins()?;
+        let mut pins = Pins::default();
         self.pins_of_leases(&mut pins, lock)?;
+        // After the leases: a container that is made has one until its record is written.
+        let Pins { layers, images } = self.container_pins()?;
+        pins.layers.extend(layers);
+        pins.images.extend(images);
         Ok(pins)
     }
 

@@ -24,37 +24,11 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 
 use super::{Store, StoreError, gone_is_fine, read_small};
+use crate::backend_kind::Kind;
 
 /// How often the lock is tried, once in a millisecond: it is held for some 100 µs. To
 /// wait for it would be to wait for whoever was stopped while he had it.
 const TRIES: u32 = 250;
-
-/// A way to get a rootfs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Backend {
-    /// The lazy mount itself.
-    Fuse,
-    /// The kernel's overlayfs over it.
-    Overlay,
-    /// A read-only bind mount of it.
-    Bind,
-    /// A copy of all files.
-    Copy,
-}
-
-impl Backend {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Fuse, Self::Overlay, Self::Bind, Self::Copy];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Fuse => "fuse",
-            Self::Overlay => "overlay",
-            Self::Bind => "bind",
-            Self::Copy => "copy",
-        }
-    }
-}
 
 /// Why files were written out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +43,7 @@ pub enum Copied {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counter {
     /// Root file systems that were not provided.
-    ProvisionErrors(Backend),
+    ProvisionErrors(Kind),
     /// Containers removed.
     Destroys,
     /// Containers that could not be removed (Mesos:
@@ -77,7 +51,7 @@ pub enum Counter {
     RemoveContainerErrors,
     /// Root file systems that could not be removed (Mesos:
     /// `containerizer/mesos/provisioner/bind/remove_rootfs_errors`).
-    RemoveRootfsErrors(Backend),
+    RemoveRootfsErrors(Kind),
     /// Runs of `recover`.
     Recoveries,
     /// Pulls that failed.
@@ -110,7 +84,7 @@ pub enum Counter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
     /// From the wish for a rootfs to its use.
-    Provision(Backend),
+    Provision(Kind),
     /// A pull that succeeded (Mesos: `containerizer/mesos/provisioner/docker_store/image_pull`).
     Pull,
 }
@@ -138,9 +112,9 @@ impl Counter {
             family,
             label: None,
         };
-        let by = |family, backend: Backend| Series {
+        let by = |family, backend: Kind| Series {
             family,
-            label: Some(("backend", backend.name())),
+            label: Some(("backend", backend.word())),
         };
         match self {
             Self::ProvisionErrors(backend) => by("lazyroot_provision_errors_total", backend),
@@ -175,7 +149,7 @@ impl Timer {
         match self {
             Self::Provision(backend) => Series {
                 family: "lazyroot_provision_seconds",
-                label: Some(("backend", backend.name())),
+                label: Some(("backend", backend.word())),
             },
             Self::Pull => Series {
                 family: "lazyroot_image_pull_seconds",
@@ -272,6 +246,9 @@ impl Metrics {
 
     /// Adds to counters.
     pub fn tally(&self, counts: &[(Counter, u64)]) {
+        if counts.iter().all(|(_, by)| *by == 0) {
+            return;
+        }
         self.change(|values| {
             for (counter, by) in counts.iter().filter(|(_, by)| *by > 0) {
                 values.add(counter.series().text(), *by);
@@ -452,13 +429,13 @@ mod tests {
     #[test]
     fn where_nothing_can_be_written_nothing_fails() {
         let metrics = Metrics::new(PathBuf::from("/proc/nowhere/metrics-v1"));
-        metrics.observe(Timer::Provision(Backend::Copy), Duration::from_secs(1));
+        metrics.observe(Timer::Provision(Kind::Copy), Duration::from_secs(1));
         assert_eq!(metrics.values().unwrap(), Values::default());
     }
 
     #[test]
     fn a_time_is_in_the_first_bucket_that_it_fits() {
-        let timer = Timer::Provision(Backend::Fuse);
+        let timer = Timer::Provision(Kind::Fuse);
         let mut values = Values::default();
         for millis in [5, 6, 25, 600_000] {
             values.observe(timer, Duration::from_millis(millis));

@@ -3,7 +3,8 @@
 //!
 //! Every counter is shown from the beginning, so that its first increase is seen.
 
-use super::{Backend, Copied, Counter, Series, Timer, Values};
+use super::{Copied, Counter, Series, Timer, Values};
+use crate::backend_kind::Kind;
 
 /// A number that is measured when somebody asks.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -31,7 +32,7 @@ impl Gauge {
 
 /// Counters of one name, with what they mean.
 fn counters() -> Vec<(&'static str, Vec<Counter>)> {
-    let each = |of: fn(Backend) -> Counter| Backend::ALL.map(of).to_vec();
+    let each = |of: fn(Kind) -> Counter| Kind::ALL.map(of).to_vec();
     let copied = [Copied::Layer, Copied::Rootfs];
     vec![
         (
@@ -86,7 +87,7 @@ fn timers() -> Vec<(&'static str, Vec<Timer>)> {
     vec![
         (
             "Time from the wish for a root file system to its use.",
-            Backend::ALL.map(Timer::Provision).to_vec(),
+            Kind::ALL.map(Timer::Provision).to_vec(),
         ),
         ("Time of pulls that succeeded.", vec![Timer::Pull]),
     ]
@@ -188,8 +189,8 @@ mod tests {
     #[test]
     fn the_text_is_what_prometheus_reads() {
         let mut values = Values::default();
-        values.add(Counter::ProvisionErrors(Backend::Bind).series().text(), 3);
-        let timer = Timer::Provision(Backend::Fuse);
+        values.add(Counter::ProvisionErrors(Kind::Bind).series().text(), 3);
+        let timer = Timer::Provision(Kind::Fuse);
         for micros in [4_000, 12_345, 200_000_000] {
             values.observe(timer, Duration::from_micros(micros));
         }
