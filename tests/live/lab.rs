@@ -66,7 +66,7 @@ fn mounts_below(dir: &Path) -> Vec<Mount> {
 }
 
 /// The processes that serve mounts below `dir`.
-fn servers_below(dir: &Path) -> Vec<(u32, PathBuf)> {
+pub(crate) fn servers_below(dir: &Path) -> Vec<(u32, PathBuf)> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let server = |entry: fs::DirEntry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
