@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::containers::{failure, keeper};
+use super::containers::{backend_failure, failure, keeper};
 use super::report::{Exit, Failure, chain};
 use super::{Context, print, print_json};
+use crate::backend::lower;
 use crate::container::Done;
 use crate::container::recover::Action;
 use crate::container_id::ContainerId;
@@ -69,6 +70,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let done = keeper.repair(actions);
     store.count(Counter::Recoveries);
+    lower::sweep_locks(&store).map_err(|error| backend_failure(&error))?;
     store.sweep_containers()?;
     store.sweep_staging()?;
     let lines: Vec<Line<'_>> = done.iter().map(line).collect();
