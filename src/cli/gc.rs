@@ -15,7 +15,7 @@ use crate::store::uppers::KeptUpper;
 
 /// Remove every layer and blob that no image and no running process needs, and what
 /// came of transfers that were cut. Images stay, unless one of these says that they may
-/// go: --all, --unnamed, --older-than, --max-size, --headroom. What one of them says
+/// go: --all, --unnamed, --older-than, --to-size, --headroom. What one of them says
 /// goes.
 ///
 /// An image in use (by a mount, a container, an import) never goes, nor one that --keep
@@ -36,7 +36,7 @@ pub(super) struct Args {
     older_than: Option<Duration>,
     /// Remove the least recently used images until the store is no larger: `20G`.
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
-    max_size: Option<u64>,
+    to_size: Option<u64>,
     /// Do something only if less of the store's disk than this is free (0.1 is a tenth),
     /// and remove the least recently used images until it is.
     #[arg(long, value_name = "PART")]
@@ -85,7 +85,7 @@ impl Args {
             all: self.all || self.prune_images.is_some(),
             unnamed: self.unnamed,
             older_than: self.older_than,
-            max_size: self.max_size,
+            max_size: self.to_size,
             headroom,
             keep,
             dry_run: self.dry_run,

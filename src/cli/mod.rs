@@ -387,6 +387,25 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// clap would give the one to whoever asks for the other, and panic over its type.
+    #[test]
+    fn no_flag_of_a_verb_is_called_as_one_of_all_verbs() {
+        let mut all = Cli::command();
+        all.build();
+        let global: Vec<_> = all
+            .get_arguments()
+            .filter(|arg| arg.is_global_set())
+            .map(|arg| arg.get_id().clone())
+            .collect();
+        assert!(!global.is_empty());
+        for verb in Cli::command().get_subcommands() {
+            for arg in verb.get_arguments() {
+                let (verb, id) = (verb.get_name(), arg.get_id());
+                assert!(!global.contains(id), "`{id}` of `{verb}`");
+            }
+        }
+    }
+
     #[test]
     fn sizes_and_dates_read_as_people_write_them() {
         assert_eq!(parse_size("64M"), Ok(64 << 20));

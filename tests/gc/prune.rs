@@ -98,7 +98,7 @@ fn an_appc_image_stays_as_long_as_one_that_stays_depends_on_it() {
     bench.run(&["cat", "appc:top:/f"]).ok();
     is_whole(&bench);
     // The least recently used that nothing needs is the uppermost.
-    let swept = gc(&bench, &["--max-size", "0"]);
+    let swept = gc(&bench, &["--to-size", "0"]);
     let order: Vec<&str> = swept["images"]
         .as_array()
         .unwrap()
@@ -149,18 +149,18 @@ fn by_size_the_least_recently_used_go_and_no_more_than_has_to() {
     // The oldest was used again.
     age(&bench, "a:1", 0);
     let total = || -> u64 {
-        let swept = gc(&bench, &["--max-size", "0", "--dry-run"]);
+        let swept = gc(&bench, &["--to-size", "0", "--dry-run"]);
         swept["bytes"].as_u64().unwrap()
     };
     let before = total();
-    gc(&bench, &["--max-size", &before.to_string()]);
+    gc(&bench, &["--to-size", &before.to_string()]);
     assert_eq!(names(&bench).len(), 4);
     let max = (before - 1).to_string();
-    let swept = gc(&bench, &["--max-size", &max, "--keep", "b:1"]);
+    let swept = gc(&bench, &["--to-size", &max, "--keep", "b:1"]);
     assert_eq!(swept["images"][0]["why"], "size");
     assert_eq!(names(&bench), ["a:1", "b:1", "d:1"]);
     assert_eq!(total(), before - swept["bytes"].as_u64().unwrap());
-    let swept = gc(&bench, &["--max-size", "10", "--keep", "b:1"]);
+    let swept = gc(&bench, &["--to-size", "10", "--keep", "b:1"]);
     assert_eq!(names(&bench), ["b:1"]);
     let left = total();
     assert_eq!(swept["short"].as_u64().unwrap(), left - 10);
@@ -181,7 +181,7 @@ fn a_dry_run_has_the_numbers_of_the_real_one_and_changes_nothing() {
     fs::write(bench.store.join("trash/upper/upper/d/f"), "x").unwrap();
     fs::create_dir_all(bench.store.join("fetch")).unwrap();
     fs::write(bench.store.join("fetch/a.part"), noise(1, 300)).unwrap();
-    for rules in [&[][..], &["--all", "--keep", "two:1"], &["--max-size", "0"]] {
+    for rules in [&[][..], &["--all", "--keep", "two:1"], &["--to-size", "0"]] {
         let words: Vec<&str> = rules.iter().copied().chain(["--dry-run"]).collect();
         let before = bench.files();
         let dry = gc(&bench, &words);
@@ -226,7 +226,7 @@ fn words_that_mean_nothing_are_refused() {
     for words in [
         &["--older-than", "5"][..],
         &["--older-than", "1.5h"],
-        &["--max-size", "x"],
+        &["--to-size", "x"],
         &["--headroom", "1.5"],
         &["--headroom", "10%"],
     ] {

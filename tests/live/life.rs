@@ -313,7 +313,7 @@ fn the_image_of_a_mount_stays_whatever_gc_is_asked_to_remove() {
     let shown = lab.run(&["metrics"]);
     assert!(shown.contains("\nlazyroot_mounts_total 1\n"), "{shown}");
     assert!(!shown.contains("\nlazyroot_mounts_active 0\n"), "{shown}");
-    for rule in [&["--all"][..], &["--older-than", "0"], &["--max-size", "0"]] {
+    for rule in [&["--all"][..], &["--older-than", "0"], &["--to-size", "0"]] {
         let said = lab.run(&[&["gc"], rule].concat());
         assert!(!said.contains("removed image used:1"), "{said}");
     }
@@ -336,7 +336,7 @@ fn mounts_come_and_go_while_images_are_collected() {
         scope.spawn(|| {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 lab.run(&["gc", "--all", "--keep", "app:1"]);
-                lab.run(&["gc", "--max-size", "1", "--keep", "app:1"]);
+                lab.run(&["gc", "--to-size", "1", "--keep", "app:1"]);
             }
         });
         for round in 0..12 {
