@@ -16,8 +16,7 @@
 //! | | [`tree_path`] | a path that cannot leave its tree |
 //! | 1 formats | [`layer`] | what one layer says: index format, tar reader, seek points |
 //! | | [`image`] | what an image says: Docker archives, OCI layouts |
-//! | | [`mesos`] | messages of Mesos in JSON: images, garbage collection |
-//! | | [`container_info`] | what an agent says of a container, in JSON |
+//! | | [`mesos`] | messages of Mesos in JSON: containers, images, garbage collection |
 //! | 2 places, heart | [`store`] | the content store on disk |
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |
 //! | | [`discovery`] | where images come from: local, simple, meta; signatures |
@@ -49,7 +48,6 @@ pub mod cli;
 pub mod commit;
 pub mod container;
 pub mod container_id;
-pub mod container_info;
 pub mod digest;
 pub mod discovery;
 pub mod export;

@@ -36,7 +36,7 @@ const PURE: &[&str] = &[
     "tree_path",
     "layer",
     "image",
-    "container_info",
+    "mesos",
     "union",
 ];
 

@@ -1,12 +1,11 @@
 //! `lazyroot gc`
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::images::{columns, shown_names};
 use super::report::{Exit, Failure, chain};
-use super::{Context, human, parse_duration, parse_size, print, print_json};
-use crate::mesos::{self, ImageGcConfig, ImageMessage, MessageError};
+use super::{Context, human, message, parse_duration, parse_size, print, print_json};
+use crate::mesos::{self, Image, ImageGcConfig, MessageError, What};
 use crate::store::gc::choose::Why;
 use crate::store::gc::exclude::Exclusion;
 use crate::store::gc::headroom::Headroom;
@@ -71,13 +70,13 @@ impl Args {
         let mut keep: Vec<Exclusion> = self.keep.iter().cloned().map(Exclusion::Text).collect();
         let mut headroom = self.headroom;
         if let Some(text) = &self.image_gc_config {
-            let config = message(text, "--image-gc-config", ImageGcConfig::parse)?;
+            let config = told(text, "--image-gc-config", ImageGcConfig::parse)?;
             let part = Headroom::new(config.headroom);
             headroom = Some(part.map_err(|error| Failure::of(Exit::Usage, &error))?);
             keep.extend(config.excluded.into_iter().map(exclusion));
         }
         if let Some(text) = &self.prune_images {
-            let excluded = message(text, "--prune-images", mesos::prune_images)?;
+            let excluded = told(text, "--prune-images", mesos::prune_images)?;
             keep.extend(excluded.into_iter().map(exclusion));
         }
         Ok(Request {
@@ -96,42 +95,31 @@ impl Args {
     }
 }
 
-fn exclusion(image: ImageMessage) -> Exclusion {
-    match image {
-        ImageMessage::Docker(name) => Exclusion::Text(name.to_string()),
-        ImageMessage::Appc(_, Some(id)) => Exclusion::Text(id.to_string()),
-        ImageMessage::Appc(image, None) => Exclusion::Appc(image),
+fn exclusion(image: Image) -> Exclusion {
+    match image.what {
+        What::Docker(name) => Exclusion::Text(name.to_string()),
+        What::Appc { id: Some(id), .. } => Exclusion::Text(id.to_string()),
+        What::Appc { image, id: None } => Exclusion::Appc(image),
     }
 }
 
 /// A message that is given itself, or by the file that has it (as Mesos' flags are).
-fn message<T>(
+fn told<T>(
     given: &str,
     flag: &str,
-    parse: impl FnOnce(&str) -> Result<T, MessageError>,
+    parse: impl FnOnce(&[u8]) -> Result<T, MessageError>,
 ) -> Result<T, Failure> {
-    let usage = |error: &MessageError| {
-        Failure::new(Exit::Usage, format!("{flag}: {}", chain(error)))
-            .hint("lazyroot gc --help, and the documentation of Mesos")
-    };
-    if given.trim_start().starts_with(['{', '[']) {
-        return parse(given).map_err(|error| usage(&error));
-    }
-    let path = PathBuf::from(given.strip_prefix("file://").unwrap_or(given));
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        let exit = match error.kind() {
-            std::io::ErrorKind::NotFound => Exit::NotFound,
-            _ => Exit::Failed,
-        };
-        Failure::new(
-            exit,
-            format!("{flag}: cannot read `{}`: {error}", path.display()),
-        )
-    })?;
-    parse(&text).map_err(|error| {
-        let mut failure = usage(&error);
-        failure.message = format!("{flag}: `{}`: {}", path.display(), chain(&error));
+    let bytes = message::read(given).map_err(|mut failure| {
+        failure.message = format!("{flag}: {}", failure.message);
         failure
+    })?;
+    parse(&bytes).map_err(|error| {
+        let place = match given.trim_start().starts_with(['{', '[']) {
+            true => String::new(),
+            false => format!("`{given}`: "),
+        };
+        Failure::new(Exit::Usage, format!("{flag}: {place}{}", chain(&error)))
+            .hint("lazyroot gc --help, and the documentation of Mesos")
     })
 }
 

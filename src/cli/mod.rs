@@ -24,6 +24,7 @@ mod inspect;
 mod logging;
 mod ls;
 mod man;
+mod message;
 mod metrics;
 mod mount;
 mod progress;

@@ -1,7 +1,6 @@
 //! `lazyroot provision`
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -9,12 +8,12 @@ use serde_json::Value;
 use super::containers::{backend_failure, failure, keeper};
 use super::fetch::{Asked, Fetch, Fetched, Policy};
 use super::report::{Exit, Failure};
-use super::{Context, print, print_json, progress};
+use super::{Context, message, print, print_json, progress};
 use crate::container::record::HostVolume;
 use crate::container::{Image, Provisioned, Request};
 use crate::container_id::ContainerId;
-use crate::container_info::{ContainerInfo, Dialect, Mode, SIZE_MAX, Source, What};
 use crate::digest::{AciId, BlobId, ImageId};
+use crate::mesos::{ContainerInfo, Dialect, Mode, Source, What};
 use crate::store::Store;
 use crate::store::metrics::Counter;
 
@@ -161,7 +160,7 @@ impl Args {
             true => Dialect::First,
             false => Dialect::Final,
         };
-        let info = ContainerInfo::parse(&read(text)?, dialect).map_err(|error| {
+        let info = ContainerInfo::parse(&message::read(text)?, dialect).map_err(|error| {
             let mut failure = Failure::of(Exit::Usage, &error);
             failure.message = format!("ContainerInfo: {}", failure.message);
             failure.hint = error.hint().map(str::to_owned);
@@ -176,7 +175,7 @@ impl Args {
         }
         request.hostname = info.hostname;
         let fetch = Fetch::new(context, self.quiet);
-        let mut add = |image: &crate::container_info::Image, path: Option<String>, read_only| {
+        let mut add = |image: &crate::mesos::Image, path: Option<String>, read_only| {
             let asked = Asked::from(&image.what);
             let (id, fetched) = fetch.image(&asked, self.policy(image.cached))?;
             came.note(&fetched);
@@ -204,30 +203,6 @@ impl Args {
         }
         Ok(())
     }
-}
-
-/// A message that is given as itself, as a file, or on standard input.
-fn read(text: &str) -> Result<Vec<u8>, Failure> {
-    use std::io::Read as _;
-    if text.trim_start().starts_with('{') {
-        return Ok(text.as_bytes().to_vec());
-    }
-    let path = PathBuf::from(text.strip_prefix("file://").unwrap_or(text));
-    let mut bytes = Vec::new();
-    // One more than is taken, so that it is seen to be too large.
-    let limit = SIZE_MAX as u64 + 1;
-    let got = match text {
-        "-" => std::io::stdin().take(limit).read_to_end(&mut bytes),
-        _ => std::fs::File::open(&path).and_then(|file| file.take(limit).read_to_end(&mut bytes)),
-    };
-    got.map_err(|error| {
-        let exit = match error.kind() {
-            std::io::ErrorKind::NotFound => Exit::NotFound,
-            _ => Exit::Failed,
-        };
-        Failure::new(exit, format!("cannot read `{text}`: {error}"))
-    })?;
-    Ok(bytes)
 }
 
 fn title(what: &What) -> String {

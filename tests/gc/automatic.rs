@@ -140,14 +140,14 @@ fn a_configuration_that_is_wrong_removes_nothing() {
         (
             2,
             ["--image-gc-config", "{}"],
-            "`image_disk_headroom` is missing",
+            "missing required fields: image_disk_headroom",
         ),
-        (2, ["--image-gc-config", broken], "must be from 0 to 1"),
+        (2, ["--image-gc-config", broken], "is not from 0 to 1"),
         (3, ["--image-gc-config", "/no/such/file"], "/no/such/file"),
         (
             2,
             ["--prune-images", "{\"type\": \"X\"}"],
-            "must be PRUNE_IMAGES",
+            "none of PRUNE_IMAGES",
         ),
     ] {
         let all = ["gc", "--all", words[0], words[1]];

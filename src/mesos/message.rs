@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ContainerInfo, InfoError};
+use super::MessageError;
 
 /// One message, and where it is.
 #[derive(Debug)]
@@ -13,15 +13,15 @@ pub(super) struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// The whole.
-    pub(super) fn top(value: &'a Value) -> Result<Self, InfoError> {
+    /// The whole, a message of that kind.
+    pub(super) fn top(name: &str, value: &'a Value) -> Result<Self, MessageError> {
         match value {
             Value::Object(fields) => Ok(Self {
                 at: String::new(),
                 fields,
             }),
-            other => Err(InfoError::Field {
-                field: "ContainerInfo".to_owned(),
+            other => Err(MessageError::Field {
+                field: name.to_owned(),
                 what: format!("it must be an object, and is {}", kind(other)),
             }),
         }
@@ -41,8 +41,8 @@ impl<'a> Message<'a> {
     }
 
     /// A field is not what it must be.
-    pub(super) fn wrong(&self, field: &str, what: impl Into<String>) -> InfoError {
-        InfoError::Field {
+    pub(super) fn wrong(&self, field: &str, what: impl Into<String>) -> MessageError {
+        MessageError::Field {
             field: self.path(field),
             what: what.into(),
         }
@@ -58,7 +58,7 @@ impl<'a> Message<'a> {
     }
 
     /// A message in it.
-    pub(super) fn message(&self, field: &str) -> Result<Option<Self>, InfoError> {
+    pub(super) fn message(&self, field: &str) -> Result<Option<Self>, MessageError> {
         match self.get(field) {
             None => Ok(None),
             Some(Value::Object(fields)) => Ok(Some(Self {
@@ -73,7 +73,7 @@ impl<'a> Message<'a> {
     }
 
     /// A list of messages.
-    pub(super) fn messages(&self, field: &str, most: usize) -> Result<Vec<Self>, InfoError> {
+    pub(super) fn messages(&self, field: &str, most: usize) -> Result<Vec<Self>, MessageError> {
         let list = match self.get(field) {
             None => return Ok(Vec::new()),
             Some(Value::Array(list)) => list,
@@ -101,7 +101,7 @@ impl<'a> Message<'a> {
     }
 
     /// A text.
-    pub(super) fn text(&self, field: &str) -> Result<Option<String>, InfoError> {
+    pub(super) fn text(&self, field: &str) -> Result<Option<String>, MessageError> {
         match self.get(field) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -112,7 +112,7 @@ impl<'a> Message<'a> {
     }
 
     /// True or false, also as a text.
-    pub(super) fn flag(&self, field: &str) -> Result<Option<bool>, InfoError> {
+    pub(super) fn flag(&self, field: &str) -> Result<Option<bool>, MessageError> {
         match self.get(field) {
             None => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(*value)),
@@ -143,7 +143,7 @@ impl Reader {
         &mut self,
         from: &Message<'_>,
         field: &str,
-    ) -> Result<Option<String>, InfoError> {
+    ) -> Result<Option<String>, MessageError> {
         let text = from.text(field)?;
         if text.is_none() {
             self.missing.push(from.path(field));
@@ -157,7 +157,7 @@ impl Reader {
         from: &Message<'_>,
         field: &str,
         words: &[(&str, T)],
-    ) -> Result<Option<T>, InfoError> {
+    ) -> Result<Option<T>, MessageError> {
         let Some(text) = self.required_text(from, field)? else {
             return Ok(None);
         };
@@ -172,14 +172,34 @@ impl Reader {
         }
     }
 
-    /// The whole, if nothing is missing.
-    pub(super) fn end(self, info: Option<ContainerInfo>) -> Result<ContainerInfo, InfoError> {
-        match info {
-            Some(info) if self.missing.is_empty() => Ok(ContainerInfo {
-                ignored: self.ignored,
-                ..info
-            }),
-            _ => Err(InfoError::Missing(self.missing)),
+    /// A number that must be there, also as a text.
+    pub(super) fn required_number<T: std::str::FromStr>(
+        &mut self,
+        from: &Message<'_>,
+        field: &str,
+    ) -> Result<Option<T>, MessageError> {
+        let text = match from.get(field) {
+            None => {
+                self.missing.push(from.path(field));
+                return Ok(None);
+            }
+            // As it is written, so that nothing is rounded.
+            Some(Value::Number(number)) => number.to_string(),
+            Some(Value::String(text)) => text.trim().to_owned(),
+            Some(other) => {
+                let what = format!("it must be a number, and is {}", kind(other));
+                return Err(from.wrong(field, what));
+            }
+        };
+        let parsed = text.parse().map(Some);
+        parsed.map_err(|_| from.wrong(field, format!("`{text}` is no such number")))
+    }
+
+    /// The whole with the fields that have no effect, if nothing is missing.
+    pub(super) fn end<T>(self, whole: Option<T>) -> Result<(T, Vec<String>), MessageError> {
+        match whole {
+            Some(whole) if self.missing.is_empty() => Ok((whole, self.ignored)),
+            _ => Err(MessageError::Missing(self.missing)),
         }
     }
 }

@@ -1,9 +1,10 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::container_info::wrong_path;
 use super::*;
 
-fn parse(value: &Value) -> Result<ContainerInfo, InfoError> {
+fn parse(value: &Value) -> Result<ContainerInfo, MessageError> {
     ContainerInfo::parse(value.to_string().as_bytes(), Dialect::Final)
 }
 
@@ -334,10 +335,10 @@ fn there_is_a_limit_on_all_that_can_be_many() {
     refused(&volumes, "`volumes`: there are 1025, over 1024");
     let large = vec![b' '; SIZE_MAX + 1];
     let error = ContainerInfo::parse(&large, Dialect::Final).unwrap_err();
-    assert!(matches!(error, InfoError::TooLarge(_)));
+    assert!(matches!(error, MessageError::TooLarge(_)));
     let deep = "[".repeat(100_000);
     let error = ContainerInfo::parse(deep.as_bytes(), Dialect::Final).unwrap_err();
-    assert!(matches!(error, InfoError::Json(_)));
+    assert!(matches!(error, MessageError::Json(_)));
 }
 
 /// Values as they may stand anywhere in a message.
