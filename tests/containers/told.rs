@@ -130,9 +130,9 @@ fn directories_with_what_is_written_are_told_for_quotas() {
                 .map(|path| PathBuf::from(path.as_str().unwrap()))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(ephemeral(1), [PathBuf::new(); 0], "read-only");
+        assert_eq!(ephemeral(1), Vec::<PathBuf>::new(), "read-only");
         if matches!(kind, "copy" | "bind") {
-            assert_eq!(ephemeral(0), [PathBuf::new(); 0], "{kind}");
+            assert_eq!(ephemeral(0), Vec::<PathBuf>::new(), "{kind}");
         } else {
             fs::write(path(&own[0]).join("new"), vec![1; 10_000]).unwrap();
             let found = ephemeral(0);
