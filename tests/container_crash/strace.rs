@@ -14,6 +14,9 @@ fdatasync,syncfs,flock,mount,umount2,vfork,clone,clone3,write,ftruncate,socketpa
 sendto,shutdown,setsid,prctl,fchmod,fchown,fchmodat,fchownat,chown,chmod,setxattr,fsetxattr,\
 fremovexattr,utimensat,linkat,symlinkat,mknodat,copy_file_range,exit_group";
 
+/// Microseconds that a late server needs for one call.
+const LATE: u32 = 150_000;
+
 /// Numbers that look random and come again with their seed.
 pub(crate) struct Dice(u64);
 
@@ -55,12 +58,14 @@ impl Moment {
         }
     }
 
-    fn words(&self) -> [String; 2] {
+    fn words(&self) -> [String; 4] {
         let Self { call, number } = self;
-        [
-            "-e".into(),
+        let what = [
+            format!("trace=execve,{call}"),
             format!("inject={call}:signal=KILL:when={number}"),
-        ]
+        ];
+        let [trace, inject] = what;
+        ["-e".into(), trace, "-e".into(), inject]
     }
 }
 
@@ -71,7 +76,7 @@ pub(crate) fn is_there() -> bool {
 /// `strace WORDS -o TRACE PROGRAM ARGS` for a command that was made without it.
 fn traced(command: &Command, trace: &Path, words: &[String]) -> Command {
     let mut strace = Command::new("strace");
-    strace.arg("-qq").args(words).arg("-o").arg(trace);
+    strace.args(words).arg("-o").arg(trace);
     strace.arg(command.get_program()).args(command.get_args());
     strace
         .stdin(Stdio::null())
@@ -86,8 +91,8 @@ fn traced(command: &Command, trace: &Path, words: &[String]) -> Command {
     strace
 }
 
-fn trace_of() -> [String; 2] {
-    ["-e".into(), format!("trace={CALLS}")]
+fn trace_of() -> [String; 3] {
+    ["-qq".into(), "-e".into(), format!("trace={CALLS}")]
 }
 
 /// Runs it to its end; the calls of its first thread. Servers that it starts are not followed.
@@ -108,7 +113,7 @@ pub(crate) fn count(command: &Command, trace: &Path) -> Counts {
 #[track_caller]
 pub(crate) fn kill(command: &Command, moment: &Moment) -> bool {
     let mut words = moment.words().to_vec();
-    words.extend(["-e".into(), "signal=none".into()]);
+    words.extend(["-qq".into(), "-e".into(), "signal=none".into()]);
     let status = traced(command, Path::new("/dev/null"), &words)
         .status()
         .unwrap();
@@ -129,42 +134,84 @@ pub(crate) enum Struck {
     Nobody,
 }
 
-/// The same for whoever comes to that moment first: the process, or a server that it starts.
+/// A process and all that it started, as strace follows them, until the first has ended.
+struct Followed {
+    strace: Running,
+    first: String,
+    text: String,
+}
+
 /// Calls are counted for each thread by itself.
-pub(crate) fn kill_any(command: &Command, moment: &Moment, trace: &Path) -> Struck {
+#[track_caller]
+fn follow(command: &Command, words: &[String], trace: &Path) -> Followed {
     let _ = fs::remove_file(trace);
-    let mut words = moment.words().to_vec();
-    words.extend(["-f".into(), "-e".into(), "signal=none".into()]);
-    let mut strace = Running(traced(command, trace, &words).spawn().unwrap());
-    // strace goes on for as long as the server does; the process is the first in the trace.
+    // Without the last two strace cannot be ended when it writes to a file.
+    let mut all = ["-f", "-q", "-I", "2"].map(str::to_owned).to_vec();
+    all.extend_from_slice(words);
+    let mut strace = Running(traced(command, trace, &all).spawn().unwrap());
     let begin = Instant::now();
-    let (first, text) = loop {
+    loop {
+        let over = strace.0.try_wait().unwrap();
         let text = fs::read_to_string(trace).unwrap_or_default();
         let first = text.split(' ').next().unwrap_or_default().to_owned();
         let ended = |line: &str| line.starts_with(&format!("{first} ")) && line.contains("+++ ");
         if !first.is_empty() && text.lines().any(ended) {
-            break (first, text);
+            return Followed {
+                strace,
+                first,
+                text,
+            };
         }
-        if strace.0.try_wait().unwrap().is_some() {
-            break (first, text);
-        }
-        assert!(
-            begin.elapsed() < Duration::from_secs(60),
-            "{moment:?}: {text}"
-        );
+        let waits = over.is_none() && begin.elapsed() < Duration::from_secs(60);
+        assert!(waits, "{words:?}: {over:?} {text}");
         std::thread::sleep(Duration::from_millis(1));
-    };
-    let killed: Vec<_> = text
-        .lines()
-        .filter(|line| line.contains("+++ killed by SIGKILL"))
-        .collect();
-    let pid = rustix::process::Pid::from_raw(strace.0.id().cast_signed()).unwrap();
-    // It lets go of whom it follows.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    let _ = strace.0.wait();
-    match killed.first() {
-        None => Struck::Nobody,
-        Some(line) if line.starts_with(&format!("{first} ")) => Struck::Itself,
-        Some(_) => Struck::Another,
     }
+}
+
+impl Followed {
+    /// Lets go of those that go on.
+    fn end(mut self) {
+        let pid = rustix::process::Pid::from_raw(self.strace.0.id().cast_signed()).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.strace.0.wait();
+    }
+}
+
+/// Runs it and kills whoever comes to that moment first: the process, or a server that it
+/// starts.
+#[track_caller]
+pub(crate) fn kill_any(command: &Command, moment: &Moment, trace: &Path) -> Struck {
+    let followed = follow(command, &moment.words(), trace);
+    let mut lines = followed.text.lines();
+    let killed = lines.find(|line| line.contains("+++ killed by SIGKILL"));
+    let struck = match killed {
+        None => Struck::Nobody,
+        Some(line) if line.starts_with(&format!("{} ", followed.first)) => Struck::Itself,
+        Some(_) => Struck::Another,
+    };
+    followed.end();
+    struck
+}
+
+/// Runs it and kills it when it waits for its server, which is late: it comes from `call` only
+/// after a while. Meanwhile, `then` is run.
+#[track_caller]
+pub(crate) fn kill_before_its_server(
+    command: &Command,
+    call: &str,
+    trace: &Path,
+    then: impl FnOnce(),
+) {
+    let words = [
+        "-e".to_owned(),
+        format!("trace=execve,recvfrom,{call}"),
+        "-e".to_owned(),
+        "inject=recvfrom:signal=KILL:when=1".to_owned(),
+        "-e".to_owned(),
+        format!("inject={call}:delay_enter={LATE}"),
+    ];
+    let followed = follow(command, &words, trace);
+    assert!(followed.text.contains("+++ killed by SIGKILL"));
+    then();
+    followed.end();
 }
