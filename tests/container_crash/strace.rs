@@ -134,9 +134,10 @@ pub(crate) enum Struck {
     Nobody,
 }
 
-/// A process and all that it started, as strace follows them, until the first has ended.
+/// A process and all that it started, as strace follows them, until the first has ended. Then
+/// strace is killed, which lets go of those that go on.
 struct Followed {
-    strace: Running,
+    _strace: Running,
     first: String,
     text: String,
 }
@@ -145,8 +146,7 @@ struct Followed {
 #[track_caller]
 fn follow(command: &Command, words: &[String], trace: &Path) -> Followed {
     let _ = fs::remove_file(trace);
-    // Without the last two strace cannot be ended when it writes to a file.
-    let mut all = ["-f", "-q", "-I", "2"].map(str::to_owned).to_vec();
+    let mut all = ["-f", "-q"].map(str::to_owned).to_vec();
     all.extend_from_slice(words);
     let mut strace = Running(traced(command, trace, &all).spawn().unwrap());
     let begin = Instant::now();
@@ -157,7 +157,7 @@ fn follow(command: &Command, words: &[String], trace: &Path) -> Followed {
         let ended = |line: &str| line.starts_with(&format!("{first} ")) && line.contains("+++ ");
         if !first.is_empty() && text.lines().any(ended) {
             return Followed {
-                strace,
+                _strace: strace,
                 first,
                 text,
             };
@@ -168,15 +168,6 @@ fn follow(command: &Command, words: &[String], trace: &Path) -> Followed {
     }
 }
 
-impl Followed {
-    /// Lets go of those that go on.
-    fn end(mut self) {
-        let pid = rustix::process::Pid::from_raw(self.strace.0.id().cast_signed()).unwrap();
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.strace.0.wait();
-    }
-}
-
 /// Runs it and kills whoever comes to that moment first: the process, or a server that it
 /// starts.
 #[track_caller]
@@ -184,13 +175,11 @@ pub(crate) fn kill_any(command: &Command, moment: &Moment, trace: &Path) -> Stru
     let followed = follow(command, &moment.words(), trace);
     let mut lines = followed.text.lines();
     let killed = lines.find(|line| line.contains("+++ killed by SIGKILL"));
-    let struck = match killed {
+    match killed {
         None => Struck::Nobody,
         Some(line) if line.starts_with(&format!("{} ", followed.first)) => Struck::Itself,
         Some(_) => Struck::Another,
-    };
-    followed.end();
-    struck
+    }
 }
 
 /// Runs it and kills it when it waits for its server, which is late: it comes from `call` only
@@ -213,5 +202,4 @@ pub(crate) fn kill_before_its_server(
     let followed = follow(command, &words, trace);
     assert!(followed.text.contains("+++ killed by SIGKILL"));
     then();
-    followed.end();
 }
