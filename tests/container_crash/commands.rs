@@ -5,8 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::lab::servers_below;
 use super::scene::{BACKENDS, Scene, list};
+use super::servers::kill_all;
 use super::strace::{Counts, Dice, Moment, count, kill};
 
 /// How often whom is killed, if nobody says otherwise.
@@ -86,10 +86,7 @@ impl Deed {
                     number: 1,
                 };
                 assert!(kill(&half, &moment));
-                for (pid, _) in servers_below(&scene.lab.path("")) {
-                    super::lab::signal(pid, rustix::process::Signal::KILL);
-                }
-                super::servers::all_are_gone(scene);
+                kill_all(scene);
                 vec!["recover"]
             }
         };

@@ -12,20 +12,17 @@ use rustix::process::Signal;
 
 use super::lab::{alive, servers_below, signal, until};
 use super::scene::Scene;
-use super::strace::{Dice, Moment, Struck, kill_any, kill_before_its_server};
+use super::strace::{Dice, Moment, Struck, is_gone, kill_any, kill_before_its_server};
 
-/// Servers that were killed have gone, with all of their threads.
-pub(crate) fn all_are_gone(scene: &Scene) {
-    until("killed servers are gone", || {
-        servers_below(&scene.lab.path("")).is_empty()
-    });
-}
-
-fn kill_all(scene: &Scene) {
-    for (pid, _) in servers_below(&scene.lab.path("")) {
-        signal(pid, Signal::KILL);
+/// Kills all servers, and waits until they are gone.
+pub(crate) fn kill_all(scene: &Scene) {
+    let all = servers_below(&scene.lab.path(""));
+    for (pid, _) in &all {
+        signal(*pid, Signal::KILL);
     }
-    all_are_gone(scene);
+    until("killed servers are gone", || {
+        all.iter().all(|(pid, _)| is_gone(&pid.to_string()))
+    });
 }
 
 #[test]
@@ -134,12 +131,9 @@ fn what_was_synced_is_there_after_servers_were_killed_and_recovered() {
                 }
             });
             thread::sleep(Duration::from_micros(dice.below(60_000) as u64));
-            for (pid, _) in servers_below(&scene.lab.path("")) {
-                signal(pid, Signal::KILL);
-            }
+            kill_all(&scene);
             stop.store(1, Ordering::SeqCst);
         });
-        all_are_gone(&scene);
         scene.recover(&round);
         scene.is_whole(&[], &round);
         let lines = fs::read_to_string(at("kept-fuse")).unwrap_or_default();

@@ -1,12 +1,12 @@
 //! The killer: strace, which sends a signal before the n-th system call of a kind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::lab::{Running, has};
+use super::lab::{Running, alive, has, until};
 
 /// Calls that change something, or begin or end something.
 const CALLS: &str = "openat,rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat,rmdir,fsync,\
@@ -172,13 +172,48 @@ fn follow(command: &Command, words: &[String], trace: &Path) -> Followed {
 /// starts.
 #[track_caller]
 pub(crate) fn kill_any(command: &Command, moment: &Moment, trace: &Path) -> Struck {
-    let followed = follow(command, &moment.words(), trace);
-    let mut lines = followed.text.lines();
+    let first = follow(command, &moment.words(), trace).first;
+    // A server may have come to that moment just now: it is dying or goes on.
+    let text = fs::read_to_string(trace).unwrap();
+    let pids: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    until("it is known who lives", || {
+        pids.iter().all(|pid| is_settled(pid))
+    });
+    let mut lines = text.lines();
     let killed = lines.find(|line| line.contains("+++ killed by SIGKILL"));
     match killed {
         None => Struck::Nobody,
-        Some(line) if line.starts_with(&format!("{} ", followed.first)) => Struck::Itself,
+        Some(line) if line.starts_with(&format!("{first} ")) => Struck::Itself,
         Some(_) => Struck::Another,
+    }
+}
+
+/// Whether a process has ended with all of its threads: until then its locks are held.
+pub(crate) fn is_gone(pid: &str) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    threads <= 1 && !alive(pid.parse().unwrap())
+}
+
+/// Whether a thread has ended, or waits for requests and nobody has killed it.
+fn is_settled(pid: &str) -> bool {
+    // SIGKILL is the ninth.
+    const KILL: u64 = 1 << 8;
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return true;
+    };
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name));
+        value.unwrap_or_default().trim().to_owned()
+    };
+    let pending = |name| u64::from_str_radix(&field(name), 16).unwrap_or(0) & KILL != 0;
+    let state = field("State:");
+    match state.as_bytes().first() {
+        Some(b'Z' | b'X') => is_gone(pid),
+        Some(b'S') => field("TracerPid:") == "0" && !pending("SigPnd:") && !pending("ShdPnd:"),
+        _ => false,
     }
 }
 
