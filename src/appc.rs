@@ -153,6 +153,15 @@ impl AppcReference {
         self.name == *name && self.labels.iter().all(has)
     }
 
+    /// What people call it: name and version.
+    #[must_use]
+    pub fn called(&self) -> String {
+        match self.version() {
+            Some(version) => format!("{}:{version}", self.name),
+            None => self.name.to_string(),
+        }
+    }
+
     /// The version that is asked for.
     #[must_use]
     pub fn version(&self) -> Option<&str> {

@@ -27,6 +27,7 @@ pub mod record;
 pub mod recover;
 mod repair;
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -123,13 +124,6 @@ impl ContainerError {
             Self::Child { source, .. } => source.hint(),
             Self::Backend { source, .. } | Self::Lower(source) => source.hint(),
             Self::Remove(error) => error.hint(),
-            Self::Store(StoreError::Damaged { path, .. })
-                if path
-                    .parent()
-                    .is_some_and(|dir| dir.ends_with("containers-v1")) =>
-            {
-                Some("lazyroot recover puts the record aside".into())
-            }
             Self::Store(error) => error.hint(),
             Self::Lost(_) => Some("lazyroot destroy removes what is left".into()),
             _ => None,
@@ -140,6 +134,20 @@ impl ContainerError {
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ContainerError {
     let path = path.to_owned();
     move |source| ContainerError::Io { what, path, source }
+}
+
+/// What is in a directory, sorted; nothing if it is not there.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, ContainerError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed("read", directory))?,
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        all.push(entry.map_err(failed("read", directory))?.path());
+    }
+    all.sort();
+    Ok(all)
 }
 
 /// A record, or why it cannot be read.

@@ -50,6 +50,8 @@ pub use wanted::Wanted;
 
 /// Largest signature file, in bytes; one signature has less than a thousand.
 const SIGNATURE_MAX: u64 = 1 << 20;
+/// Bytes of a local file that are copied at once.
+const COPIED: u64 = 32 << 20;
 /// How often it is looked whether somebody wants to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -113,7 +115,7 @@ pub struct Settings {
     pub keyring: Option<Keyring>,
     /// Whether an image without a signature is refused.
     pub require_signature: bool,
-    /// Largest image that is fetched, in bytes.
+    /// Largest image that is fetched or taken from a directory, in bytes.
     pub max_size: u64,
 }
 
@@ -228,6 +230,12 @@ impl Discovery {
         })
     }
 
+    /// Whether signatures are looked at.
+    #[must_use]
+    pub fn verifies(&self) -> bool {
+        self.keyring.is_some()
+    }
+
     /// Where an AppC image may be. `stop` ends it soon; this value is of no use then.
     ///
     /// # Errors
@@ -328,11 +336,11 @@ impl Discovery {
                         signature,
                     });
                 }
-                Err(Failed::Fetch(_)) if stop.load(Ordering::Relaxed) => {
+                Err(_) if stop.load(Ordering::Relaxed) => {
                     return Err(DiscoveryError::Interrupted);
                 }
                 Err(Failed::Fetch(error)) => {
-                    hint = error.hint();
+                    hint = error.hint().or(hint);
                     tried.push(Tried::new(candidate.image, &error));
                 }
                 Err(Failed::Signature(source)) => {
@@ -371,7 +379,7 @@ impl Discovery {
                 }
                 download::download(&self.client, url, into, self.max_size, progress, stop)?
             }
-            Place::File(path) => open(path)?,
+            Place::File(path) => within(open(path)?, path, self.max_size)?,
         };
         let Some((keyring, bytes)) = signature else {
             return match (&self.keyring, self.require_signature) {
@@ -383,9 +391,9 @@ impl Discovery {
         let file = match &candidate.image {
             Place::Url(_) => file,
             // What is verified must be what is imported, whoever writes to the original.
-            Place::File(path) => copy(&file, path, into)?,
+            Place::File(path) => copy(&file, path, into, self.max_size, stop)?,
         };
-        let signer = keyring.verify(name, &bytes, &file, SystemTime::now());
+        let signer = keyring.verify(name, &bytes, &file, SystemTime::now(), stop);
         Ok((file, Signature::Good(signer.map_err(Failed::Signature)?)))
     }
 
@@ -462,13 +470,44 @@ fn whole(file: &File, path: &Path) -> Result<Vec<u8>, FetchError> {
     }
 }
 
+/// A file that is no larger than it may be.
+fn within(file: File, path: &Path, limit: u64) -> Result<File, FetchError> {
+    let size = file.metadata().map_err(download::failed(path))?.len();
+    match size > limit {
+        true => Err(FetchError::TooLarge {
+            size: Some(size),
+            limit,
+        }),
+        false => Ok(file),
+    }
+}
+
 /// A copy without a name, from its beginning. The system shares the blocks where the
-/// file system can.
-fn copy(mut from: &File, path: &Path, into: &Path) -> Result<File, FetchError> {
+/// file system can. It ends when somebody wants to stop, or somebody adds to the
+/// original without end.
+fn copy(
+    mut from: &File,
+    path: &Path,
+    into: &Path,
+    limit: u64,
+    stop: &AtomicBool,
+) -> Result<File, FetchError> {
     std::fs::create_dir_all(into).map_err(download::failed(into))?;
     let mut to = tempfile::tempfile_in(into).map_err(download::failed(into))?;
-    io::copy(&mut from, &mut to)
-        .and_then(|_| to.rewind())
-        .map_err(download::failed(path))?;
-    Ok(to)
+    let mut size = 0;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(download::failed(path)(io::Error::other("interrupted")));
+        }
+        let copied = io::copy(&mut io::Read::take(&mut from, COPIED), &mut to);
+        let copied = copied.map_err(download::failed(path))?;
+        size += copied;
+        if size > limit {
+            return Err(FetchError::TooLarge { size: None, limit });
+        }
+        if copied == 0 {
+            to.rewind().map_err(download::failed(into))?;
+            return Ok(to);
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 0 words | [`appc`] | what AppC calls things: identifiers, labels, references |
 //! | | [`container_id`] | what a container is called |
+//! | | [`causes`] | an error and what caused it, in one line |
 //! | | [`digest`] | digests, and one type per kind of name |
 //! | | [`reference`](mod@reference) | image references, parsed once |
 //! | | [`memory`] | memory that is free goes back to the system |
@@ -21,13 +22,16 @@
 //! | | [`mounts`] | the mount table; mounting and unmounting |
 //! | | [`remove`] | removing a tree without leaving its mount |
 //! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
-//! | 3 movers | [`import`] | an image's layers into the store |
+//! | 3 movers | [`export`] | a stored image as an archive |
+//! | | [`import`] | an image's layers into the store |
 //! | | [`fuse`] | a tree shown through FUSE; the only home of the crate `fuser` |
 //! | | [`upper`] | the upper directory of a writable mount, on disk |
 //! | | [`verify`] | reading all of an image again, to find damage |
 //! | | [`view`] | a stored image as one tree |
 //! | 4 backends | [`backend`] | ways to get a rootfs: a FUSE server in the background |
-//! | 5 operators | [`container`] | the life of containers: provision, destroy, recover |
+//! | | [`changed`] | a stored image with its changes, to be looked at |
+//! | 5 operators | [`commit`](mod@commit) | changes become an image |
+//! | | [`container`] | the life of containers: provision, destroy, recover |
 //! | 6 people | [`cli`] | one file per verb |
 //!
 //! Where to start: [`layer::format`] for the formats, [`union`](mod@union) for the
@@ -36,12 +40,16 @@
 pub mod appc;
 pub mod archive;
 pub mod backend;
+pub mod causes;
+pub mod changed;
 pub mod cli;
+pub mod commit;
 pub mod container;
 pub mod container_id;
 pub mod container_info;
 pub mod digest;
 pub mod discovery;
+pub mod export;
 pub mod fuse;
 pub mod image;
 pub mod import;

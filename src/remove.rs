@@ -562,7 +562,7 @@ mod tests {
         fs::create_dir_all(&odd).unwrap();
         fs::write(odd.join("file"), "x").unwrap();
         for path in [&odd.join("file"), &odd, &tree] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o0)).unwrap();
         }
         assert_eq!(remove(&tree).unwrap().files, 1);
     }

@@ -15,6 +15,7 @@
 //! | `make` `names` `whiteout` | how do names come, go and move? |
 //! | `data` | how are contents read and written? |
 //! | `clean` | how does a tree go away? |
+//! | `seen` | how is a directory looked at that another process may be using? |
 //! | `operations` | which of all that is which method of the trait? |
 //!
 //! The format (kernel Documentation/filesystems/overlayfs.rst): a whiteout is a
@@ -42,6 +43,7 @@ mod marks;
 mod names;
 mod operations;
 mod reach;
+mod seen;
 mod table;
 mod take;
 #[cfg(test)]
@@ -57,6 +59,8 @@ use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::FlockOperation;
+
+pub use self::seen::Seen;
 
 use self::reach::Opened;
 use self::table::Table;

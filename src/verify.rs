@@ -62,6 +62,7 @@ fn appc(store: &Store, id: AciId, record: &ImageRecord, bytes: &[u8]) -> Result<
         let what = "it does not agree with the image's manifest".to_owned();
         return Err(damaged(store.image_path(record.id), what));
     }
+    store.check_told(id, &manifest.outline().reference())?;
     if manifest.whitelist.is_empty() {
         return Ok(());
     }

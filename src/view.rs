@@ -111,13 +111,7 @@ impl Stack {
             };
             return Ok((stack, record.id.to_string()));
         };
-        let mut broken = None;
-        let images = store.appc_images(&mut |_, error| broken = Some(error))?;
-        let placed = match (images.stack(aci), broken) {
-            // What is missing may be what is damaged.
-            (Err(_), Some(damage)) => return Err(damage),
-            (placed, _) => placed?,
-        };
+        let placed = store.appc_images()?.stack(aci)?;
         let identity = appc_identity(aci, &placed);
         let layer = |placed: Placed| StackLayer {
             diff: placed.id.archive(),

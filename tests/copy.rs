@@ -23,8 +23,6 @@ use std::sync::atomic::AtomicBool;
 
 use lazyroot::backend::copy::{Copied, CopyError, copy};
 use lazyroot::union::Union;
-use support::layers::{Entry, Maker};
-use support::model::Tree;
 
 /// Whether this process may make everything that an image can have.
 fn is_root() -> bool {
@@ -33,16 +31,6 @@ fn is_root() -> bool {
         println!("SKIPPED: needs root");
     }
     root
-}
-
-/// The same layers as a union and as a model.
-fn both(stack: &[Vec<Entry>]) -> (Union, Tree) {
-    let (mut maker, mut tree) = (Maker::new(), Tree::new());
-    let layers = stack
-        .iter()
-        .map(|entries| maker.layer(&tree.apply(entries)))
-        .collect();
-    (Union::new(layers), tree)
 }
 
 /// A copy that nobody interrupts.

@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "tree_path",
     "layer",
     "image",
+    "container_info",
     "union",
 ];
 

@@ -235,6 +235,11 @@ fn a_file_that_is_wrong_is_told_with_key_file_and_line() {
     let ran = run(&bench, &["--config", "c.toml", "umount", "."], &[]);
     says(&ran, 3, &["is not a mount point"]);
     run(&bench, &["--config", "c.toml", "completions", "bash"], &[]).ok();
+    // And a server in the background sees none.
+    let serve = [
+        "--config", "c.toml", "--store", "s", "serve", "--image", "a:1", ".",
+    ];
+    says(&run(&bench, &serve, &[]), 3, &["there is no store at"]);
 }
 
 #[test]

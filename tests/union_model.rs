@@ -14,6 +14,7 @@ use lazyroot::node::{Ino, Kind};
 use lazyroot::tree_path::TreePath;
 use lazyroot::union::{Found, FsError, Union};
 use proptest::prelude::*;
+use support::both;
 use support::layers::{Data, Entry, Maker, What};
 use support::model::{Lost, Node, Path, Tree, split};
 
@@ -30,16 +31,6 @@ fn entry() -> impl Strategy<Value = Entry> {
 
 fn stacks() -> impl Strategy<Value = Vec<Vec<Entry>>> {
     support::stacks::stacks(NAMES, 3, 13, 6)
-}
-
-/// The same layers as a union and as a model.
-fn both(stack: &[Vec<Entry>]) -> (Union, Tree) {
-    let (mut maker, mut tree) = (Maker::new(), Tree::new());
-    let layers = stack
-        .iter()
-        .map(|entries| maker.layer(&tree.apply(entries)))
-        .collect();
-    (Union::new(layers), tree)
 }
 
 fn whole_list(union: &Union, dir: Ino) -> Vec<(u64, Vec<u8>, Ino, Kind)> {

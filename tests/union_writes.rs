@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+#[path = "union_writes/changes.rs"]
+mod changes;
 mod support;
 
 #[path = "support/posix.rs"]

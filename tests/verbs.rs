@@ -100,6 +100,33 @@ const FAILURES: &[(&str, i32, &str)] = &[
         "error: `DIR/nothing` is not a mount point\n",
     ),
     (
+        "export nothing:1 DIR/x.tar",
+        3,
+        "error: image `nothing:1` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "export one:1 DIR/mnt",
+        1,
+        "error: `DIR/mnt` is a directory\ntry: DIR/mnt/IMAGE.tar\n",
+    ),
+    (
+        "export one:1 DIR/nothing/x.tar",
+        3,
+        "error: there is no directory for `DIR/nothing/x.tar`\ntry: mkdir -p it first\n",
+    ),
+    (
+        "diff nothing:1 --upper DIR/mnt",
+        3,
+        "error: image `nothing:1` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "commit one:1 --upper DIR/mnt BAD",
+        2,
+        "error: repository name `BAD` must be lower case\n",
+    ),
+    (
         "man DIR/nothing",
         1,
         "error: cannot write manual pages to `DIR/nothing`: No such file or directory (os error 2)\n",
@@ -135,6 +162,11 @@ fn what_cannot_be_understood_is_a_usage_error() {
         &["import", "--limit", "colour=3", "file"],
         &["import", "--limit", "entries", "file"],
         &["import"],
+        &["export", "one:1"],
+        &["export", "--format", "zip", "one:1", "x"],
+        &["diff", "one:1"],
+        &["commit", "one:1", "two:2"],
+        &["commit", "one:1", "two:2", "--upper", "x", "-c", "RUN x"],
         &["--cache-size", "12X", "images"],
         &["completions", "no-shell"],
         &["fly"],
@@ -144,6 +176,22 @@ fn what_cannot_be_understood_is_a_usage_error() {
         assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
         assert!(ran.err.starts_with("error: "), "{args:?}: {}", ran.err);
     }
+}
+
+/// Such a name was found by its text, whatever the image was.
+#[test]
+fn a_name_that_is_given_cannot_have_a_digest() {
+    let bench = bench();
+    let name = format!("new@{}", id(&bench, "two:2"));
+    let file = bench.write("image.tar", b"never looked at");
+    for args in [
+        &["tag", "one:1", &name][..],
+        &["import", "--name", &name, file.to_str().unwrap()],
+    ] {
+        let words = [&*name, "a name that is given cannot have a digest"];
+        bench.refuses(2, &words, |bench| bench.run(args));
+    }
+    bench.run(&["tag", "one:1", "new:1"]).ok();
 }
 
 #[test]

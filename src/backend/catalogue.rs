@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::appc::SCHEME;
+use crate::appc::{AppcReference, SCHEME};
+use crate::causes::chain;
 use crate::digest::{AciId, ImageId};
 use crate::fuse::Catalogue;
-use crate::image::appc::graph::GraphError;
 use crate::store::appc::AppcImages;
 use crate::store::leases::Lease;
 use crate::store::{Caches, Store, StoreError};
@@ -25,7 +25,7 @@ use crate::view;
 type Version = [(u64, i64, i64, u64); 2];
 
 /// What there is, as of one version of the store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     names: BTreeMap<String, ImageId>,
     appc: AppcImages,
@@ -76,10 +76,11 @@ impl StoreCatalogue {
         let mut damaged = |id, error: StoreError| {
             log::error!("image {id} cannot be shown: {}", chain(&error));
         };
-        let appc = self.store.appc_images(&mut damaged).map_err(told)?;
+        let appc = self.store.appc_images().map_err(told)?;
+        let shown = appc_names(appc.all(&mut damaged).map_err(told)?);
         let all = all.into_iter().map(|(name, id)| (name.familiar(), id));
         let table = Arc::new(Table {
-            names: appc_names(&appc).into_iter().chain(all).collect(),
+            names: shown.into_iter().chain(all).collect(),
             appc,
             identities: Mutex::default(),
         });
@@ -101,9 +102,7 @@ impl Table {
         }
         let identity = match self.appc.stack(aci) {
             Ok(stack) => Ok(Some(view::appc_identity(aci, &stack))),
-            Err(StoreError::Dependencies(
-                error @ (GraphError::Missing { .. } | GraphError::WrongId { .. }),
-            )) => {
+            Err(StoreError::Dependencies(error)) if error.missing().is_some() => {
                 log::warn!("image {aci} cannot be shown: {error}");
                 Ok(None)
             }
@@ -116,28 +115,17 @@ impl Table {
 
 /// Names of AppC images as they are shown: `appc:NAME:VERSION` for the one that is
 /// meant by that; others of the same name and version by all of their labels.
-fn appc_names(images: &AppcImages) -> BTreeMap<String, ImageId> {
+fn appc_names(images: Vec<(AppcReference, AciId)>) -> BTreeMap<String, ImageId> {
     let mut names = BTreeMap::new();
-    for known in images.all() {
-        let id = known.id.image();
-        let short = format!("{SCHEME}{}", known.outline.called());
-        let whole = known.outline.reference().to_string();
+    for (image, id) in images {
+        let id = id.image();
+        let short = format!("{SCHEME}{}", image.called());
+        let whole = image.to_string();
         if *names.entry(short).or_insert(id) != id {
             names.entry(whole).or_insert(id);
         }
     }
     names
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl Catalogue for StoreCatalogue {

@@ -121,19 +121,27 @@ pub fn stand_on(
 ) -> Result<String, BackendError> {
     let key = key(task.stack);
     let lock = lock(task.store, &key, task.stop)?;
-    let mounts = mounts::all()?;
-    let own = |lower: &Lower| lower.lives && lower.name.starts_with(&key);
-    let name = match all(task.store, &mounts)?.into_iter().find(own) {
-        Some(lower) => lower.name,
-        None => make(task, &key)?,
-    };
-    let mounted = mount(&directory(task.store).join(&name).join("tree"));
-    if mounted.is_err() {
-        // Its error is the one that counts.
-        let _ = drop_unused(task.store, &name);
+    let stood = living_or_made(task, &key).and_then(|name| {
+        let mounted = mount(&directory(task.store).join(&name).join("tree"));
+        // Its error is the one that counts, here and below.
+        mounted
+            .inspect_err(|_| drop(drop_unused(task.store, &name)))
+            .map(|()| name)
+    });
+    if stood.is_err() {
+        let _ = forget(task.store, &key, lock);
     }
-    drop(lock);
-    mounted.map(|()| name)
+    stood
+}
+
+/// The shared mount of a stack.
+fn living_or_made(task: &Task<'_>, key: &str) -> Result<String, BackendError> {
+    let mounts = mounts::all()?;
+    let own = |lower: &Lower| lower.lives && lower.name.starts_with(key);
+    match all(task.store, &mounts)?.into_iter().find(own) {
+        Some(lower) => Ok(lower.name),
+        None => make(task, key),
+    }
 }
 
 fn lock(store: &Store, key: &str, stop: &AtomicBool) -> Result<NamedLock, BackendError> {

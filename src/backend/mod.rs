@@ -236,6 +236,9 @@ impl BackendError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Impossible {
+                kind: Kind::Fuse, ..
+            } => Some("lazyroot doctor; --read-only needs no root; or --backend copy".into()),
             Self::Impossible { .. } => Some("lazyroot doctor, or --backend copy".into()),
             Self::Overlay { .. } => Some(
                 "the kernel's log says why (dmesg); overlayfs wants its changes on ext4, xfs, btrfs or tmpfs: --rootfs-dir there, or --backend fuse"
@@ -368,6 +371,10 @@ pub fn provision(
         .create(task.scratch);
     made.map_err(failed("create", task.scratch))?;
     let lower = match kind {
+        Kind::Fuse if !task.read_only && !rustix::process::geteuid().is_root() => {
+            let what = "what can be written to needs root, or root of a user namespace".to_owned();
+            return Err(BackendError::Impossible { kind, what });
+        }
         Kind::Fuse => return task.fuse().map(|()| Made::default()),
         Kind::Copy => return task.copy(advance).map(|()| Made::default()),
         Kind::Overlay if !task.read_only => overlay::provision(task)?,

@@ -20,7 +20,7 @@ use crate::union::FsError;
 ///
 /// STATE is `ready`; `provisioning` or `destroying` while somebody does that, or was killed
 /// while he did; `down` when a mount is missing, `lost` when files are; `damaged` when the record
-/// is (`recover` looks after all of these); `-` for one that only holds others.
+/// is (`recover` looks after all of these, and `destroy` removes what is left of a damaged one); `-` for one that only holds others.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print one JSON array.
@@ -94,14 +94,7 @@ fn lines(keeper: &Containers<'_>) -> Result<Vec<Line>, Failure> {
         };
     }
     let line = |(id, record): (ContainerId, Result<Record, _>)| match record {
-        Err(_) => Line {
-            id,
-            state: "damaged",
-            created: None,
-            hostname: None,
-            volumes: Vec::new(),
-            rootfses: Vec::new(),
-        },
+        Err(_) => damaged(id),
         Ok(record) => Line {
             state: state(&record, wrong.get(&id).copied()),
             id,
@@ -113,7 +106,26 @@ fn lines(keeper: &Containers<'_>) -> Result<Vec<Line>, Failure> {
             volumes: record.volumes,
         },
     };
-    Ok(keeper.all()?.into_iter().map(line).collect())
+    let mut lines: Vec<Line> = keeper.all()?.into_iter().map(line).collect();
+    // Also those whose record is aside: something of them may be left.
+    for id in keeper.store.damaged_containers()? {
+        if lines.iter().all(|line| line.id != id) {
+            lines.push(damaged(id));
+        }
+    }
+    lines.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(lines)
+}
+
+fn damaged(id: ContainerId) -> Line {
+    Line {
+        id,
+        state: "damaged",
+        created: None,
+        hostname: None,
+        volumes: Vec::new(),
+        rootfses: Vec::new(),
+    }
 }
 
 fn state(record: &Record, wrong: Option<&'static str>) -> &'static str {

@@ -5,6 +5,8 @@
 //! that want the same image share one transfer ([`turn`]).
 
 mod stored;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod turn;
 
@@ -12,10 +14,11 @@ use std::str::FromStr;
 
 use super::Context;
 use super::report::{Exit, Failure};
-use crate::appc::{self, AppcReference};
+use crate::appc::{self, AppcReference, Labels};
 use crate::container_info::What;
 use crate::digest::{AciId, ImageId};
 use crate::image::appc::Dependency;
+use crate::image::appc::graph::Wanted;
 use crate::import::Imported;
 use crate::reference::Reference;
 use crate::store::{Store, StoreError};
@@ -77,7 +80,7 @@ pub(super) enum Policy {
 pub(super) enum Fetched {
     /// The store had it, or another process fetched it meanwhile.
     Cached,
-    /// It was fetched; it comes first, then what it depends on and was missing.
+    /// It was fetched, or something that it depends on; in this order.
     Pulled(Vec<Imported>),
 }
 
@@ -224,12 +227,15 @@ impl<'a> Fetch<'a> {
         id: Option<AciId>,
         policy: Policy,
     ) -> Result<(ImageId, Fetched), Failure> {
-        let mut top = Dependency {
-            image: image.clone(),
-            id,
-            size: None,
+        let mut top = Wanted {
+            dependency: Dependency {
+                image: image.clone(),
+                id,
+                size: None,
+            },
+            machine: Labels::new(),
         };
-        let missing = |top: &Dependency| match self.store()? {
+        let missing = |top: &Wanted| match self.store()? {
             Some(store) => stored::missing(&store, top),
             None => Ok(Some(top.clone())),
         };
@@ -240,29 +246,20 @@ impl<'a> Fetch<'a> {
             let (id, imported) = transfer.appc(&top, &|| Ok(true))?;
             all.extend(imported);
             // From now on it is that very image.
-            top.id = id.and_then(AciId::of_image).or(top.id);
+            top.dependency.id = id.and_then(AciId::of_image).or(top.dependency.id);
         }
         while let Some(wanted) = missing(&top)? {
+            let is_top = wanted == top;
             if policy == Policy::Never {
-                let there = match self.store()? {
-                    Some(store) => stored::find(&store, &wanted)?.is_some(),
-                    None => false,
-                };
-                let called = wanted.image.to_string();
-                return Err(match there {
-                    true => not_whole(&called),
-                    false => StoreError::NoImage(called).into(),
-                });
+                return Err(self.not_there(&wanted.dependency)?);
             }
             // What came is what was asked for: it would be the same again.
             if last.as_ref() == Some(&wanted) {
-                let what = match wanted == top {
-                    true => format!("`{}` is missing, though it was pulled", wanted.image),
-                    false => format!(
-                        "the dependency `{}` is missing, though it was pulled",
-                        wanted.image
-                    ),
-                };
+                let what = if is_top { "image" } else { "dependency" };
+                let what = format!(
+                    "the {what} `{}` is missing, though it was pulled",
+                    wanted.dependency.image
+                );
                 return Err(Failure::new(Exit::Failed, what));
             }
             let transfer = match &transfer {
@@ -271,7 +268,6 @@ impl<'a> Fetch<'a> {
             };
             let needed = || Ok(missing(&top)?.as_ref() == Some(&wanted));
             let came = transfer.appc(&wanted, &needed);
-            let is_top = wanted == top;
             let (id, imported) = came.map_err(|failure| match is_top {
                 true => failure,
                 false => of_dependency(image, failure),
@@ -279,20 +275,37 @@ impl<'a> Fetch<'a> {
             all.extend(imported);
             last = Some(wanted);
             if is_top {
-                top.id = id.and_then(AciId::of_image).or(top.id);
+                top.dependency.id = id.and_then(AciId::of_image).or(top.dependency.id);
             }
         }
-        let id = match (self.store()?, top.id) {
-            (_, Some(id)) => id.image(),
-            (Some(store), None) => stored::find(&store, &top)?
-                .ok_or_else(|| StoreError::NoImage(image.to_string()))?
-                .image(),
-            (None, None) => return Err(StoreError::NoImage(image.to_string()).into()),
+        let found = match (top.dependency.id, self.store()?) {
+            (None, Some(store)) => stored::find(&store, &top.dependency)?,
+            (id, _) => id,
         };
-        match all.is_empty() {
-            true => Ok((id, Fetched::Cached)),
-            false => Ok((id, Fetched::Pulled(all))),
-        }
+        let id = found.ok_or_else(|| StoreError::NoImage(image.to_string()))?;
+        let fetched = match all.is_empty() {
+            true => Fetched::Cached,
+            false => {
+                if let Some(transfer) = &transfer {
+                    transfer.tell_unverified();
+                }
+                Fetched::Pulled(all)
+            }
+        };
+        Ok((id.image(), fetched))
+    }
+
+    /// An AppC image is not in the store, or not whole, and must not be fetched.
+    fn not_there(&self, wanted: &Dependency) -> Result<Failure, Failure> {
+        let found = match self.store()? {
+            Some(store) => stored::find(&store, wanted)?,
+            None => None,
+        };
+        let called = wanted.image.to_string();
+        Ok(match found {
+            Some(_) => not_whole(&called),
+            None => StoreError::NoImage(called).into(),
+        })
     }
 }
 

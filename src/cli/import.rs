@@ -28,7 +28,7 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Name for the image, instead of those in the archive; may be repeated.
-    #[arg(long = "name", value_name = "NAME")]
+    #[arg(long = "name", value_name = "NAME", value_parser = super::tag::new_name)]
     names: Vec<Reference>,
     /// Which image of a multi-platform index: `linux/arm64`, `arm/v7`. Default: this machine's.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]

@@ -86,7 +86,7 @@ fn report(store: &Store, id: ImageId) -> Result<Report, Failure> {
     let stack = match AciId::of_image(id) {
         None => None,
         // Damage of other images is theirs.
-        Some(aci) => store.appc_images(&mut |_, _| ())?.stack(aci).ok(),
+        Some(aci) => store.appc_images()?.stack(aci).ok(),
     };
     // History has an entry for each layer, and some for no layer.
     let history = config

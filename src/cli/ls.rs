@@ -283,7 +283,7 @@ fn is_device(attr: &Attr) -> bool {
     matches!(attr.kind, Kind::Char | Kind::Block)
 }
 
-fn kind(kind: Kind) -> (char, &'static str) {
+pub(super) fn kind(kind: Kind) -> (char, &'static str) {
     match kind {
         Kind::File => ('-', "file"),
         Kind::Dir => ('d', "directory"),

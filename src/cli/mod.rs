@@ -6,13 +6,16 @@
 
 mod browse;
 mod cat;
+mod commit;
 mod completions;
 mod config;
 mod containers;
 mod destroy;
+mod diff;
 mod discovery;
 mod doctor;
 mod du;
+mod export;
 mod fetch;
 mod gc;
 mod images;
@@ -88,6 +91,9 @@ enum Verb {
     Destroy(destroy::Args),
     Recover(recover::Args),
     Browse(browse::Args),
+    Diff(diff::Args),
+    Commit(commit::Args),
+    Export(export::Args),
     Tag(tag::Args),
     Remove(remove::Args),
     Gc(gc::Args),
@@ -251,6 +257,9 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Destroy(args) => destroy::run(&args, context),
         Verb::Recover(args) => recover::run(&args, context),
         Verb::Browse(args) => browse::run(&args, context),
+        Verb::Diff(args) => diff::run(&args, context),
+        Verb::Commit(args) => commit::run(&args, context),
+        Verb::Export(args) => export::run(&args, context),
         Verb::Tag(args) => tag::run(&args, context),
         Verb::Remove(args) => remove::run(&args, context),
         Verb::Gc(args) => gc::run(&args, context),

@@ -114,6 +114,16 @@ impl Written {
     }
 }
 
+impl crate::export::Progress for Shown {
+    fn begin(&self, bytes: u64) {
+        self.bar.set_length(bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+}
+
 /// Digests are cut to what tells them apart, places to the name at their end.
 fn short(name: &str) -> String {
     let name = match name.starts_with('/') || name.contains("://") {

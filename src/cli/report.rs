@@ -5,6 +5,8 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::{ExitCode, ExitStatus};
 
+pub(super) use crate::causes::chain;
+use crate::export::ExportError;
 use crate::image::appc::graph::GraphError;
 use crate::import::ImportError;
 use crate::store::StoreError;
@@ -100,27 +102,16 @@ impl fmt::Display for Failure {
     }
 }
 
-/// An error and its causes, joined by colons.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 pub(super) fn store_exit(error: &StoreError) -> Exit {
     match error {
         StoreError::NoImage(_) | StoreError::Missing(_) | StoreError::Ambiguous(..) => {
             Exit::NotFound
         }
-        StoreError::Dependencies(GraphError::Missing { .. } | GraphError::WrongId { .. }) => {
-            Exit::NotFound
-        }
-        StoreError::Dependencies(_) => Exit::Failed,
+        StoreError::Dependencies(graph) => match &**graph {
+            GraphError::Lookup { source, .. } => store_exit(source),
+            graph if graph.missing().is_some() => Exit::NotFound,
+            _ => Exit::Failed,
+        },
         StoreError::TwoKinds(..) => Exit::Usage,
         StoreError::InUse(_) | StoreError::Remove(_) => Exit::InUse,
         StoreError::Damaged { .. } | StoreError::Read(_) | StoreError::NoLayer(_) => Exit::Damaged,
@@ -144,6 +135,25 @@ impl From<ImportError> for Failure {
             ImportError::Interrupted => Exit::Interrupted,
             ImportError::Store(error) => store_exit(error),
             _ => Exit::Failed,
+        };
+        Self {
+            exit,
+            hint: error.hint(),
+            message: chain(&error),
+        }
+    }
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Self {
+        let exit = match &error {
+            ExportError::Interrupted => Exit::Interrupted,
+            ExportError::Store(error) => store_exit(error),
+            ExportError::Write(_) => Exit::Failed,
+            ExportError::Appc { .. }
+            | ExportError::NotAppc(_)
+            | ExportError::NoTag(_)
+            | ExportError::Named => Exit::Usage,
         };
         Self {
             exit,

@@ -536,7 +536,7 @@ fn beside(upper: &Path) -> PathBuf {
     upper.with_file_name(name)
 }
 
-fn unusable(error: &UpperError) -> Failure {
+pub(super) fn unusable(error: &UpperError) -> Failure {
     let exit = match error {
         UpperError::InUse(_) => Exit::InUse,
         UpperError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,

@@ -174,7 +174,7 @@ pub(super) struct Wishes {
         num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_short_help = true
     )]
     require_signature: Option<bool>,
-    /// Largest image that is fetched. Default: 64G.
+    /// Largest image that is fetched, or taken from a directory. Default: 64G.
     #[arg(
         long,
         global = true,

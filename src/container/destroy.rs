@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::record::{Record, Rootfs, trash};
-use super::{ContainerError, Containers, failed, unique_name};
+use super::{ContainerError, Containers, entries, failed, unique_name};
 use crate::backend::lower;
 use crate::container_id::ContainerId;
 use crate::mounts;
@@ -16,6 +17,14 @@ use crate::store::named_lock::Hold;
 
 /// Somebody mounts in what goes so often at most.
 const ROUNDS: usize = 20;
+/// Hexadecimal digits that tell things of one container in the trash from each other:
+/// there is room for them in a file's name behind the longest name of a container.
+const TRASH_DIGITS: usize = 12;
+
+/// How names of what a container has in the trash begin. No container's name has a `=`.
+fn trash_prefix(record: &Record) -> String {
+    format!("{}=", record.id.file_name())
+}
 
 impl Containers<'_> {
     /// Destroys a container, those in it first. Waits for whoever works on them. Files
@@ -93,22 +102,29 @@ impl Containers<'_> {
 
     /// Removes a container's directory and all mounts in it.
     pub(super) fn clear_directory(&self, record: &Record) -> Result<(), ContainerError> {
-        let directory = record.directory();
-        if let Some(to) = self.move_away(&record.rootfs_dir, &directory)? {
-            self.empty(&to)?;
+        self.move_away(record, &record.directory())?;
+        // Also what an earlier call has moved there, and not removed.
+        for place in entries(&trash(&record.rootfs_dir))? {
+            let name = place.file_name().unwrap_or_default().as_bytes();
+            if name.starts_with(trash_prefix(record).as_bytes()) {
+                self.empty(&place)?;
+            }
         }
         Ok(())
     }
 
-    /// Renames something into the trash; where it is now. Nothing if it is not there.
-    fn move_away(&self, rootfs_dir: &Path, path: &Path) -> Result<Option<PathBuf>, ContainerError> {
+    /// Renames something of a container into the trash; where it is now. Nothing if it is
+    /// not there.
+    fn move_away(&self, record: &Record, path: &Path) -> Result<Option<PathBuf>, ContainerError> {
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(failed("read", path))?,
         };
-        let trash = trash(rootfs_dir);
+        let trash = trash(&record.rootfs_dir);
         fs::create_dir_all(&trash).map_err(failed("create", &trash))?;
-        let to = trash.join(unique_name()?);
+        let mut name = trash_prefix(record);
+        name.push_str(&unique_name()?[..TRASH_DIGITS]);
+        let to = trash.join(name);
         match fs::rename(path, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(|()| Some(to)).map_err(failed("rename", path)),
@@ -132,12 +148,12 @@ impl Containers<'_> {
     /// Removes one rootfs of a container that stays.
     pub(super) fn dismantle(&self, record: &Record, rootfs: &Rootfs) -> Result<(), ContainerError> {
         // First: the server that loses its changes does not bring them to the disk.
-        let scratch = self.move_away(&record.rootfs_dir, &record.scratch(rootfs))?;
+        let scratch = self.move_away(record, &record.scratch(rootfs))?;
         let path = record.path(rootfs);
         let mut rounds = 0;
         let files = loop {
             mounts::detach_below(&path)?;
-            match self.move_away(&record.rootfs_dir, &path) {
+            match self.move_away(record, &path) {
                 // As in `empty`.
                 Err(ContainerError::Io { source, .. })
                     if source.kind() == io::ErrorKind::ResourceBusy && rounds < ROUNDS =>

@@ -123,8 +123,8 @@ impl Containers<'_> {
         let stacks = stacks.collect::<Result<Vec<_>, _>>()?;
         let (above, rootfs_dir) = self.hold_ancestors(request)?;
         let outcome = self.provision_held(request, stacks, rootfs_dir, advance);
-        let made: Vec<_> = above.iter().filter(|(_, made)| *made).collect();
-        let made: Vec<_> = made.iter().map(|(lock, _)| lock.id().clone()).collect();
+        let made = above.iter().filter(|(_, made)| *made);
+        let made: Vec<ContainerId> = made.map(|(lock, _)| lock.id().clone()).collect();
         drop(above);
         if outcome.is_err() {
             // Parents that were noted for this one alone. Somebody may have come

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::Kind;
 use crate::container_id::ContainerId;
-use crate::digest::{DiffId, ImageId};
+use crate::digest::{AciId, DiffId, ImageId};
 use crate::store::containers::Body;
 use crate::view::Stack;
 
@@ -78,6 +78,13 @@ impl Body for Record {
     fn layers(&self) -> BTreeSet<DiffId> {
         let layers = self.rootfses.iter().flat_map(|rootfs| &rootfs.stack.layers);
         layers.map(|layer| layer.diff).collect()
+    }
+
+    fn lists(&self) -> BTreeSet<AciId> {
+        let layers = self.rootfses.iter().flat_map(|rootfs| &rootfs.stack.layers);
+        layers
+            .flat_map(|layer| layer.lists.iter().copied())
+            .collect()
     }
 }
 

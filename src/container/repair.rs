@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::record::{Record, Rootfs, trash};
 use super::recover::{Action, Facts, Server, Why, is_going, plan};
-use super::{ContainerError, Containers, failed};
+use super::{ContainerError, Containers, entries, failed};
 use crate::backend::Kind;
 use crate::backend::hold::holder;
 use crate::backend::lower;
@@ -283,17 +283,4 @@ fn is_directory(path: &Path) -> Result<bool, ContainerError> {
         }
         Err(error) => Err(failed("read", path)(error)),
     }
-}
-
-fn entries(directory: &Path) -> Result<Vec<PathBuf>, ContainerError> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed("read", directory))?,
-    };
-    let mut all = Vec::new();
-    for entry in entries {
-        all.push(entry.map_err(failed("read", directory))?.path());
-    }
-    all.sort();
-    Ok(all)
 }

@@ -6,6 +6,7 @@ use super::Place;
 use super::http::FetchError;
 use super::keyring::SignatureError;
 use super::template::TemplateError;
+use crate::causes::chain;
 
 /// A place that did not have it, and why.
 #[derive(Debug)]
@@ -112,16 +113,9 @@ impl DiscoveryError {
 
 impl Tried {
     pub(super) fn new(place: Place, error: &FetchError) -> Self {
-        let mut why = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            why.push_str(": ");
-            why.push_str(&error.to_string());
-            cause = error.source();
-        }
         Self {
             place,
-            why,
+            why: chain(error),
             absent: is_absent(error),
         }
     }

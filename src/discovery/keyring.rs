@@ -16,12 +16,14 @@
 //!
 //! A signature counts if its hash is SHA-2 or SHA-3 and the key, or a subkey that
 //! is bound to it both ways, may sign, is not revoked, and had not expired when the
-//! signature says it was made: images outlive the keys that signed them. Keys
+//! signature says it was made: images outlive the keys that signed them. A key of which
+//! any copy in the keyring is revoked is revoked, for whatever names that copy counts. Keys
 //! that images or servers bring along are never taken.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use pgp::composed::{Deserializable as _, DetachedSignature, SignedPublicKey, SignedPublicSubKey};
@@ -38,7 +40,9 @@ const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of an image that are read at once.
 const CHUNK: usize = 128 << 10;
 /// How armored keys begin.
-const ARMOR: &[u8] = b"-----BEGIN PGP PUBLIC KEY BLOCK-----";
+const KEY_ARMOR: &[u8] = b"-----BEGIN PGP PUBLIC KEY BLOCK-----";
+/// How armored signatures begin.
+const SIGNATURE_ARMOR: &[u8] = b"-----BEGIN PGP SIGNATURE-----";
 
 /// Keys, each with the names that it is trusted for.
 #[derive(Debug, Clone, Default)]
@@ -146,7 +150,8 @@ impl Keyring {
     }
 
     /// Who signed `image`, which is read from its beginning and left there. Every
-    /// signature that names a trusted key must be good, and there must be one.
+    /// signature that names a trusted key must be good, and there must be one. `stop`
+    /// ends the reading; what is answered then says nothing.
     ///
     /// # Errors
     /// [`SignatureError`].
@@ -156,6 +161,7 @@ impl Keyring {
         signature: &[u8],
         image: &File,
         now: SystemTime,
+        stop: &AtomicBool,
     ) -> Result<Signer, SignatureError> {
         let mut signer = None;
         let mut others = Vec::new();
@@ -165,14 +171,17 @@ impl Keyring {
                 continue;
             };
             let fingerprint = trusted.key.fingerprint().to_string();
-            allowed(&trusted.key, part, &signature, now).map_err(|why| {
-                SignatureError::Refused {
-                    fingerprint: fingerprint.clone(),
-                    why,
-                }
-            })?;
-            check(&signature, &trusted.key, part, image)?.map_err(|_| SignatureError::Bad {
+            let counts = self
+                .not_revoked(&trusted.key, part)
+                .and_then(|()| allowed(&trusted.key, part, &signature, now));
+            counts.map_err(|why| SignatureError::Refused {
                 fingerprint: fingerprint.clone(),
+                why,
+            })?;
+            check(&signature, &trusted.key, part, image, stop)?.map_err(|_| {
+                SignatureError::Bad {
+                    fingerprint: fingerprint.clone(),
+                }
             })?;
             let user = trusted.key.details.users.first();
             signer = Some(Signer {
@@ -198,6 +207,34 @@ impl Keyring {
             let part = part.into_iter().find(|part| names(signature, &part.key))?;
             Some((trusted, Some(part)))
         })
+    }
+}
+
+impl Keyring {
+    /// Whether no copy of a key is revoked, wherever in the keyring it is: who has put one
+    /// there knows more than who has put the others.
+    fn not_revoked(
+        &self,
+        key: &SignedPublicKey,
+        part: Option<&SignedPublicSubKey>,
+    ) -> Result<(), &'static str> {
+        let print = key.fingerprint();
+        let copies = self.keys.iter().map(|trusted| &trusted.key);
+        for copy in copies.filter(|copy| copy.fingerprint() == print) {
+            if !copy.details.revocation_signatures.is_empty() {
+                return Err("the key is revoked");
+            }
+            let Some(part) = part else { continue };
+            let print = part.key.fingerprint();
+            let parts = copy.public_subkeys.iter();
+            let mut said = parts
+                .filter(|other| other.key.fingerprint() == print)
+                .flat_map(|other| &other.signatures);
+            if said.any(|own| own.typ() == Some(SignatureType::SubkeyRevocation)) {
+                return Err("the subkey is revoked");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -241,6 +278,7 @@ fn check(
     key: &SignedPublicKey,
     part: Option<&SignedPublicSubKey>,
     image: &File,
+    stop: &AtomicBool,
 ) -> Result<Result<(), pgp::errors::Error>, SignatureError> {
     let mut from = image;
     let read = |source| SignatureError::Read {
@@ -248,12 +286,48 @@ fn check(
         source,
     };
     from.rewind().map_err(read)?;
+    let mut failed = None;
+    let watched = Watched {
+        from: image,
+        stop,
+        failed: &mut failed,
+    };
+    let watched = BufReader::with_capacity(CHUNK, watched);
     let checked = match part {
-        None => signature.verify(&key.primary_key, BufReader::with_capacity(CHUNK, from)),
-        Some(part) => signature.verify(&part.key, BufReader::with_capacity(CHUNK, from)),
+        None => signature.verify(&key.primary_key, watched),
+        Some(part) => signature.verify(&part.key, watched),
     };
     from.rewind().map_err(read)?;
-    Ok(checked)
+    match failed {
+        Some(source) => Err(read(source)),
+        None => Ok(checked),
+    }
+}
+
+/// A file that is read until somebody wants to stop. That it cannot be read is no fault of
+/// the signature, so it is kept apart.
+struct Watched<'a> {
+    from: &'a File,
+    stop: &'a AtomicBool,
+    failed: &'a mut Option<io::Error>,
+}
+
+impl io::Read for Watched<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let stopped = self.stop.load(Ordering::Relaxed);
+        let outcome = match stopped {
+            true => Err(io::Error::other("interrupted")),
+            false => self.from.read(to),
+        };
+        outcome.map_err(|error| {
+            let kind = error.kind();
+            // Whoever reads reads again.
+            if kind != io::ErrorKind::Interrupted {
+                *self.failed = Some(error);
+            }
+            kind.into()
+        })
+    }
 }
 
 /// Whether a signature by this key (or this part of it) counts, if it is genuine.
@@ -292,9 +366,6 @@ fn allowed(
 
 /// Whether the primary key was sound at a time, and may sign where `itself` does.
 fn may_sign(key: &SignedPublicKey, itself: bool, at: SystemTime) -> Result<(), &'static str> {
-    if !key.details.revocation_signatures.is_empty() {
-        return Err("the key is revoked");
-    }
     let primary = &key.primary_key;
     // Others may certify a key too; theirs do not verify with it and say nothing.
     let direct = (key.details.direct_signatures.iter())
@@ -323,9 +394,6 @@ fn part_may_sign(
     at: SystemTime,
 ) -> Result<(), &'static str> {
     let primary = &key.primary_key;
-    if (part.signatures.iter()).any(|own| own.typ() == Some(SignatureType::SubkeyRevocation)) {
-        return Err("the subkey is revoked");
-    }
     let bound = (part.signatures.iter())
         .filter(|own| own.verify_subkey_binding(primary, &part.key).is_ok());
     let bound = newest(bound).ok_or("the subkey is not bound to its key")?;
@@ -396,15 +464,19 @@ fn is_known(data: &SubpacketData) -> bool {
 
 fn signatures(bytes: &[u8]) -> Result<Vec<Signature>, SignatureError> {
     let wrong = |error: pgp::errors::Error| SignatureError::NotASignature(error.to_string());
-    let (all, _) = DetachedSignature::from_reader_many(bytes).map_err(wrong)?;
-    let all: Vec<Signature> = all
-        .take(SIGNATURES_MAX + 1)
-        .map(|one| one.map(|one| one.signature).map_err(wrong))
-        .collect::<Result<_, _>>()?;
-    match all.len() {
-        0 => Err(SignatureError::NotASignature("it is empty".to_owned())),
-        1..=SIGNATURES_MAX => Ok(all),
-        _ => Err(SignatureError::NotASignature("it has too many".to_owned())),
+    let mut all = Vec::new();
+    for block in blocks(bytes, SIGNATURE_ARMOR) {
+        let (some, _) = DetachedSignature::from_reader_many(block).map_err(wrong)?;
+        for one in some.take(SIGNATURES_MAX + 1) {
+            all.push(one.map_err(wrong)?.signature);
+        }
+        if all.len() > SIGNATURES_MAX {
+            return Err(SignatureError::NotASignature("it has too many".to_owned()));
+        }
+    }
+    match all.is_empty() {
+        true => Err(SignatureError::NotASignature("it is empty".to_owned())),
+        false => Ok(all),
     }
 }
 
@@ -425,7 +497,7 @@ fn add(file: &Path, prefix: Option<&str>, to: &mut Vec<Trusted>) -> Result<(), S
         source: Box::new(error),
     };
     let before = to.len();
-    for block in blocks(&bytes) {
+    for block in blocks(&bytes, KEY_ARMOR) {
         let (keys, _) = SignedPublicKey::from_reader_many(block).map_err(wrong)?;
         for key in keys {
             to.push(Trusted {
@@ -440,10 +512,12 @@ fn add(file: &Path, prefix: Option<&str>, to: &mut Vec<Trusted>) -> Result<(), S
     }
 }
 
-/// Armored keys one by one: the reader of armor ends with the first.
-fn blocks(bytes: &[u8]) -> Vec<&[u8]> {
+/// Armored blocks one by one: the reader of armor ends with the first. All of it, where it is
+/// not armored.
+fn blocks<'a>(bytes: &'a [u8], armor: &[u8]) -> Vec<&'a [u8]> {
+    // Wherever one begins: one that is passed over is a key, or a signature, that is missing.
     let starts: Vec<usize> = (0..bytes.len())
-        .filter(|&at| bytes[at..].starts_with(ARMOR) && (at == 0 || bytes[at - 1] == b'\n'))
+        .filter(|&at| bytes[at..].starts_with(armor))
         .collect();
     if starts.is_empty() {
         return vec![bytes];

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::appc::{AppcReference, Identifier, VERSION};
+use crate::appc::{AppcReference, Identifier, Labels, VERSION};
 
 /// What is asked for where no version is (as the AppC library does).
 const DEFAULT_VERSION: &str = "latest";
@@ -15,7 +15,7 @@ const DEFAULT_VERSION: &str = "latest";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     image: AppcReference,
-    assumed: BTreeMap<&'static str, &'static str>,
+    assumed: BTreeMap<&'static str, String>,
 }
 
 impl Wanted {
@@ -24,7 +24,7 @@ impl Wanted {
     pub fn new(image: AppcReference) -> Self {
         Self {
             image,
-            assumed: BTreeMap::from([(VERSION, DEFAULT_VERSION)]),
+            assumed: BTreeMap::from([(VERSION, DEFAULT_VERSION.to_owned())]),
         }
     }
 
@@ -42,8 +42,20 @@ impl Wanted {
             "powerpc64" => "ppc64",
             other => other,
         };
-        self.assumed.insert("os", std::env::consts::OS);
-        self.assumed.insert("arch", arch);
+        self.assumed.insert("os", std::env::consts::OS.to_owned());
+        self.assumed.insert("arch", arch.to_owned());
+        self
+    }
+
+    /// The same, looking for images of the machine that these labels speak of, where
+    /// they do. Who depends on an image needs one that runs where he does.
+    #[must_use]
+    pub fn like(mut self, labels: &Labels) -> Self {
+        for name in ["os", "arch"] {
+            let said = labels.iter().find(|(label, _)| label.as_str() == name);
+            self.assumed
+                .extend(said.map(|(_, value)| (name, value.clone())));
+        }
         self
     }
 
@@ -67,7 +79,7 @@ impl Wanted {
         let asked = asked.filter(|value| label != VERSION || !value.is_empty());
         asked
             .map(String::as_str)
-            .or_else(|| self.assumed.get(label).copied())
+            .or_else(|| self.assumed.get(label).map(String::as_str))
     }
 
     /// The name and those above it, longest first: `a.b/c/d`, `a.b/c`, `a.b`.
@@ -102,6 +114,13 @@ mod tests {
         assert_eq!(host.value("os"), Some("freebsd"));
         assert!(host.value("arch").is_some());
         assert_eq!(host.image().labels.len(), 1);
+        let arm = wanted("appc:b,os=linux,arch=aarch64")
+            .image()
+            .labels
+            .clone();
+        let like = wanted("appc:app,os=freebsd").for_host().like(&arm);
+        let values = ["os", "arch"].map(|label| like.value(label));
+        assert_eq!(values, [Some("freebsd"), Some("aarch64")]);
         assert_eq!(wanted("appc:app,version=").value("version"), Some("latest"));
         assert_eq!(wanted("appc:app:1").value("version"), Some("1"));
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use fuser::Errno;
 
 use super::errno;
-use super::reports::{Reports, chain};
+use super::reports::Reports;
+use crate::causes::chain;
 use crate::node::Ino;
 use crate::union::{FsError, Union};
 

@@ -4,7 +4,6 @@
 //! log gets one line. Must not know what is told.
 
 use std::collections::HashSet;
-use std::error::Error;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use parking_lot::Mutex;
@@ -37,18 +36,6 @@ impl Reports {
         }
         true
     }
-}
-
-/// An error with all its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    line
 }
 
 #[cfg(test)]

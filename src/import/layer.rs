@@ -7,9 +7,11 @@
 //! `keep`         compressed bytes > blob file, blob digest; windows > seek map
 //! ```
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -219,7 +221,12 @@ fn take_any(
         None => take_seekable(from, head, name, layout, context)?,
         Some(packing) => {
             let whole = io::Cursor::new(head).chain(from);
-            let mut reframed = Reframed::new(packing, whole).map_err(LayerError::Read)?;
+            let limits = context.limits;
+            let mut reframed = Reframed::new(packing, whole, limits).map_err(LayerError::Read)?;
+            // How well we pack it again is nobody's fault.
+            let ratio = u64::MAX;
+            let limits = Limits { ratio, ..limits };
+            let context = &Context { limits, ..*context };
             let outcome = read_head(&mut reframed)
                 .map_err(LayerError::Read)
                 .and_then(|head| take_seekable(&mut reframed, head, name, layout, context));
@@ -514,7 +521,12 @@ pub(super) fn check_aci(
 ) -> Result<(DiffId, Vec<u8>, Index), LayerError> {
     let head = read_head(from).map_err(LayerError::Read)?;
     let packing = Packing::of(sniff(&head)).ok_or(LayerError::NotTar)?;
-    let whole = io::BufReader::new(io::Cursor::new(head).chain(from));
+    let taken = Rc::new(Cell::new(0));
+    let whole = Counted {
+        from: io::Cursor::new(head).chain(from),
+        taken: Rc::clone(&taken),
+    };
+    let whole = io::BufReader::with_capacity(BUFFER, whole);
     let mut plain = packing.unpack(whole).map_err(LayerError::Read)?;
     let mut growing = Growing::new(Some(Layout::default()), limits);
     let mut buffer = Vec::with_capacity(BUFFER);
@@ -528,17 +540,27 @@ pub(super) fn check_aci(
         }
         growing.push(&buffer)?;
         buffer.clear();
-        if growing.len > limits.unpacked {
-            let what = format!("it unpacks to more than {} bytes", limits.unpacked);
-            let limit = "unpacked";
-            return Err(DecodeError::Limit { limit, what }.into());
-        }
+        limits.unpacking(growing.len, taken.get())?;
     }
     let tree = growing.finish()?;
     let diff = DiffId(tree.diff);
     let sealed = tree.builder.finish(diff, tree.len, Vec::new())?;
     let index = Index::open(Box::new(sealed), BlockCache::new(0))?;
     Ok((diff, tree.manifest, index))
+}
+
+/// A stream, and how much of it was read.
+struct Counted<R> {
+    from: R,
+    taken: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let got = self.from.read(to)?;
+        self.taken.set(self.taken.get() + got as u64);
+        Ok(got)
+    }
 }
 
 /// Takes members from the tar reader into the index, and hashes files.

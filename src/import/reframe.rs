@@ -12,6 +12,7 @@ use zstd::bulk::Compressor;
 
 use crate::archive::{Packing, Unpacked};
 use crate::digest::{BlobId, Hasher};
+use crate::layer::Limits;
 use crate::layer::seek::{DecodeError, SPAN};
 use crate::store::layers::Received;
 
@@ -24,6 +25,10 @@ const BUFFER: usize = 256 << 10;
 pub(super) struct Reframed<R: Read> {
     packing: Packing,
     plain: Unpacked<BufReader<Hashed<R>>>,
+    limits: Limits,
+    /// Bytes that were unpacked.
+    made: u64,
+    refused: Option<DecodeError>,
     passed: Rc<RefCell<Passed>>,
     compressor: Compressor<'static>,
     /// Plain bytes of the next frame.
@@ -61,11 +66,12 @@ impl<R: Read> Read for Hashed<R> {
 }
 
 impl<R: Read> Reframed<R> {
-    /// The stream `from`, which is packed so.
+    /// The stream `from`, which is packed so. Limits are counted against what comes, as
+    /// what is made of it is of our own packing.
     ///
     /// # Errors
     /// A decoder or encoder that cannot be made.
-    pub(super) fn new(packing: Packing, from: R) -> io::Result<Self> {
+    pub(super) fn new(packing: Packing, from: R, limits: Limits) -> io::Result<Self> {
         let passed = Rc::new(RefCell::new(Passed::default()));
         let hashed = Hashed {
             from,
@@ -74,6 +80,9 @@ impl<R: Read> Reframed<R> {
         Ok(Self {
             packing,
             plain: packing.unpack(BufReader::with_capacity(BUFFER, hashed))?,
+            limits,
+            made: 0,
+            refused: None,
             passed,
             compressor: Compressor::new(LEVEL)?,
             span: Vec::new(),
@@ -93,7 +102,10 @@ impl<R: Read> Reframed<R> {
 
     /// What is wrong with the stream, after reading has failed; nothing where it was
     /// the stream below that failed.
-    pub(super) fn damage(&self, error: &io::Error) -> Option<DecodeError> {
+    pub(super) fn damage(&mut self, error: &io::Error) -> Option<DecodeError> {
+        if self.refused.is_some() {
+            return self.refused.take();
+        }
         let passed = self.passed.borrow();
         (!passed.failed).then(|| DecodeError::Damaged {
             kind: self.packing.name(),
@@ -105,6 +117,12 @@ impl<R: Read> Reframed<R> {
     fn next_frame(&mut self) -> io::Result<()> {
         self.span.clear();
         self.plain.by_ref().take(SPAN).read_to_end(&mut self.span)?;
+        self.made += self.span.len() as u64;
+        let taken = self.passed.borrow().len;
+        if let Err(refused) = self.limits.unpacking(self.made, taken) {
+            self.refused = Some(refused);
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         self.at = 0;
         self.frame = match self.span.is_empty() {
             true => Vec::new(),
@@ -146,7 +164,7 @@ mod tests {
             (Packing::Xz, xz.finish().unwrap()),
         ];
         for (packing, packed) in all {
-            let mut reframed = Reframed::new(packing, &packed[..]).unwrap();
+            let mut reframed = Reframed::new(packing, &packed[..], Limits::default()).unwrap();
             let mut frames = Vec::new();
             reframed.read_to_end(&mut frames).unwrap();
             assert_eq!(zstd::decode_all(&frames[..]).unwrap(), data);
@@ -154,7 +172,7 @@ mod tests {
             let expected = (BlobId(Digest::sha256(&packed)), packed.len() as u64);
             assert_eq!((received.blob, received.size), expected);
             for len in [0, 1, 20, packed.len() / 2, packed.len() - 1] {
-                let outcome = Reframed::new(packing, &packed[..len])
+                let outcome = Reframed::new(packing, &packed[..len], Limits::default())
                     .and_then(|mut cut| io::copy(&mut cut, &mut io::sink()));
                 assert!(outcome.is_err(), "{packing:?} cut at {len}");
             }

@@ -180,6 +180,27 @@ impl Layer {
     /// # Errors
     /// Damage or failure of index or contents.
     pub fn read_file(&self, row: Row, offset: u64, to: &mut [u8]) -> Result<usize, ReadError> {
+        self.read_part(row, offset, to, true)
+    }
+
+    /// As [`Self::read_file`], for one who reads the layer from its beginning to its end:
+    /// he will want what lies behind a small file, too, so he gets no part of a span
+    /// before the rest of it.
+    ///
+    /// # Errors
+    /// As [`Self::read_file`].
+    pub fn read_file_on(&self, row: Row, offset: u64, to: &mut [u8]) -> Result<usize, ReadError> {
+        self.read_part(row, offset, to, false)
+    }
+
+    /// In a `hurry`, a small file is checked by its own digest as soon as its bytes are there.
+    fn read_part(
+        &self,
+        row: Row,
+        offset: u64,
+        to: &mut [u8],
+        hurry: bool,
+    ) -> Result<usize, ReadError> {
         let extents = self.index.extents(row)?;
         let size = extents.size;
         if offset >= size {
@@ -188,7 +209,8 @@ impl Layer {
         let wanted = usize::try_from(size - offset).map_or(to.len(), |left| left.min(to.len()));
         let to = &mut to[..wanted];
         let Some(map) = &extents.map else {
-            if wanted as u64 == size && wanted <= SMALL_FILE {
+            let small = wanted as u64 == size && wanted <= SMALL_FILE;
+            if small && hurry {
                 let digest = self.index.digest(row)?;
                 let check = |bytes: &[u8]| Digest::sha256(bytes) == digest;
                 self.contents.read_checked(extents.start, to, &check)?;

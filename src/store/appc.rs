@@ -1,55 +1,197 @@
 //! AppC images in the store: found by name and labels, and put on their dependencies.
 //!
-//! Which of several that fit is meant is fixed: one that this machine can run goes
-//! before others (best platform first), then the one imported last, then the greatest ID.
+//! Which of several that fit is meant is fixed: one that can run where it is wanted for goes
+//! before others (best platform first, then one that says nothing of platforms), then the
+//! one imported last, then the greatest ID. "Where" is this machine for who names an image;
+//! for a dependency it is what the image that wants it says of itself.
+//!
+//! A damaged record is an error for whoever could mean it, and for nobody else: see
+//! `called`. To pass it over would be to take another image for the one that is meant.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::images::ImageRecord;
+use parking_lot::Mutex;
+
+use super::called::{Called, Key};
 use super::{Caches, FileSource, Store, StoreError};
-use crate::appc::AppcReference;
+use crate::appc::{AppcReference, Identifier, Labels};
 use crate::digest::{AciId, ImageId};
 use crate::image::Platform;
-use crate::image::appc::graph::{self, GraphError, Known, Outline, Placed};
+use crate::image::appc::graph::{self, Known, Placed};
+use crate::image::appc::platform;
 use crate::layer::path_set::PathSet;
 
-/// All AppC images of a store, read once.
-#[derive(Debug, Default)]
+/// The AppC images of a store, as of one look at it. Records are read when they are asked for.
+#[derive(Debug)]
 pub struct AppcImages {
-    /// By name; the one that is meant first.
-    by_name: HashMap<String, Vec<Known>>,
-    by_id: HashMap<AciId, Known>,
+    store: Store,
+    called: Called,
+    /// Images by their names; those of which it is not known under each name.
+    by_key: HashMap<Key, Vec<AciId>>,
+    unfiled: Vec<AciId>,
+    read: Mutex<HashMap<AciId, Entry>>,
+}
+
+/// An image that was read.
+#[derive(Debug, Clone)]
+struct Entry {
+    known: Known,
+    imported: u64,
+}
+
+impl Entry {
+    /// Its place among those that fit, the lowest first.
+    fn rank(&self, wanted: &Platform) -> impl Ord + use<> {
+        let mut offered = platform(&self.known.outline.labels);
+        if offered.os == "unknown" {
+            offered.os.clone_from(&wanted.os);
+        }
+        let silent = offered.os == wanted.os && offered.architecture == "unknown";
+        let last = if silent { usize::MAX - 1 } else { usize::MAX };
+        let runs = wanted.rank(&offered).unwrap_or(last);
+        (runs, Reverse(self.imported), Reverse(self.known.id))
+    }
+}
+
+/// The machine that these labels speak of; this one where they do not.
+fn machine(labels: &Labels) -> Platform {
+    let (said, host) = (platform(labels), Platform::host());
+    match (said.os.as_str(), said.architecture.as_str()) {
+        ("unknown", "unknown") => host,
+        ("unknown", _) => Platform {
+            os: host.os,
+            ..said
+        },
+        (_, "unknown") => Platform {
+            os: said.os,
+            ..host
+        },
+        _ => said,
+    }
 }
 
 impl AppcImages {
-    /// The image that is meant.
-    #[must_use]
-    pub fn find(&self, wanted: &AppcReference) -> Option<&Known> {
-        let named = self.by_name.get(wanted.name.as_str())?;
-        let fits = |known: &&Known| wanted.fits(&known.outline.name, &known.outline.labels);
-        named.iter().find(fits)
+    /// An image's entry; nothing if it is not there (any more).
+    fn entry(&self, id: AciId) -> Result<Option<Entry>, StoreError> {
+        if let Some(entry) = self.read.lock().get(&id) {
+            return Ok(Some(entry.clone()));
+        }
+        if !self.called.contains_key(&id) {
+            return Ok(None);
+        }
+        let record = match self.store.image(id.image()) {
+            Err(StoreError::NoImage(_)) => return Ok(None),
+            other => other?,
+        };
+        let imported = record.imported;
+        let entry = record.appc.map(|outline| Entry {
+            known: Known {
+                id,
+                outline: Arc::new(outline),
+            },
+            imported,
+        });
+        self.read
+            .lock()
+            .extend(entry.clone().map(|entry| (id, entry)));
+        Ok(entry)
     }
 
-    /// All of them, those of one name together and in the order of preference.
-    pub fn all(&self) -> impl Iterator<Item = &Known> {
-        self.by_name.values().flatten()
+    /// All that fit.
+    fn fitting(&self, wanted: &AppcReference) -> Result<Vec<Entry>, StoreError> {
+        let filed = self.by_key.get(&Key::of(&wanted.name));
+        let mut fitting = Vec::new();
+        for &id in filed.into_iter().flatten().chain(&self.unfiled) {
+            match self.entry(id) {
+                Ok(entry) => fitting.extend(entry.filter(|entry| {
+                    let outline = &entry.known.outline;
+                    wanted.fits(&outline.name, &outline.labels)
+                })),
+                Err(error) if error.is_damage() => {
+                    let told = self.store.told(id, &self.called[&id]);
+                    if told.is_none_or(|told| wanted.fits(&told.name, &told.labels)) {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(fitting)
+    }
+
+    fn best(&self, wanted: &AppcReference, on: &Platform) -> Result<Option<Known>, StoreError> {
+        let fitting = self.fitting(wanted)?.into_iter();
+        let best = fitting.min_by_key(|entry| entry.rank(on));
+        Ok(best.map(|entry| entry.known))
+    }
+
+    /// Whether there is a record that is filed under this name, damaged or not.
+    pub(super) fn is_filed(&self, name: &Identifier) -> bool {
+        self.by_key.contains_key(&Key::of(name))
+    }
+
+    /// The image that is meant on this machine.
+    ///
+    /// # Errors
+    /// The store cannot be read, or a record that could be that of the image is damaged.
+    pub fn find(&self, wanted: &AppcReference) -> Result<Option<Known>, StoreError> {
+        self.best(wanted, &Platform::host())
+    }
+
+    /// All of them by what they are called, those of one name together and in the order of
+    /// preference. One whose record is damaged comes first, as it may be the one that is
+    /// meant; `lost` hears of those of which not even the name is known.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn all(
+        &self,
+        lost: &mut dyn FnMut(ImageId, StoreError),
+    ) -> Result<Vec<(AppcReference, AciId)>, StoreError> {
+        let host = Platform::host();
+        let mut named: BTreeMap<_, Vec<(AppcReference, AciId)>> = BTreeMap::new();
+        let mut sound = Vec::new();
+        for (&id, keys) in &self.called {
+            match self.entry(id) {
+                Ok(entry) => sound.extend(entry),
+                Err(error) if error.is_damage() => match self.store.told(id, keys) {
+                    Some(told) => named.entry(told.name.clone()).or_default().push((told, id)),
+                    None => lost(id.image(), error),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        sound.sort_by_cached_key(|entry| entry.rank(&host));
+        for Entry { known, .. } in sound {
+            let all = named.entry(known.outline.name.clone()).or_default();
+            all.push((known.outline.reference(), known.id));
+        }
+        Ok(named.into_values().flatten().collect())
     }
 
     /// What an image is made of, lowest first.
     ///
     /// # Errors
-    /// See [`GraphError`].
+    /// See [`graph::GraphError`]; a damaged record is told by where it is looked for.
     pub fn stack(&self, id: AciId) -> Result<Vec<Placed>, StoreError> {
-        let top = self.by_id.get(&id).cloned();
+        let top = self.entry(id)?;
         let top = top.ok_or_else(|| StoreError::NoImage(id.to_string()))?;
-        let stack = graph::stack(top, &mut |wanted| {
-            let exact = wanted.id.and_then(|id| self.by_id.get(&id));
-            Ok(exact.or_else(|| self.find(&wanted.image)).cloned())
+        let stack = graph::stack(top.known, &mut |wanted, of| {
+            let exact = wanted.id.map(|id| self.entry(id)).transpose()?.flatten();
+            if let Some(exact) = exact {
+                return Ok(Some(exact.known));
+            }
+            let found = self.best(&wanted.image, &machine(of));
+            match wanted.id {
+                // It is missing; what else there is of that name is only told.
+                Some(_) => Ok(found.ok().flatten()),
+                None => Ok(found?),
+            }
         });
-        stack.map_err(|error: GraphError<std::convert::Infallible>| StoreError::from(error))
+        stack.map_err(StoreError::from)
     }
 }
 
@@ -62,47 +204,29 @@ impl Store {
             .join(format!("{id}.paths"))
     }
 
-    /// Reads what the store has of AppC images.
+    /// What the store has of AppC images now.
     ///
     /// # Errors
-    /// The store cannot be read. A damaged record is as good as missing here, and is
-    /// told when that image is asked for; `damaged` hears of it.
-    pub fn appc_images(
-        &self,
-        damaged: &mut dyn FnMut(ImageId, StoreError),
-    ) -> Result<AppcImages, StoreError> {
-        let host = Platform::host();
-        let mut found: Vec<(AciId, ImageRecord, Arc<Outline>)> = Vec::new();
-        for id in self.image_ids()? {
-            let Some(aci) = AciId::of_image(id) else {
-                continue;
-            };
-            match self.image(id) {
-                Ok(mut record) => {
-                    if let Some(outline) = record.appc.take() {
-                        found.push((aci, record, Arc::new(outline)));
-                    }
-                }
-                // Removed meanwhile.
-                Err(StoreError::NoImage(_)) => {}
-                Err(error @ (StoreError::Damaged { .. } | StoreError::Read(_))) => {
-                    damaged(id, error);
-                }
-                Err(error) => return Err(error),
+    /// The store cannot be read.
+    pub fn appc_images(&self) -> Result<AppcImages, StoreError> {
+        let called = self.called()?;
+        let mut by_key: HashMap<Key, Vec<AciId>> = HashMap::new();
+        let mut unfiled = Vec::new();
+        for (&id, keys) in &called {
+            for key in keys {
+                by_key.entry(key.clone()).or_default().push(id);
+            }
+            if keys.is_empty() {
+                unfiled.push(id);
             }
         }
-        found.sort_by_cached_key(|(id, record, _)| {
-            let rank = host.rank(&record.platform).unwrap_or(usize::MAX);
-            (rank, Reverse(record.imported), Reverse(*id))
-        });
-        let mut images = AppcImages::default();
-        for (id, _, outline) in found {
-            let known = Known { id, outline };
-            images.by_id.insert(id, known.clone());
-            let name = known.outline.name.as_str().to_owned();
-            images.by_name.entry(name).or_default().push(known);
-        }
-        Ok(images)
+        Ok(AppcImages {
+            store: self.clone(),
+            called,
+            by_key,
+            unfiled,
+            read: Mutex::default(),
+        })
     }
 
     /// Opens the whitelist of an image: constant time.

@@ -29,12 +29,17 @@ use serde_json::Value;
 use super::named_lock::{Hold, NamedLock};
 use super::{Store, StoreError, failed, gone_is_fine, read_small, sync_directory};
 use crate::container_id::ContainerId;
-use crate::digest::{DiffId, Digest};
+use crate::digest::{AciId, DiffId, Digest};
+
+/// Where records lie in the store.
+const DIRECTORY: &str = "containers-v1";
 
 /// What is said of a container.
 pub trait Body: Serialize + DeserializeOwned {
     /// Layers that must stay while the record is there.
     fn layers(&self) -> BTreeSet<DiffId>;
+    /// AppC images whose whitelists must stay likewise.
+    fn lists(&self) -> BTreeSet<AciId>;
 }
 
 /// The file: what is said, what it pins, and a check over both.
@@ -49,6 +54,8 @@ struct RecordFile {
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Checked {
     layers: BTreeSet<DiffId>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    lists: BTreeSet<AciId>,
     container: Value,
 }
 
@@ -84,7 +91,7 @@ impl ContainerLock {
 
 impl Store {
     fn container_directory(&self) -> PathBuf {
-        self.root().join("containers-v1")
+        self.root().join(DIRECTORY)
     }
 
     /// Where a container's record lies.
@@ -198,6 +205,7 @@ impl Store {
         let wrong = |error: serde_json::Error| failed("write", &path)(error.into());
         let checked = Checked {
             layers: body.layers(),
+            lists: body.lists(),
             container: serde_json::to_value(body).map_err(wrong)?,
         };
         let file = RecordFile {
@@ -278,17 +286,30 @@ impl Store {
     /// # Errors
     /// A damaged record: what it needs cannot be known, so nothing may be removed.
     pub(crate) fn container_pins(&self) -> Result<BTreeSet<DiffId>, StoreError> {
-        let mut pins = BTreeSet::new();
-        for id in self.container_ids()? {
-            // Removed meanwhile.
-            pins.extend(
-                read(&self.container_path(&id))?
-                    .into_iter()
-                    .flat_map(|c| c.layers),
-            );
-        }
-        Ok(pins)
+        let records = self.checked_records()?.into_iter();
+        Ok(records.flat_map(|record| record.layers).collect())
     }
+
+    /// AppC images whose whitelists are pinned by records of containers.
+    ///
+    /// # Errors
+    /// A damaged record, as above.
+    pub(crate) fn container_lists(&self) -> Result<BTreeSet<AciId>, StoreError> {
+        let records = self.checked_records()?.into_iter();
+        Ok(records.flat_map(|record| record.lists).collect())
+    }
+
+    fn checked_records(&self) -> Result<Vec<Checked>, StoreError> {
+        let ids = self.container_ids()?.into_iter();
+        // One may be removed meanwhile.
+        ids.filter_map(|id| read(&self.container_path(&id)).transpose())
+            .collect()
+    }
+}
+
+/// Whether a file is the record of a container.
+pub(super) fn is_record(path: &Path) -> bool {
+    path.parent().is_some_and(|dir| dir.ends_with(DIRECTORY))
 }
 
 fn read(path: &Path) -> Result<Option<Checked>, StoreError> {

@@ -75,6 +75,7 @@ impl Store {
             let path = self.image_path(id);
             // A damaged table may name an image that is not there.
             gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
+            self.forget_called(|there| there != id)?;
         }
         drop(lock);
         Ok(Removed {
@@ -93,6 +94,8 @@ impl Store {
         let lock = self.lock()?;
         let mut layers: BTreeSet<DiffId> = self.pinned(&lock)?;
         let mut keep: BTreeSet<PathBuf> = BTreeSet::new();
+        let lists = self.container_lists()?.into_iter();
+        keep.extend(lists.map(|list| self.whitelist_path(list)));
         for id in self.image_ids()? {
             let image = self.image(id)?;
             layers.extend(image.layers.iter().map(|layer| layer.diff));
@@ -112,6 +115,8 @@ impl Store {
             }
         }
         sweep(&self.root().join("staging"))?;
+        let there = self.image_ids()?;
+        self.forget_called(|id| there.contains(&id))?;
         let trash = self.root().join("trash");
         // The record of a layer goes before its files: *no record without files*.
         for directory in [

@@ -87,15 +87,8 @@ impl Store {
     /// # Errors
     /// A directory that cannot be read.
     pub fn image_ids(&self) -> Result<Vec<ImageId>, StoreError> {
-        let directory = self.root().join("images-v1");
         let mut ids = Vec::new();
-        for entry in fs::read_dir(&directory).map_err(failed("read", &directory))? {
-            let name = entry.map_err(failed("read", &directory))?.file_name();
-            let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
-            if let Some(id) = id.and_then(|id| id.replacen('-', ":", 1).parse().ok()) {
-                ids.push(id);
-            }
-        }
+        self.each_image_file(|file| ids.extend(image_of(file)))?;
         ids.sort_unstable();
         Ok(ids)
     }
@@ -119,7 +112,13 @@ impl Store {
             what,
         };
         if let Some(aci) = AciId::of_image(id) {
-            return AppcFile::open(&bytes, aci).map_err(damaged);
+            let record: ImageRecord = Checked::open(&bytes).map_err(damaged)?;
+            let layers = record.layers.iter().map(|layer| layer.diff);
+            let agrees = record.id == id && layers.eq([aci.archive()]);
+            return match agrees && record.appc.is_some() && record.manifest.is_some() {
+                true => Ok(record),
+                false => Err(damaged("it is the record of something else".to_owned())),
+            };
         }
         let record: ImageRecord =
             serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
@@ -171,7 +170,7 @@ impl Store {
     pub fn find(&self, text: &str) -> Result<ImageId, StoreError> {
         let missing = || StoreError::NoImage(text.to_owned());
         if text.starts_with(SCHEME) {
-            return self.find_appc(text)?.ok_or_else(missing);
+            return self.find_appc(text, false)?.ok_or_else(missing);
         }
         if let Some(digits) = text.strip_prefix(AciId::PREFIX) {
             return self.find_by_digits(text, digits, |id| AciId::of_image(*id).is_some());
@@ -186,7 +185,7 @@ impl Store {
         if let Ok(reference) = text.parse::<Reference>() {
             let docker = self.names()?.get(&reference).copied();
             let appc = match reference.digest() {
-                None => self.find_appc(&format!("{SCHEME}{text}"))?,
+                None => self.find_appc(&format!("{SCHEME}{text}"), docker.is_some())?,
                 Some(_) => None,
             };
             match (docker, appc) {
@@ -212,13 +211,19 @@ impl Store {
         self.find_by_digits(text, text, |_| true)
     }
 
-    /// The AppC image that a reference stands for; nothing if the text is none.
-    fn find_appc(&self, text: &str) -> Result<Option<ImageId>, StoreError> {
+    /// The AppC image that a reference stands for; nothing if the text is none. A record
+    /// of which nobody knows what it was does not speak against a Docker image of that
+    /// name, if there is one (`docker`).
+    fn find_appc(&self, text: &str, docker: bool) -> Result<Option<ImageId>, StoreError> {
         let Ok(wanted) = text.parse::<AppcReference>() else {
             return Ok(None);
         };
-        let images = self.appc_images(&mut |_, _| ())?;
-        Ok(images.find(&wanted).map(|known| known.id.image()))
+        let images = self.appc_images()?;
+        let found = match images.find(&wanted) {
+            Err(error) if docker && error.is_damage() && !images.is_filed(&wanted.name) => None,
+            found => found?,
+        };
+        Ok(found.map(|known| known.id.image()))
     }
 
     /// The one image of some whose ID begins with these digits.
@@ -270,19 +275,30 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut all = self.names()?;
         let path = self.image_path(record.id);
+        let unwritable = |error: serde_json::Error| failed("write", &path)(error.into());
         let text = match record.appc {
             None => serde_json::to_vec_pretty(record),
-            Some(_) => AppcFile::write(record),
+            Some(_) => Checked::write(record),
         };
-        let text = text.map_err(|error| failed("write", &path)(error.into()))?;
+        let text = text.map_err(unwritable)?;
         if text.len() > RECORD_MAX {
             // It would be refused when it is read, and stop `gc` from then on.
             let what = "names, labels and dependencies of the image take over 1 MiB";
             let error = io::Error::new(io::ErrorKind::InvalidInput, what);
             return Err(failed("write", &path)(error));
         }
-        let from = staging.write("image.json", &text)?;
-        let files = [Staged { from, to: path }];
+        let mut files = Vec::new();
+        if let Some((outline, aci)) = record.appc.as_ref().zip(AciId::of_image(record.id)) {
+            let told = Checked::write(&outline.reference()).map_err(unwritable)?;
+            files.push(Staged {
+                from: staging.write("image.name", &told)?,
+                to: self.name_path(aci, &outline.name),
+            });
+        }
+        files.push(Staged {
+            from: staging.write("image.json", &text)?,
+            to: path.clone(),
+        });
         staging.flush(&files)?;
         staging.publish(&files, lock)?;
         if names.is_empty() {
@@ -357,38 +373,38 @@ impl NamesFile {
 /// Bytes of an image's record: a Docker image of 1000 layers has half of it.
 const RECORD_MAX: usize = 1 << 20;
 
-/// The record of an AppC image. Nothing else vouches for it that is quick to read.
+/// What is told of an AppC image. Nothing else vouches for it that is quick to read.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct AppcFile {
+pub(super) struct Checked<T> {
     /// SHA-256 of the record as compact JSON.
     check: Digest,
-    record: ImageRecord,
+    record: T,
 }
 
-impl AppcFile {
-    fn write(record: &ImageRecord) -> serde_json::Result<Vec<u8>> {
-        let file = Self {
+impl<T: serde::Serialize + serde::de::DeserializeOwned> Checked<T> {
+    pub(super) fn write(record: &T) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec_pretty(&Checked {
             check: Digest::sha256(&serde_json::to_vec(record)?),
-            record: record.clone(),
-        };
-        serde_json::to_vec_pretty(&file)
+            record,
+        })
     }
 
     /// The record, or what is wrong with it.
-    fn open(bytes: &[u8], id: AciId) -> Result<ImageRecord, String> {
+    pub(super) fn open(bytes: &[u8]) -> Result<T, String> {
         let Self { check, record } =
             serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let again = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
-        if Digest::sha256(&again) != check {
-            return Err("the record fails its check".to_owned());
-        }
-        let layers = record.layers.iter().map(|layer| layer.diff);
-        let agrees = record.id == id.image() && layers.eq([id.archive()]);
-        match agrees && record.appc.is_some() && record.manifest.is_some() {
+        match Digest::sha256(&again) == check {
             true => Ok(record),
-            false => Err("it is the record of something else".to_owned()),
+            false => Err("the record fails its check".to_owned()),
         }
     }
+}
+
+/// The image whose record is called so, if that is what it is.
+pub(super) fn image_of(file: &str) -> Option<ImageId> {
+    let id = file.strip_suffix(".json")?.replacen('-', ":", 1);
+    id.parse().ok()
 }
 
 /// The part of a config that says what an image is made of.

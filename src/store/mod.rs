@@ -15,6 +15,7 @@
 //!   seek-v1/sha256-HEX.map       where the tar's bytes lie in one blob; HEX of the blob
 //!   images-v1/sha256-HEX.json    one image (HEX of its config); its mtime is the last use
 //!   images-v1/sha512-HEX.json    one AppC image (HEX of its uncompressed archive, its layer)
+//!   images-v1/sha512-HEX.HEX.name  what it is called; the second HEX is the SHA-256 of its name
 //!   whitelists-v1/sha512-HEX.paths  the paths that an AppC image is restricted to
 //!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
@@ -36,6 +37,7 @@
 //! map and blob*, *no blob without its digest*.
 
 pub mod appc;
+mod called;
 pub mod containers;
 pub mod contents;
 pub mod gc;
@@ -102,7 +104,7 @@ pub enum StoreError {
     TwoKinds(String, ImageId, ImageId),
     /// An AppC image whose dependencies make no stack.
     #[error(transparent)]
-    Dependencies(#[from] GraphError<std::convert::Infallible>),
+    Dependencies(#[from] Box<GraphError<StoreError>>),
     /// A short ID that several images begin with.
     #[error("`{0}` is the beginning of several image IDs: {1}")]
     Ambiguous(String, String),
@@ -127,6 +129,11 @@ impl From<RemoveError> for StoreError {
 }
 
 impl StoreError {
+    /// Whether a file of the store is not what it must be.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Read(_))
+    }
+
     /// What to try.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -143,10 +150,14 @@ impl StoreError {
             Self::TwoKinds(name, docker, _) => {
                 format!("appc:{name} for the AppC image, {docker} for the other")
             }
-            Self::Dependencies(GraphError::Missing { .. } | GraphError::WrongId { .. }) => {
-                "lazyroot import the missing image".into()
+            Self::Dependencies(graph) => match &**graph {
+                GraphError::Lookup { source, .. } => return source.hint(),
+                graph if graph.missing().is_some() => "lazyroot import the missing image".into(),
+                _ => return None,
+            },
+            Self::Damaged { path, .. } if containers::is_record(path) => {
+                "lazyroot recover puts the record aside".into()
             }
-            Self::Dependencies(_) => return None,
             Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
                 "lazyroot verify names all that is damaged; lazyroot import --again FILE mends it"
                     .into()

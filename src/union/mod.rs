@@ -313,6 +313,16 @@ impl Union {
         Ok(self.layers[place.layer as usize].read_file(place.row, offset, to)?)
     }
 
+    /// As [`Self::read`], for one who reads files in the order of
+    /// [`Self::contents_at`].
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_on(&self, ino: Ino, offset: u64, to: &mut [u8]) -> Result<usize, FsError> {
+        let place = self.file(ino)?;
+        Ok(self.layers[place.layer as usize].read_file_on(place.row, offset, to)?)
+    }
+
     /// Where the next data (`data`) or hole (else) of a file is, at or behind
     /// `offset`; nothing at its end (lseek(2), `SEEK_DATA`, `SEEK_HOLE`).
     ///

@@ -19,15 +19,18 @@
 //! * `copy_up`: what is changed goes up first;
 //! * `contents`: opening, reading, holes;
 //! * `change`: making and removing names, attributes;
-//! * `rename`; `acl`: what directories hand down.
+//! * `rename`; `acl`: what directories hand down;
+//! * `changes`: what is not as the layers have it; `above`: as a layer above them.
 //!
 //! Locks, in the order in which they may be taken: `copying` of one object (while its
 //! contents are copied, as long as that takes), `changes` (one change of names at a
 //! time; only short calls to the upper directory), names of one directory or `finding` (the upper
 //! directory's idea of what is known and the table agree), `table`.
 
+mod above;
 mod acl;
 mod change;
+mod changes;
 mod contents;
 mod copy_up;
 mod dirs;
@@ -46,6 +49,8 @@ use super::upper::{Change, Data, Mark, Marks, SetTime, SetXattr, Space, Stat, Up
 use super::{FsError, Union};
 use crate::node::{Attr, Ino, Kind};
 use crate::tree_path::TreePath;
+pub use above::{Said, Says};
+pub use changes::{Difference, Differs};
 use dirs::Dir;
 use nodes::{Node, Table};
 
@@ -119,6 +124,8 @@ pub struct Writable {
     copying: Mutex<HashMap<Ino, Arc<Mutex<()>>>>,
     /// Every directory of the upper directory has its node.
     scanned: AtomicBool,
+    /// Nothing may be written to the upper directory: it is only looked at.
+    frozen: bool,
 }
 
 /// Where a directory is.
@@ -140,6 +147,24 @@ impl Writable {
     /// # Errors
     /// The upper directory cannot be read or written; a layer is damaged.
     pub fn new(lower: Arc<Union>, upper: Arc<dyn Upper>) -> Result<Self, FsError> {
+        let this = Self::over(lower, upper, false)?;
+        if this.is_new()? {
+            this.adopt_root()?;
+        }
+        Ok(this)
+    }
+
+    /// The same tree, to be looked at: nothing is written to the upper directory, which
+    /// may be in use by another mount. A file that a crash left in a group half copied
+    /// up has two contents then, which [`Self::changes`] and [`Self::layer`] know.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn frozen(lower: Arc<Union>, upper: Arc<dyn Upper>) -> Result<Self, FsError> {
+        Self::over(lower, upper, true)
+    }
+
+    fn over(lower: Arc<Union>, upper: Arc<dyn Upper>, frozen: bool) -> Result<Self, FsError> {
         let key = upper.root();
         let marks = upper.marks(key).map_err(FsError::Upper)?;
         let mut table = Table::default();
@@ -148,7 +173,7 @@ impl Writable {
         table.put(Ino::ROOT, Node::Dir(Arc::new(root)));
         // The root is known without being looked up (FUSE_ROOT_ID).
         table.count(Ino::ROOT);
-        let this = Self {
+        Ok(Self {
             lower,
             upper,
             table: Mutex::new(table),
@@ -156,11 +181,14 @@ impl Writable {
             changes: Mutex::default(),
             copying: Mutex::default(),
             scanned: AtomicBool::new(false),
-        };
-        if marks == Marks::default() && this.is_empty()? {
-            this.adopt_root()?;
-        }
-        Ok(this)
+            frozen,
+        })
+    }
+
+    /// Whether no mount has had the upper directory yet.
+    fn is_new(&self) -> Result<bool, FsError> {
+        let marks = self.upper.marks(self.upper.root());
+        Ok(marks.map_err(FsError::Upper)? == Marks::default() && self.is_empty()?)
     }
 
     fn is_empty(&self) -> Result<bool, FsError> {

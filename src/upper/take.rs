@@ -29,10 +29,10 @@ const LAYERS: &str = "lazyroot.layers";
 const WORK: &str = "work";
 
 /// One of the two directories while it is being looked at.
-struct Candidate<'a> {
+pub(super) struct Candidate<'a> {
     path: &'a Path,
-    fd: OwnedFd,
-    stat: Stat,
+    pub(super) fd: OwnedFd,
+    pub(super) stat: Stat,
 }
 
 impl Directory {
@@ -89,7 +89,10 @@ fn number(opened: &Opened, path: &Path) -> Result<u64, UpperError> {
 }
 
 /// What an error of the system becomes.
-fn failed<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl Fn(E) -> UpperError {
+pub(super) fn failed<E: Into<io::Error>>(
+    what: &'static str,
+    path: &Path,
+) -> impl Fn(E) -> UpperError {
     move |error| UpperError::Io {
         what,
         path: path.to_owned(),
@@ -104,6 +107,11 @@ impl<'a> Candidate<'a> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(failed("make", path)(error)),
         }
+        Self::there(path)
+    }
+
+    /// Opens a directory that is there.
+    pub(super) fn there(path: &'a Path) -> Result<Self, UpperError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = rustix::fs::openat(CWD, path, flags, Mode::empty());
         let fd = open.map_err(failed("open", path))?;
@@ -111,7 +119,7 @@ impl<'a> Candidate<'a> {
         Ok(Self { path, fd, stat })
     }
 
-    fn opened(&self) -> Result<Arc<Opened>, UpperError> {
+    pub(super) fn opened(&self) -> Result<Arc<Opened>, UpperError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::empty());
         let fd = fd.map_err(failed("open", self.path))?;
@@ -153,7 +161,7 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    fn unfit(&self, lacks: &'static str) -> UpperError {
+    pub(super) fn unfit(&self, lacks: &'static str) -> UpperError {
         UpperError::Unfit {
             path: self.path.to_owned(),
             lacks,
@@ -161,7 +169,7 @@ impl<'a> Candidate<'a> {
     }
 
     /// Objects are reached through /proc/self/fd.
-    fn needs_proc(&self) -> Result<(), UpperError> {
+    pub(super) fn needs_proc(&self) -> Result<(), UpperError> {
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         match rustix::fs::stat(path) {
             Ok(stat) if stat.st_ino == self.stat.st_ino => Ok(()),
@@ -204,9 +212,7 @@ impl<'a> Candidate<'a> {
     /// What marks begin with here. Who may set `trusted.*` still goes on with
     /// `user.*` where a user namespace's root began.
     fn prefix(&self, work: &Opened, outer: &Candidate<'_>) -> Result<Prefix, UpperError> {
-        // A program in the mount can set the first of these, as root the second is ours alone.
-        let begun =
-            self.has(&Prefix::User.mark(LAYERS))? && !self.has(&Prefix::Trusted.mark(LAYERS))?;
+        let begun = self.begun_by_user()?;
         let trusted = outer.has(xattrs::TRUSTED_HERE)?;
         let candidates: &[Prefix] = if begun {
             &[Prefix::User]
@@ -233,6 +239,12 @@ impl<'a> Candidate<'a> {
             }
         }
         Err(self.unfit("it has no extended attributes"))
+    }
+
+    /// Whether a user namespace's root began it.
+    pub(super) fn begun_by_user(&self) -> Result<bool, UpperError> {
+        // A program in the mount can set the first of these, as root the second is ours alone.
+        Ok(self.has(&Prefix::User.mark(LAYERS))? && !self.has(&Prefix::Trusted.mark(LAYERS))?)
     }
 
     fn is_empty(&self) -> Result<bool, UpperError> {
@@ -280,22 +292,26 @@ impl<'a> Candidate<'a> {
         Ok(())
     }
 
+    /// Whether the changes are those to `layers`; false: it does not say.
+    pub(super) fn is_about(&self, layers: &str, prefix: Prefix) -> Result<bool, UpperError> {
+        let root = self.opened()?;
+        let now = Of::Object(&root).get(prefix.mark(LAYERS).as_bytes());
+        match now.map_err(failed("read an extended attribute of", self.path))? {
+            Some(now) if now == layers.as_bytes() => Ok(true),
+            Some(_) => Err(UpperError::OtherImage(self.path.to_owned())),
+            None => Ok(false),
+        }
+    }
+
     /// The changes are those to `layers`, or there are none yet.
     fn belongs_to(&self, layers: &str, prefix: Prefix) -> Result<(), UpperError> {
-        let root = self.opened()?;
-        let name = prefix.mark(LAYERS);
-        let now = Of::Object(&root).get(name.as_bytes());
-        match now.map_err(failed("read an extended attribute of", self.path))? {
-            Some(now) if now == layers.as_bytes() => Ok(()),
-            Some(_) => Err(UpperError::OtherImage(self.path.to_owned())),
-            None => xattrs::set(
-                &root,
-                name.as_bytes(),
-                layers.as_bytes(),
-                XattrFlags::CREATE,
-            )
-            .map_err(failed("set an extended attribute of", self.path)),
+        if self.is_about(layers, prefix)? {
+            return Ok(());
         }
+        let name = prefix.mark(LAYERS);
+        let value = layers.as_bytes();
+        xattrs::set(&*self.opened()?, name.as_bytes(), value, XattrFlags::CREATE)
+            .map_err(failed("set an extended attribute of", self.path))
     }
 }
 

@@ -98,7 +98,7 @@ fn an_archive_with_a_flipped_bit_is_refused_or_is_another_image() {
                     assert_ne!(packing, Packing::Plain, "byte {at}");
                     assert_eq!(imported[0].id, wanted.image());
                     assert_eq!(
-                        seen(&bench, "appc:a")["d/f"].1,
+                        seen(&bench, "appc:a")["d/f"].what,
                         super::What2::File(b"text".to_vec())
                     );
                 }

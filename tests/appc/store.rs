@@ -1,5 +1,8 @@
 //! Finding and looking after AppC images.
 
+use std::fs;
+use std::path::PathBuf;
+
 use super::images::*;
 use super::{Aci, What, id, json_of};
 use serde_json::json;
@@ -68,6 +71,198 @@ fn of_several_images_that_fit_always_the_same_one_is_meant() {
         bench.run(&["cat", "appc:a,os=freebsd:/f"]).ok().text(),
         "foreign"
     );
+}
+
+/// Makes the record of an image, and what tells its name, unreadable.
+fn damage(bench: &Bench, id: &str, told: bool) {
+    for entry in fs::read_dir(bench.store.join("images-v1")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name == format!("{id}.json") || (told && name.starts_with(id)) {
+            let text = fs::read(&path).unwrap();
+            fs::write(&path, &text[1..]).unwrap();
+        }
+    }
+}
+
+/// The file that tells the name of an image.
+fn told(bench: &Bench, id: &str) -> Option<PathBuf> {
+    let files = fs::read_dir(bench.store.join("images-v1")).unwrap();
+    let mut paths = files.map(|entry| entry.unwrap().path());
+    paths.find(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(id) && name.ends_with(".name")
+    })
+}
+
+/// It was passed over, and another image of that name taken; and an image that had to do
+/// with nothing was in the way of everything.
+#[test]
+fn a_damaged_record_is_in_the_way_of_whoever_could_mean_it_and_of_nobody_else() {
+    let bench = Bench::new();
+    let versions = [["1", "one"], ["2", "two"]]
+        .map(|[version, text]| labelled("base", text, &[("version", version)]).import(&bench));
+    let needs = |name: &str, dependency| {
+        let dependencies = json!([dependency]);
+        Aci::new(name, &[])
+            .with("dependencies", dependencies)
+            .import(&bench)
+    };
+    let version = |version: &str| {
+        let labels = json!([{"name": "version", "value": version}]);
+        json!({"imageName": "base", "labels": labels})
+    };
+    needs("any", json!({"imageName": "base"}));
+    needs("first", version("1"));
+    needs("second", version("2"));
+    needs(
+        "exact",
+        json!({"imageName": "base", "imageID": versions[1]}),
+    );
+    needs(
+        "broken",
+        json!({"imageName": "base", "imageID": versions[0]}),
+    );
+    needs("lost", json!({"imageName": "nobody"}));
+    let docker = Image::small("base:2", 1, Packing::Gzip);
+    let docker = [&docker, &Image::small("app:1", 2, Packing::Gzip)];
+    for image in docker {
+        bench.pipe(&archive(&image.docker()), &[]).ok();
+    }
+    damage(&bench, &versions[0], false);
+    let path = format!("images-v1/{}.json` is damaged", versions[0]);
+    for image in ["appc:base", "appc:base:1", "base:1", &versions[0]] {
+        bench.refuses(5, &[&path], |bench| bench.run(&["ls", image]));
+    }
+    for (image, chain) in [
+        ("appc:any", "any:1.0.0 -> appc:base: "),
+        ("appc:first", "first:1.0.0 -> appc:base:1: "),
+        ("appc:broken", "broken:1.0.0 -> appc:base: "),
+    ] {
+        let words = [
+            "a dependency cannot be looked up: ",
+            chain,
+            &path,
+            "lazyroot verify",
+        ];
+        bench.refuses(5, &words, |bench| bench.run(&["ls", image]));
+    }
+    for image in ["appc:base:2", "appc:second", "appc:exact"] {
+        assert_eq!(
+            bench.run(&["cat", &format!("{image}:/f")]).ok().text(),
+            "two"
+        );
+    }
+    let words = ["`appc:nobody` is missing: lost:1.0.0 -> appc:nobody"];
+    bench.refuses(3, &words, |bench| bench.run(&["ls", "appc:lost"]));
+    bench.run(&["ls", "app:1"]).ok();
+    // That both are called so is known without the record.
+    bench.refuses(2, &["is a Docker image"], |bench| {
+        bench.run(&["ls", "base:2"])
+    });
+
+    // Only its name is known: it may be any version.
+    damage(&bench, &versions[0], true);
+    bench.refuses(5, &[&path], |bench| bench.run(&["ls", "appc:base:2"]));
+    bench.refuses(3, &words, |bench| bench.run(&["ls", "appc:lost"]));
+    // Nothing at all is known of it: it may be any AppC image.
+    fs::remove_file(told(&bench, &versions[0]).unwrap()).unwrap();
+    for image in ["appc:base:2", "appc:lost", "appc:nobody"] {
+        bench.refuses(5, &[&path], |bench| bench.run(&["ls", image]));
+    }
+    bench.run(&["ls", "app:1"]).ok();
+    // And it can be removed.
+    bench.run(&["remove", &versions[0]]).ok();
+    assert_eq!(bench.run(&["cat", "appc:any:/f"]).ok().text(), "two");
+}
+
+/// Each look for a name read every record of the store.
+#[test]
+fn only_records_of_the_name_that_is_looked_for_are_read() {
+    let bench = Bench::new();
+    let one = labelled("one", "one", &[]).import(&bench);
+    let other = labelled("other", "other", &[]).import(&bench);
+    // A directory cannot be read as a file: whoever tries, fails.
+    let record = bench.store.join(format!("images-v1/{other}.json"));
+    let kept = fs::read(&record).unwrap();
+    fs::remove_file(&record).unwrap();
+    fs::create_dir(&record).unwrap();
+    let trap = || bench.run(&["cat", "appc:one:/f"]);
+    assert_eq!(trap().ok().text(), "one");
+    assert_eq!(bench.run(&["ls", "appc:other"]).code, 1);
+    // Without what tells the name (a store of before) it may be any of them.
+    let path = told(&bench, &other).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(trap().code, 1);
+    fs::remove_dir(&record).unwrap();
+    fs::write(&record, kept).unwrap();
+    assert_eq!(bench.run(&["cat", "appc:other:/f"]).ok().text(), "other");
+    bench.run(&["verify"]).ok();
+    // It comes again with the image; `verify` compares it with the manifest.
+    labelled("other", "other", &[]).import(&bench);
+    fs::copy(told(&bench, &one).unwrap(), told(&bench, &other).unwrap()).unwrap();
+    let ran = bench.run(&["verify"]);
+    assert_eq!(ran.code, 5);
+    assert!(
+        format!("{}{}", ran.text(), ran.err).contains("does not agree with the image's manifest")
+    );
+    // What tells of no image says nothing, and goes with the next sweep.
+    fs::remove_file(&record).unwrap();
+    assert_eq!(bench.run(&["cat", "appc:other:/f"]).code, 3);
+    bench.run(&["gc"]).ok();
+    assert_eq!(told(&bench, &other), None);
+    assert_eq!(bench.run(&["cat", "appc:one:/f"]).ok().text(), "one");
+}
+
+/// They were chosen for the machine that they were looked at on.
+#[test]
+fn a_dependency_is_chosen_for_the_machine_of_the_image_that_wants_it() {
+    let bench = Bench::new();
+    let on = |arch: &'static str| vec![("os", "linux"), ("arch", arch)];
+    let image = |name: &str, text: &'static str, labels: &[(&str, &str)], on: &[&str]| {
+        labelled(name, text, labels).on(on).import(&bench)
+    };
+    let archs = ["aarch64", "armv7l", "amd64", "ppc64le"];
+    for arch in archs {
+        image("base", arch, &on(arch), &[]);
+    }
+    image("base", "any", &[("version", "0")], &[]);
+    // `through` says nothing of machines, so it is what is above it that counts.
+    labelled("through", "", &[])
+        .with("pathWhitelist", json!(["/f"]))
+        .on(&["base"])
+        .import(&bench);
+    for (arch, gets) in archs
+        .map(|arch| (arch, arch))
+        .into_iter()
+        .chain([("s390x", "any")])
+    {
+        let aci = |name: &str, on: &str, labels: &[(&str, &str)]| {
+            let labels: Vec<_> = (labels.iter())
+                .map(|(n, v)| json!({"name": n, "value": v}))
+                .collect();
+            Aci::new(name, &[])
+                .with("labels", labels.into())
+                .on(&[on])
+                .import(&bench)
+        };
+        let top = aci("top", "base", &on(arch));
+        assert_eq!(
+            bench.run(&["cat", &format!("{top}:/f")]).ok().text(),
+            gets,
+            "{arch}"
+        );
+        let inspected = json_of(
+            &bench,
+            &["inspect", "--json", &aci("far", "through", &on(arch))],
+        );
+        let lowest = inspected["stack"][0]["id"].as_str().unwrap();
+        assert_eq!(
+            bench.run(&["cat", &format!("{lowest}:/f")]).ok().text(),
+            gets,
+            "{arch}"
+        );
+    }
 }
 
 #[test]

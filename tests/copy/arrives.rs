@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
 
 use super::disk::{is_the_same, stretches, xattrs};
-use super::support::layers::{Data, Entry, What};
+use super::support::both;
+use super::support::layers::{Data, Entry, Maker, What};
 use super::support::stacks::stacks;
-use super::{both, copied, is_root};
+use super::{copied, is_root};
 
 const NAMES: &[&[u8]] = &[b"a", b"b", b"a b", b"c", b"\xff"];
 
@@ -127,10 +128,14 @@ fn privileges_lists_and_attributes_arrive() {
         with(
             Entry::new("null", What::Char(1, 3)),
             0o6666,
-            &[trusted.clone()],
+            std::slice::from_ref(&trusted),
         ),
         with(Entry::new("whiteout", What::Char(0, 0)), 0o600, &[]),
-        with(Entry::new("pipe", What::Fifo), 0o4622, &[trusted.clone()]),
+        with(
+            Entry::new("pipe", What::Fifo),
+            0o4622,
+            std::slice::from_ref(&trusted),
+        ),
         with(
             Entry::new("soft", What::Symlink(b"/no/where".to_vec())),
             0o777,
@@ -239,7 +244,7 @@ fn a_tree_deeper_than_any_path_arrives() {
         let this = Entry::new(path.trim_end_matches('/'), What::Dir);
         layer.push(with(this, 0o711, &[]));
     }
-    let (mut maker, dir) = (super::Maker::new(), tempfile::tempdir().unwrap());
+    let (mut maker, dir) = (Maker::new(), tempfile::tempdir().unwrap());
     let union = lazyroot::union::Union::new(vec![maker.layer(&layer)]);
     let copied = copied(&union, dir.path()).unwrap();
     assert_eq!(copied.objects, depth * 4);

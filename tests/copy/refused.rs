@@ -12,8 +12,9 @@ use lazyroot::layer::{Layer, ReadError, Source};
 use lazyroot::union::Union;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use super::support::both;
 use super::support::layers::{Data, Entry, Maker, What};
-use super::{both, copied, is_root};
+use super::{copied, is_root};
 
 fn file(path: &str, size: u64) -> Entry {
     let data = Data {

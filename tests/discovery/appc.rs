@@ -212,3 +212,52 @@ pub(crate) fn host() -> &'static str {
         other => other,
     }
 }
+
+/// They were looked for as if for this machine.
+#[test]
+fn dependencies_are_looked_for_on_the_machine_of_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign = match host() {
+        "aarch64" => "amd64",
+        _ => "aarch64",
+    };
+    let labels = |arch: &'static str| [("version", "1"), ("os", "linux"), ("arch", arch)];
+    let base = json!([{ "imageName": "base" }]);
+    for (file, bytes) in [
+        (
+            format!("top-1-linux-{foreign}"),
+            aci("top", &labels(foreign), base, "top"),
+        ),
+        (
+            format!("base-latest-linux-{foreign}"),
+            aci("base", &labels(foreign), json!([]), foreign),
+        ),
+        (
+            format!("base-latest-linux-{}", host()),
+            aci("base", &labels(host()), json!([]), host()),
+        ),
+    ] {
+        fs::write(dir.path().join(format!("{file}.aci")), bytes).unwrap();
+    }
+    let bench = Bench::new();
+    let image = format!("appc:top:1,os=linux,arch={foreign}");
+    pull(&bench, dir.path(), &image).ok();
+    let text = bench.run(&["cat", "appc:top:/etc/base"]).ok().text();
+    assert_eq!(text, foreign);
+}
+
+/// A damaged record of whatever image stopped every pull of an image with dependencies.
+#[test]
+fn damage_of_another_image_does_not_stop_a_pull() {
+    let dir = directory(&[("x.org/top", on(&["base"])), ("base", json!([]))]);
+    let bench = Bench::new();
+    let other = bench.write("other.aci", &aci("other", &[], json!([]), "x"));
+    bench.import(&other, &[]).ok();
+    let records = fs::read_dir(bench.store.join("images-v1")).unwrap();
+    let mut paths = records.map(|entry| entry.unwrap().path());
+    let record = paths.find(|path| path.extension().unwrap() == "json");
+    fs::write(record.unwrap(), "{}").unwrap();
+    pull(&bench, dir.path(), TOP).ok();
+    bench.run(&["ls", TOP]).ok();
+    says(&bench.run(&["ls", "appc:other"]), 5, &["is damaged"]);
+}

@@ -131,7 +131,7 @@ fn an_empty_table_of_names_is_put_aside_and_the_image_fetched_again() {
         ran.err
     );
     assert_eq!(cat(&bench, "abc:/x"), "one");
-    assert!(names.with_extension("damaged").exists());
+    assert!(names.with_extension("damaged").is_file());
 }
 
 /// T21, `LocalStoreMissingLayer`: files that somebody took away.
@@ -167,7 +167,7 @@ fn an_image_that_is_not_whole_is_fetched_again() {
             );
             pull(&bench, &dir, "missing", image).ok();
             assert_eq!(cat(&bench, file), "one", "{}", path.display());
-            assert!(path.exists(), "{}", path.display());
+            assert!(path.is_file(), "{}", path.display());
             pull(&bench, Path::new("/nothing"), "never", image).ok();
         }
     }
@@ -451,6 +451,41 @@ fn when_all_give_up_the_transfer_ends_and_nothing_is_left() {
     assert_eq!(slow.web.asked().len(), 1);
     says(&bench.run(&["cat", BOTH[1].1]), 3, &["is not in the store"]);
     assert_eq!(locks(&bench), 0);
+}
+
+#[test]
+fn who_wants_a_signature_does_not_take_what_comes_without_one() {
+    let bench = Bench::new();
+    let go = Arc::new(AtomicBool::new(false));
+    let (image, gate) = (app("one"), Arc::clone(&go));
+    let web = Web::new(move |asked| {
+        if asked.url.ends_with(".asc") {
+            return Reply::status(404);
+        }
+        while asked.before == 0 && !gate.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Reply::ok(image.as_slice())
+    });
+    let slow = Slow { web, go };
+    let first = slow.start(&bench, "always");
+    slow.asked(1);
+    let keys = crate::signatures::keyring(&[&crate::signatures::alice()]);
+    let prefix = slow.web.url("");
+    let args = [
+        "pull",
+        "--discovery=simple",
+        "--discovery-prefix",
+        &prefix,
+        "--allow-http",
+        "--require-signature",
+        "--keyring",
+        keys.path().to_str().unwrap(),
+        APP,
+    ];
+    says(&bench.run(&args), 1, &["signature"]);
+    slow.go.store(true, Ordering::Relaxed);
+    first.ends(0);
 }
 
 fn locks(bench: &Bench) -> usize {

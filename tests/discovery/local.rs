@@ -126,3 +126,21 @@ fn a_directory_that_cannot_be_read_is_not_an_image_that_is_not_there() {
         "{error}"
     );
 }
+
+/// It counted for what comes from servers only.
+#[test]
+fn the_largest_size_counts_for_files_too() {
+    const FILE: &str = "app-1-linux-amd64.aci";
+    let (_dir, mut finder) = bench(&[FILE, "alpine.tar"]);
+    finder.settings.max_size = FILE.len() as u64;
+    assert_eq!(finder.bytes("app:1,os=linux,arch=amd64"), FILE.as_bytes());
+    archive(&finder, "alpine").unwrap();
+    finder.settings.max_size = 9;
+    for error in [
+        finder.refused("app:1,os=linux,arch=amd64"),
+        archive(&finder, "alpine").unwrap_err(),
+    ] {
+        says(&error, &["and more than 9 are not accepted"]);
+        assert_eq!(error.hint().unwrap(), "--max-size raises the limit");
+    }
+}

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use lazyroot::discovery::{DiscoveryError, Keyring, Method, Signature, SignatureError};
 use pgp::composed::{
@@ -23,6 +24,8 @@ use crate::web::{Reply, Web};
 const APP: &str = "example.com/app:1,os=linux,arch=amd64";
 const FILE: &str = "example.com/app-1-linux-amd64.aci";
 const IMAGE: &[u8] = b"the bytes of an image";
+/// Nobody wants to stop.
+static NEVER: AtomicBool = AtomicBool::new(false);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A key that may sign, and has a subkey that may too.
@@ -267,7 +270,7 @@ fn no_damage_of_a_signature_makes_it_good_or_panics() {
         IMAGE,
     );
     let bytes = pgp::ser::Serialize::to_bytes(&made.unwrap()).unwrap();
-    let verify = |bytes: &[u8]| ring.verify("app", bytes, &image, SystemTime::now());
+    let verify = |bytes: &[u8]| ring.verify("app", bytes, &image, SystemTime::now(), &NEVER);
     verify(&bytes).unwrap();
     let mut harmless = 0;
     for bit in 0..bytes.len() * 8 {
@@ -493,6 +496,108 @@ fn a_revoked_subkey_signs_nothing_and_its_key_still_does() {
     assert!(matches!(fetched.unwrap().signature, Signature::Good(_)));
 }
 
+/// The first copy that was trusted for the name counted, whatever the others said.
+#[test]
+fn a_key_is_revoked_wherever_in_the_keyring_a_copy_says_so() {
+    let alice = alice();
+    let public = alice.to_public_key();
+    let (by, open) = (&alice.primary_key, Password::empty());
+    let mut whole = public.clone();
+    let key = says_of_itself(&alice, SignatureType::KeyRevocation, vec![]);
+    let key = key.sign_key(by, &open, &by.public_key()).unwrap();
+    whole.details.revocation_signatures.push(key);
+    let mut part = public.clone();
+    let subkey = says_of_itself(&alice, SignatureType::SubkeyRevocation, vec![])
+        .sign_subkey_binding(
+            by,
+            &public.primary_key,
+            &open,
+            &public.public_subkeys[0].key,
+        );
+    part.public_subkeys[0].signatures.push(subkey.unwrap());
+    let by_key = sign(&alice.primary_key, IMAGE);
+    let by_part = sign(&alice.secret_subkeys[0].key, IMAGE);
+    for (copy, signature, word) in [
+        (&whole, &by_key, "the key is revoked"),
+        (&whole, &by_part, "the key is revoked"),
+        (&part, &by_part, "the subkey is revoked"),
+    ] {
+        let keys = keyring(&[&alice]);
+        let other = keys.path().join("prefix.d/elsewhere.org");
+        fs::create_dir_all(&other).unwrap();
+        fs::write(other.join("copy.asc"), armored(copy)).unwrap();
+        refused(keys.path(), signature.clone(), &[word]);
+    }
+}
+
+/// Of a file with several armored signatures only the first was looked at, and of keys
+/// only those that begin a line.
+#[test]
+fn every_armored_block_of_a_file_is_read() {
+    let (alice, bob) = (alice(), key("Bob", true, true));
+    let keys = keyring(&[&alice, &bob]);
+    let bad = sign(&bob.primary_key, b"x");
+    let good = sign(&alice.primary_key, IMAGE);
+    refused(keys.path(), good.clone() + &bad, &["it does not match"]);
+    let mut image = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut image, IMAGE).unwrap();
+    let verify = |ring: &Keyring, signature: &str| {
+        ring.verify(
+            "app",
+            signature.as_bytes(),
+            &image,
+            SystemTime::now(),
+            &NEVER,
+        )
+    };
+    let ring = Keyring::read(keys.path()).unwrap();
+    let unknown = sign(&key("Dave", true, true).primary_key, IMAGE);
+    let signer = verify(&ring, &(unknown + &good)).unwrap();
+    assert_eq!(signer.user.as_deref(), Some("Alice <alice@example.com>"));
+    assert!(verify(&ring, &good.repeat(17)).is_err(), "too many");
+
+    let mut two = armored(&alice.to_public_key());
+    two.truncate(two.trim_end().len());
+    two += &format!("  {}", armored(&bob.to_public_key()));
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("two.asc"), two).unwrap();
+    let ring = Keyring::read(dir.path()).unwrap();
+    verify(&ring, &sign(&bob.primary_key, IMAGE)).unwrap();
+}
+
+/// Ctrl-C was seen when a file of a directory had been copied and read to its end.
+#[test]
+fn somebody_who_wants_to_stop_need_not_wait_for_a_large_file() {
+    let alice = alice();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app-1-linux-amd64.aci");
+    let large = fs::File::create_new(&path).unwrap();
+    large.set_len(1 << 40).unwrap();
+    fs::write(
+        path.with_extension("aci.asc"),
+        sign(&alice.primary_key, IMAGE),
+    )
+    .unwrap();
+    let keys = keyring(&[&alice]);
+    let mut finder = Finder::new(Method::Local(dir.path().to_owned())).trusting(keys.path(), true);
+    finder.settings.max_size = u64::MAX;
+    let ring = Keyring::read(keys.path()).unwrap();
+    let signature = sign(&alice.primary_key, IMAGE);
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(200));
+            finder.stop.store(true, Ordering::Relaxed);
+        });
+        let error = finder.refused("app:1,os=linux,arch=amd64");
+        assert!(matches!(error, DiscoveryError::Interrupted), "{error}");
+    });
+    let now = SystemTime::now();
+    let stopped = ring.verify("app", signature.as_bytes(), &large, now, &finder.stop);
+    assert!(matches!(stopped, Err(SignatureError::Read { .. })));
+    assert!(begin.elapsed() < Duration::from_secs(20));
+}
+
 #[test]
 fn a_subkey_of_somebody_else_does_not_count() {
     // Mallory's key with Alice's subkey: what Alice's subkey signed is not Mallory's,
@@ -570,7 +675,7 @@ fn one_bad_signature_spoils_the_good_ones() {
     let mut image = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut image, IMAGE).unwrap();
     let ring = Keyring::read(keys.path()).unwrap();
-    let verify = |bytes: &[u8]| ring.verify("app", bytes, &image, SystemTime::now());
+    let verify = |bytes: &[u8]| ring.verify("app", bytes, &image, SystemTime::now(), &NEVER);
     let (good, bad) = (binary(&alice, IMAGE), binary(&bob, b"x"));
     assert!(verify(&[good.clone(), binary(&bob, IMAGE)].concat()).is_ok());
     let unknown = binary(&key("Dave", true, true), IMAGE);
@@ -609,7 +714,13 @@ fn a_key_is_trusted_for_its_names_only() {
     ] {
         let verify = |by: &SignedSecretKey| {
             let signature = sign(&by.primary_key, IMAGE);
-            ring.verify(name, signature.as_bytes(), &image, SystemTime::now())
+            ring.verify(
+                name,
+                signature.as_bytes(),
+                &image,
+                SystemTime::now(),
+                &NEVER,
+            )
         };
         assert_eq!(verify(&alice).is_ok(), trusted, "{name}");
         assert!(verify(&bob).is_ok(), "{name}");
@@ -630,8 +741,14 @@ fn a_keyring_has_keys_and_nothing_else() {
     std::io::Write::write_all(&mut image, IMAGE).unwrap();
     for by in [&alice, &bob] {
         let signature = sign(&by.primary_key, IMAGE);
-        ring.verify("app", signature.as_bytes(), &image, SystemTime::now())
-            .unwrap();
+        ring.verify(
+            "app",
+            signature.as_bytes(),
+            &image,
+            SystemTime::now(),
+            &NEVER,
+        )
+        .unwrap();
     }
     let half = &two.as_bytes()[..two.len() - 200];
     for file in [
@@ -727,11 +844,11 @@ fn what_gpg_signed_is_accepted() {
         let ring = Keyring::read(keys.path()).unwrap();
         let mut file = fs::File::open(&image).unwrap();
         let signer = ring
-            .verify("app", &signature, &file, SystemTime::now())
+            .verify("app", &signature, &file, SystemTime::now(), &NEVER)
             .unwrap();
         assert_eq!(signer.user.as_deref(), Some(user));
         file = tempfile::tempfile().unwrap();
-        let bad = ring.verify("app", &signature, &file, SystemTime::now());
+        let bad = ring.verify("app", &signature, &file, SystemTime::now(), &NEVER);
         assert!(matches!(bad, Err(SignatureError::Bad { .. })));
     }
     // The agent that gpg started serves this directory only; it ends with it.

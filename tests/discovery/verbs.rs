@@ -311,3 +311,31 @@ fn gc_removes_parts_that_nobody_is_fetching() {
     assert!(swept.contains("39.1 KiB in 1 files"), "{swept}");
     assert_eq!(part().count(), 0);
 }
+
+/// Nothing was said: who had forgotten the keyring did not know.
+#[test]
+fn without_a_keyring_it_is_said_once_that_no_signature_was_looked_at() {
+    let bench = Bench::new();
+    let dir = bench.path("images");
+    fs::create_dir(&dir).unwrap();
+    let base = json!([{ "imageName": "base", "labels": [{ "name": "version", "value": "1" }] }]);
+    for (name, dependencies) in [("app", base), ("base", json!([]))] {
+        let bytes = crate::appc::aci(name, &LABELS, dependencies, name);
+        fs::write(dir.join(format!("{name}-1-linux-amd64.aci")), bytes).unwrap();
+    }
+    let image = Image::small("small:1", 1, Packing::Gzip);
+    let docker = crate::images::archive(&image.docker());
+    fs::write(dir.join("small:1.tar"), docker).unwrap();
+    let app = "appc:app:1,os=linux,arch=amd64";
+    let note = "note: no signature was looked at, as there is no keyring (--keyring DIR)";
+    let told = |args: &[&str]| {
+        let ran = local(&bench, &dir, args).ok();
+        ran.err.lines().filter(|line| *line == note).count()
+    };
+    assert_eq!(told(&[app]), 1);
+    assert_eq!(told(&[app, "--quiet"]), 0);
+    // Docker archives have no signatures.
+    assert_eq!(told(&["small:1"]), 0);
+    let keys = crate::signatures::keyring(&[&crate::signatures::alice()]);
+    assert_eq!(told(&[app, "--keyring", keys.path().to_str().unwrap()]), 0);
+}

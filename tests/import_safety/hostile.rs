@@ -197,6 +197,23 @@ fn bombs_are_refused_before_they_are_unpacked() {
     }
 }
 
+/// Streams of bzip2 and xz are packed again, and what was counted was our own packing: here
+/// four bytes became one, so that a thousand for each that came were none too many.
+#[test]
+fn a_bomb_of_xz_is_counted_by_the_bytes_that_came() {
+    let head = Tar::new().file("manifest", b"{}").dir("rootfs");
+    let claim = head.claiming("rootfs/noise", EntryType::Regular, "", 40 << 30, b"");
+    // Xz looks back further than a frame of ours is long.
+    let packed = Packing::Xz.pack(&noise(1, 64 << 10).repeat(1 << 10));
+    let streams = [Packing::Xz.pack(&claim.open_end()), packed.repeat(20)].concat();
+    let bench = Bench::new();
+    let path = bench.write("bomb.aci", &streams);
+    let words = ["`ratio`", "more than 256 for one"];
+    bench.refuses(1, &words, |bench| bench.import(&path, &[]));
+    let file = path.to_str().unwrap();
+    bench.refuses(1, &words, |bench| bench.run(&["validate", file]));
+}
+
 #[test]
 #[ignore = "two GiB of headers take a minute when unoptimised"]
 fn more_members_than_four_million_are_refused_by_default() {

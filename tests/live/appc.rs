@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use serde_json::{Value, json};
 
 use super::images::Pack;
-use super::lab::{Lab, alive, until};
+use super::lab::{Lab, alive, has, system, until};
 
 /// Imports an ACI whose file `/etc/NAME` has its name in it, and a file that all have.
 fn aci(lab: &Lab, name: &str, fields: Value) {
@@ -139,4 +139,115 @@ fn browse_resolves_dependencies_when_an_image_is_looked_up() {
     let pid = lab.server(&at);
     lab.umount(&at);
     until("the server ends", || !alive(pid));
+}
+
+/// A damaged record was as good as missing: what needed it had no such file, or got
+/// another image of that name.
+#[test]
+fn a_damaged_image_is_an_input_output_error_for_whoever_needs_it_only() {
+    let Some(lab) = Lab::new() else { return };
+    let versions = |version: &str| {
+        let labels = json!([{"name": "version", "value": version}]);
+        json!({ "labels": labels })
+    };
+    aci(&lab, "base", versions("1"));
+    let records = fs::read_dir(lab.store("images-v1")).unwrap();
+    let mut paths = records.map(|entry| entry.unwrap().path());
+    let record = paths.find(|path| path.extension().unwrap() == "json");
+    aci(&lab, "base", versions("2"));
+    aci(&lab, "top", on(&["base"]));
+    let mut exact = on(&["base"]);
+    exact["dependencies"][0]["labels"] = versions("2")["labels"].clone();
+    aci(&lab, "exact", exact);
+    aci(&lab, "other", json!({}));
+    fs::write(record.unwrap(), "{}").unwrap();
+    let at = lab.place("at");
+    let log = lab.path("at.log");
+    lab.run(&[
+        "browse",
+        "--log",
+        log.to_str().unwrap(),
+        at.to_str().unwrap(),
+    ]);
+    let inside = at.join("appc:example.org");
+    let names = fs::read_dir(&inside).unwrap();
+    let mut names: Vec<_> = names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["base:1", "base:2", "exact:1", "other:1", "top:1"]);
+    for _ in 0..2 {
+        for name in ["base:1", "top:1"] {
+            let error = fs::metadata(inside.join(name).join("etc")).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+        }
+        for name in ["base:2", "exact:1", "other:1"] {
+            fs::metadata(inside.join(name).join("etc")).unwrap();
+        }
+    }
+    let lines = lab.log("at");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.contains("is damaged")),
+        "{lines:?}"
+    );
+    let pid = lab.server(&at);
+    lab.umount(&at);
+    until("the server ends", || !alive(pid));
+}
+
+/// What Mesos ran end to end (`AppcSpecTest`'s rootfs, built from the host): `ls -al /` in an
+/// image of one layer.
+#[test]
+fn a_program_of_the_host_runs_in_an_image_of_one_layer() {
+    let Some(lab) = Lab::new() else { return };
+    if !has("ldd") || !has("chroot") {
+        return;
+    }
+    let manifest = json!({
+        "acKind": "ImageManifest",
+        "acVersion": "0.8.11",
+        "name": "host",
+        "labels": [
+            {"name": "version", "value": "latest"},
+            {"name": "arch", "value": "amd64"},
+            {"name": "os", "value": "linux"},
+        ],
+        "app": {"exec": ["/bin/ls", "-al", "/"], "user": "0", "group": "0"},
+    });
+    let mut layer = super::images::Layer::new();
+    layer
+        .file("manifest", manifest.to_string().as_bytes())
+        .dir("rootfs", 0o755)
+        .dir("rootfs/tmp", 0o1777)
+        .symlink("rootfs/sbin", "bin")
+        .program("rootfs/bin/ls", 0o755, "/bin/ls");
+    let needed = system("ldd", &["/bin/ls"]);
+    let libraries = needed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    for library in libraries {
+        layer.program(&format!("rootfs{library}"), 0o755, library);
+    }
+    let path = lab.path("image.aci");
+    fs::write(&path, layer.pack(Pack::Gzip).bytes).unwrap();
+    lab.run(&["import", "--quiet", path.to_str().unwrap()]);
+    let at = lab.mount("appc:host:latest,os=linux,arch=amd64", "at");
+    let dir = at.to_str().unwrap();
+    let inspected: Value =
+        serde_json::from_str(&lab.run(&["inspect", "--json", "appc:host"])).unwrap();
+    let words = inspected["manifest"]["app"]["exec"].as_array().unwrap();
+    let words: Vec<&str> = words.iter().map(|word| word.as_str().unwrap()).collect();
+    let inside = system("chroot", &[&[dir][..], &words].concat());
+    // There is no passwd in it, so it prints numbers; and above `/` is `/`.
+    let own = |text: String| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.ends_with(" .."));
+        lines.map(str::to_owned).collect()
+    };
+    let outside = system("ls", &["-aln", dir]);
+    for name in [" bin", " sbin -> bin", " tmp"] {
+        assert!(inside.lines().any(|line| line.ends_with(name)), "{inside}");
+    }
+    assert_eq!(own(inside), own(outside));
+    lab.umount(&at);
 }

@@ -9,7 +9,7 @@ use lazyroot::mounts;
 use rustix::process::Signal;
 
 use super::images::{PACKS, Pack, contents};
-use super::lab::{Lab, Running, alive, signal, until};
+use super::lab::{Lab, Running, alive, signal, succeeded, until};
 
 fn small(lab: &Lab, name: &str, says: &str) {
     lab.image(name, Pack::Gzip, |layer| {
@@ -197,6 +197,28 @@ fn a_verbose_server_writes_lines_to_its_log() {
         &["mount", "-r", "--log", bad.to_str().unwrap(), "app:1", dir],
     );
     assert!(said.contains("no/log`"), "{said}");
+}
+
+#[test]
+fn a_server_has_the_store_and_the_log_that_a_config_file_says() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let (at, log) = (lab.place("at"), lab.path("the log"));
+    let config = lab.path("c.toml");
+    fs::write(&config, "store = 'store'\nlog = 'the log'\n").unwrap();
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lazyroot"));
+        command.env_remove("LAZYROOT_STORE");
+        command.env("LAZYROOT_CONFIG", &config).args(args);
+        succeeded(args, &command.output().unwrap());
+    };
+    run(&["mount", "-r", "-v", "app:1", at.to_str().unwrap()]);
+    assert_eq!(says(&at), "one");
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("`app:1` at `"), "{text}");
+    // A file that is wrong by now is nothing to the server, nor to who unmounts.
+    fs::write(&config, "nonsense").unwrap();
+    run(&["umount", at.to_str().unwrap()]);
 }
 
 #[test]

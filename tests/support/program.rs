@@ -159,7 +159,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
 
 /// Picks, and does.
 pub(crate) struct Program {
-    twins: Twins,
+    pub(crate) twins: Twins,
 }
 
 impl Program {

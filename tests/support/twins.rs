@@ -15,8 +15,8 @@ use lazyroot::union::writable::{Contents, Known, Maker, Open, Rename, Writable};
 use lazyroot::union::{FsError, Union};
 
 use super::posix::{Id, Mtime, Posix};
-use super::support::layers::{Entry, Maker as LayerMaker};
-use super::support::model::Tree;
+use super::support::both;
+use super::support::layers::Entry;
 use super::upper::{Fault, Memory};
 
 /// Why the two are not the same.
@@ -152,11 +152,8 @@ fn interrupted(before: &Posix, id: Id) -> Vec<Posix> {
 impl Twins {
     /// Both trees of a stack of layers, unchanged.
     pub(crate) fn new(stack: &[Vec<Entry>], keeps: bool) -> Self {
-        let (mut maker, mut tree) = (LayerMaker::new(), Tree::new());
-        let layers = stack
-            .iter()
-            .map(|entries| maker.layer(&tree.apply(entries)));
-        let lower = Arc::new(Union::new(layers.collect()));
+        let (lower, tree) = both(stack);
+        let lower = Arc::new(lower);
         let mut twins = Self {
             lower,
             upper: Memory::new(),
@@ -197,6 +194,17 @@ impl Twins {
         self.union = None;
         self.upper.remount();
         self.mount()
+    }
+
+    /// The layers and the upper directory, which no union has any more.
+    pub(crate) fn unmounted(&mut self) -> (Arc<Union>, Memory) {
+        self.handles.clear();
+        self.cursors.clear();
+        self.known.clear();
+        self.owed.clear();
+        self.union = None;
+        self.upper.remount();
+        (Arc::clone(&self.lower), self.upper.clone())
     }
 
     /// An object's path, for the story.

@@ -167,7 +167,7 @@ impl Copy<'_> {
             let left = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
             let wanted = left.min(buffer.len());
             let piece = &mut buffer[..wanted];
-            let read = self.union.read(file.ino, range.start, piece);
+            let read = self.union.read_on(file.ino, range.start, piece);
             let read = read.map_err(|error| self.unreadable(places, file.name, file.ino, error))?;
             if read == 0 {
                 // Rather an error than a loop without an end.

@@ -2,10 +2,11 @@
 
 use std::io;
 
+use crate::appc::Labels;
 use crate::cli::report::Failure;
 use crate::digest::{AciId, DiffId, ImageId};
 use crate::image::appc::Dependency;
-use crate::image::appc::graph::{GraphError, Known};
+use crate::image::appc::graph::{Outline, Wanted};
 use crate::import::ImportError;
 use crate::reference::Reference;
 use crate::store::{Store, StoreError};
@@ -64,61 +65,61 @@ fn has_layer(store: &Store, diff: DiffId) -> Result<bool, StoreError> {
 
 /// The AppC image that is meant.
 pub(super) fn find(store: &Store, wanted: &Dependency) -> Result<Option<AciId>, Failure> {
-    let images = store.appc_images(&mut |_, _| ())?;
-    let known = match wanted.id {
-        None => images.find(&wanted.image).map(|known| known.id),
-        Some(id) => match images.all().find(|known| known.id == id) {
-            None => None,
-            Some(Known { outline, .. }) if wanted.image.fits(&outline.name, &outline.labels) => {
-                Some(id)
-            }
-            Some(Known { outline, .. }) => {
-                return Err(ImportError::WrongImage {
-                    found: outline.reference(),
-                    wanted: wanted.image.clone(),
-                }
-                .into());
-            }
-        },
+    let Some(id) = wanted.id else {
+        let known = store.appc_images()?.find(&wanted.image)?;
+        return Ok(known.map(|known| known.id));
     };
-    Ok(known)
+    match outline(store, id)? {
+        None => Ok(None),
+        Some(outline) if wanted.image.fits(&outline.name, &outline.labels) => Ok(Some(id)),
+        Some(outline) => Err(ImportError::WrongImage {
+            found: outline.reference(),
+            wanted: wanted.image.clone(),
+        }
+        .into()),
+    }
+}
+
+/// What the manifest of an image says, if the store has that image.
+fn outline(store: &Store, id: AciId) -> Result<Option<Outline>, StoreError> {
+    match store.image(id.image()) {
+        Err(StoreError::NoImage(_)) => Ok(None),
+        other => Ok(other?.appc),
+    }
 }
 
 /// The next image that must be fetched so that this one is whole: itself, or one
 /// that it depends on.
-pub(super) fn missing(store: &Store, top: &Dependency) -> Result<Option<Dependency>, Failure> {
-    let Some(id) = find(store, top)? else {
+pub(super) fn missing(store: &Store, top: &Wanted) -> Result<Option<Wanted>, Failure> {
+    let Some(id) = find(store, &top.dependency)? else {
         return Ok(Some(top.clone()));
     };
-    let mut broken = None;
-    let images = store.appc_images(&mut |_, error| broken = Some(error))?;
-    let stack = match (images.stack(id), broken) {
-        (Ok(stack), _) => stack,
-        // What is missing may be what is damaged.
-        (Err(_), Some(damage)) => return Err(damage.into()),
-        (
-            Err(StoreError::Dependencies(
-                GraphError::Missing { wanted, .. } | GraphError::WrongId { wanted, .. },
-            )),
-            None,
-        ) => return Ok(Some(wanted.0)),
-        (Err(error), None) => return Err(error.into()),
+    let stack = match store.appc_images()?.stack(id) {
+        Ok(stack) => stack,
+        Err(StoreError::Dependencies(error)) if error.missing().is_some() => {
+            return Ok(error.missing().cloned());
+        }
+        Err(error) => return Err(error.into()),
     };
     for placed in stack {
         let listed = placed.lists.contains(&placed.id);
         let whole = has_layer(store, placed.id.archive())?
-            && (!listed || store.whitelist_path(placed.id).is_file());
+            && (!listed || store.whitelist_path(placed.id).try_exists()?);
         if whole {
             continue;
         }
         if placed.id == id {
             return Ok(Some(top.clone()));
         }
-        let known = images.all().find(|known| known.id == placed.id);
-        return Ok(known.map(|known| Dependency {
-            image: known.outline.reference(),
-            id: Some(placed.id),
-            size: None,
+        let outline = outline(store, placed.id)?;
+        return Ok(outline.map(|outline| Wanted {
+            dependency: Dependency {
+                image: outline.reference(),
+                id: Some(placed.id),
+                size: None,
+            },
+            // It is asked for by its ID.
+            machine: Labels::new(),
         }));
     }
     Ok(None)

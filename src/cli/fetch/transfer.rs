@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::turn::{self, Turn};
 use super::{Fetch, first};
-use crate::appc::AppcReference;
+use crate::appc::Labels;
 use crate::archive::Archive;
 use crate::cli::Context;
 use crate::cli::progress::Shown;
@@ -13,7 +13,7 @@ use crate::cli::report::{Exit, Failure, chain};
 use crate::digest::ImageId;
 use crate::discovery::{Discovery, DiscoveryError, Fetched, Found, Signature, Wanted};
 use crate::image::Want;
-use crate::image::appc::Dependency;
+use crate::image::appc::{Dependency, graph};
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
 use crate::reference::Reference;
@@ -47,7 +47,9 @@ impl<'a> Transfer<'a> {
                 "waits for another process that fetches `{called}`"
             ))
         };
-        let turn = turn::take(&self.store.fetch_path(), called, &self.context.stop, &waits)?;
+        // Who looks elsewhere, or wants a signature, does not take what comes to others.
+        let what = format!("{called} {:?}", self.context.discovery);
+        let turn = turn::take(&self.store.fetch_path(), &what, &self.context.stop, &waits)?;
         turn.ok_or_else(|| DiscoveryError::Interrupted.into())
     }
 
@@ -55,6 +57,13 @@ impl<'a> Transfer<'a> {
     fn say(&self, line: &str) {
         if !self.quiet {
             let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+
+    /// Says that nobody has looked at signatures, if that is so.
+    pub(super) fn tell_unverified(&self) {
+        if !self.discovery.verifies() {
+            self.say("note: no signature was looked at, as there is no keyring (--keyring DIR)");
         }
     }
 
@@ -88,17 +97,21 @@ impl<'a> Transfer<'a> {
     /// comes; nothing was imported where another process did it.
     pub(super) fn appc(
         &self,
-        wanted: &Dependency,
+        wanted: &graph::Wanted,
         needed: &dyn Fn() -> Result<bool, Failure>,
     ) -> Result<(Option<ImageId>, Vec<Imported>), Failure> {
-        let turn = match self.turn(&key(&wanted.image, wanted))? {
+        let graph::Wanted {
+            dependency: wanted,
+            machine,
+        } = wanted;
+        let turn = match self.turn(&key(wanted, machine))? {
             Turn::Joined(id) => return Ok((Some(id), Vec::new())),
             Turn::Ours(turn) => turn,
         };
         if !needed()? {
             return Ok((None, Vec::new()));
         }
-        let looked_for = Wanted::new(wanted.image.clone()).for_host();
+        let looked_for = Wanted::new(wanted.image.clone()).for_host().like(machine);
         let found = self.discovery.find(&looked_for, &self.context.stop)?;
         let imported = self.take(found, &|archive, options| match archive {
             Archive::Aci(aci) => import::import_aci(&self.store, aci, Some(wanted), options),
@@ -147,10 +160,11 @@ impl<'a> Transfer<'a> {
 }
 
 /// What tells transfers apart.
-fn key(image: &AppcReference, wanted: &Dependency) -> String {
+fn key(wanted: &Dependency, machine: &Labels) -> String {
     match wanted.id {
-        Some(id) => format!("{image} {id}"),
-        None => image.to_string(),
+        Some(id) => format!("{} {id}", wanted.image),
+        // The same words may mean another image for another machine.
+        None => format!("{} {machine:?}", wanted.image),
     }
 }
 

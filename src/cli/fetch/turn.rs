@@ -1,6 +1,6 @@
 //! One transfer of an image at a time, whoever wants it.
 //!
-//! `fetch/<sha256 of what is asked for>.lock` is flocked by the process that fetches.
+//! `fetch/<sha256 of what is asked for, and how>.lock` is flocked by the process that fetches.
 //! The others wait. Who is done writes the image's ID into the file and takes its
 //! name away; who waited reads it there. If nothing is written, the first one was
 //! stopped or failed, and the next one fetches. So nobody waits for a process that

@@ -57,3 +57,25 @@ fn read(path: &Path) -> Result<Option<Wishes>, Failure> {
     let base = std::path::absolute(path)?;
     Ok(Some(wishes.below(base.parent().unwrap_or(Path::new("/")))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_file_goes_before_an_earlier_one_and_none_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("system"), "store = '/system'\nkeyring = 'keys'\n").unwrap();
+        std::fs::write(path("own"), "store = '/own'\n").unwrap();
+        let usual = ["none", "system", "own"].map(path).to_vec();
+        let named = None;
+        let all = Files { usual, named }.read().unwrap();
+        let read: Vec<&PathBuf> = all.iter().map(|(path, _)| path).collect();
+        assert_eq!(read, [&path("own"), &path("system")]);
+        let store = all.iter().find_map(|(_, wishes)| wishes.store.clone());
+        assert_eq!(store, Some("/own".into()));
+        let keyring = all.iter().find_map(|(_, wishes)| wishes.keyring.clone());
+        assert_eq!(keyring, Some(path("keys")));
+    }
+}

@@ -28,8 +28,9 @@ pub(super) use adapter::WritableAdapter;
 use opens::Opens;
 
 use super::errno;
-use super::reports::{Reports, chain};
+use super::reports::Reports;
 use super::session::Activity;
+use crate::causes::chain;
 use crate::node::Ino;
 use crate::union::FsError;
 use crate::union::writable::Writable;

@@ -62,10 +62,7 @@ impl Outline {
     /// What people call it: name and version.
     #[must_use]
     pub fn called(&self) -> String {
-        match self.reference().version() {
-            Some(version) => format!("{}:{version}", self.name),
-            None => self.name.to_string(),
-        }
+        self.reference().called()
     }
 }
 
@@ -152,31 +149,51 @@ pub enum GraphError<E: Error + 'static> {
     },
 }
 
-/// A dependency, for a message.
+impl<E: Error> GraphError<E> {
+    /// The dependency that has to come, if that is what it lacks.
+    #[must_use]
+    pub fn missing(&self) -> Option<&Wanted> {
+        match self {
+            Self::Missing { wanted, .. } | Self::WrongId { wanted, .. } => Some(wanted),
+            _ => None,
+        }
+    }
+}
+
+/// A dependency that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted(pub Dependency);
+pub struct Wanted {
+    /// What the manifest says of it.
+    pub dependency: Dependency,
+    /// Labels `os` and `arch` of what it is for: those of the image that wants it; where
+    /// that says nothing, those of the requested image.
+    pub machine: Labels,
+}
 
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.image)?;
-        match self.0.id {
+        let Dependency { image, id, .. } = &self.dependency;
+        write!(f, "{image}")?;
+        match id {
             Some(id) => write!(f, " ({id})"),
             None => Ok(()),
         }
     }
 }
 
+/// Answers a dependency with the image of its ID, where it has one and that
+/// image is there; else with the one that fits name and labels and is best for
+/// the machine that these labels speak of, see [`Wanted`]; else with nothing.
+pub type Find<'a, E> = dyn FnMut(&Dependency, &Labels) -> Result<Option<Known>, E> + 'a;
+
 /// The stack that an image stands for, the lowest layer first.
-///
-/// `find` answers a dependency with the image of its ID, where it has one and that
-/// image is there; else with the best that fits name and labels; else with nothing.
 ///
 /// # Errors
 /// See [`GraphError`]; all of them name the chain that led there.
 pub fn stack<E: Error + 'static>(
     top: Known,
-    find: &mut dyn FnMut(&Dependency) -> Result<Option<Known>, E>,
-) -> Result<Vec<Placed>, GraphError<E>> {
+    find: &mut Find<'_, E>,
+) -> Result<Vec<Placed>, Box<GraphError<E>>> {
     let mut walk = Walk {
         find,
         branch: Vec::new(),
@@ -184,14 +201,14 @@ pub fn stack<E: Error + 'static>(
         placed: Vec::new(),
         edges: 0,
     };
-    walk.visit(top, &[])?;
+    walk.visit(top, &[]).map_err(Box::new)?;
     walk.placed.reverse();
     Ok(walk.placed)
 }
 
 /// The walk goes from the top down, so that what is met again is below and can go.
 struct Walk<'a, E> {
-    find: &'a mut dyn FnMut(&Dependency) -> Result<Option<Known>, E>,
+    find: &'a mut Find<'a, E>,
     /// From the top to where the walk is.
     branch: Vec<Known>,
     /// All that was placed.
@@ -206,6 +223,20 @@ impl<E: Error + 'static> Walk<'_, E> {
     fn chain(&self, last: Option<String>) -> Chain {
         let names = self.branch.iter().map(|known| known.outline.called());
         Chain(names.chain(last).collect())
+    }
+
+    /// What the last of the branch is for.
+    fn machine(&self) -> Labels {
+        let said = |known: &Known, label: &str| {
+            let mut labels = known.outline.labels.iter();
+            let found = labels.find(|(name, _)| name.as_str() == label);
+            found.map(|(name, value)| (name.clone(), value.clone()))
+        };
+        let of_two = |label| {
+            let last = self.branch.last().and_then(|known| said(known, label));
+            last.or_else(|| said(self.branch.first()?, label))
+        };
+        ["os", "arch"].into_iter().filter_map(of_two).collect()
     }
 
     fn visit(&mut self, known: Known, above: &[AciId]) -> Result<(), GraphError<E>> {
@@ -254,13 +285,17 @@ impl<E: Error + 'static> Walk<'_, E> {
                 limit: EDGES_MAX,
             });
         }
-        let found = (self.find)(wanted);
+        let machine = self.machine();
+        let found = (self.find)(wanted, &machine);
         let named = || self.chain(Some(wanted.image.to_string()));
         let found = found.map_err(|source| GraphError::Lookup {
             chain: named(),
             source,
         })?;
-        let wants = || Wanted(wanted.clone());
+        let wants = || Wanted {
+            dependency: wanted.clone(),
+            machine: machine.clone(),
+        };
         let Some(known) = found else {
             return Err(GraphError::Missing {
                 wanted: wants(),
@@ -331,8 +366,8 @@ mod tests {
             Self(lines.iter().map(image).collect())
         }
 
-        fn stack(&self, top: &str) -> Result<Vec<Placed>, GraphError<Infallible>> {
-            stack(self.0[top].clone(), &mut |wanted| {
+        fn stack(&self, top: &str) -> Result<Vec<Placed>, Box<GraphError<Infallible>>> {
+            stack(self.0[top].clone(), &mut |wanted, _| {
                 Ok(self.0.get(wanted.image.name.as_str()).cloned())
             })
         }
@@ -453,7 +488,7 @@ mod tests {
                 outline: Arc::new(top.clone()),
             };
             let known = images.0["b"].clone();
-            stack::<Infallible>(top, &mut |_| Ok(Some(known.clone())))
+            stack::<Infallible>(top, &mut |_, _| Ok(Some(known.clone())))
                 .unwrap_err()
                 .to_string()
         };

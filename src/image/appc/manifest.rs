@@ -115,22 +115,28 @@ impl Manifest {
     /// What it is for, in the words of Docker; both fields `unknown` where the labels do not say.
     #[must_use]
     pub fn platform(&self) -> Platform {
-        let label = |name: &str| {
-            let found = self.labels.iter().find(|(key, _)| key.as_str() == name);
-            found.map_or("unknown", |(_, value)| value.as_str())
-        };
-        let (architecture, variant) = match label("arch") {
-            "i386" => ("386", None),
-            "x86_64" => ("amd64", None),
-            "aarch64" => ("arm64", None),
-            "armv6l" => ("arm", Some("v6")),
-            "armv7l" => ("arm", Some("v7")),
-            same => (same, None),
-        };
-        Platform {
-            variant: variant.map(str::to_owned),
-            ..Platform::new(label("os"), architecture)
-        }
+        platform(&self.labels)
+    }
+}
+
+/// What an image with these labels is for, see [`Manifest::platform`].
+#[must_use]
+pub fn platform(labels: &Labels) -> Platform {
+    let label = |name: &str| {
+        let found = labels.iter().find(|(key, _)| key.as_str() == name);
+        found.map_or("unknown", |(_, value)| value.as_str())
+    };
+    let (architecture, variant) = match label("arch") {
+        "i386" => ("386", None),
+        "x86_64" => ("amd64", None),
+        "aarch64" => ("arm64", None),
+        "armv6l" => ("arm", Some("v6")),
+        "armv7l" => ("arm", Some("v7")),
+        same => (same, None),
+    };
+    Platform {
+        variant: variant.map(str::to_owned),
+        ..Platform::new(label("os"), architecture)
     }
 }
 

@@ -21,4 +21,4 @@ mod manifest;
 pub use app::{App, EventHandler, MountPoint, Port};
 pub use field::ManifestError;
 pub use isolators::Isolator;
-pub use manifest::{Dependency, MANIFEST_MAX, Manifest};
+pub use manifest::{Dependency, MANIFEST_MAX, Manifest, platform};

@@ -135,6 +135,32 @@ pub enum DecodeError {
     Stopped,
 }
 
+/// [`super::Limits::ratio`] is looked at behind so many bytes: small layers may be all
+/// zeros.
+const RATIO_FREE: u64 = 1 << 30;
+
+impl super::Limits {
+    /// Whether so many unpacked bytes may come out of so many packed ones.
+    ///
+    /// # Errors
+    /// [`DecodeError::Limit`].
+    pub fn unpacking(&self, made: u64, taken: u64) -> Result<(), DecodeError> {
+        let Self {
+            unpacked, ratio, ..
+        } = *self;
+        let (limit, what) = if made > unpacked {
+            let what = format!("it unpacks to more than {unpacked} bytes");
+            ("unpacked", what)
+        } else if made > RATIO_FREE && made > taken.saturating_mul(ratio) {
+            let what = format!("{made} bytes out of {taken} are more than {ratio} for one");
+            ("ratio", what)
+        } else {
+            return Ok(());
+        };
+        Err(DecodeError::Limit { limit, what })
+    }
+}
+
 /// Whoever takes the output stopped: it is gone or has failed.
 #[derive(Debug)]
 pub struct Stopped;

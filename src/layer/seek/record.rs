@@ -20,9 +20,6 @@ const UNIT_MIN: u64 = SPAN / 2;
 /// Compressed bytes kept for a [`WindowJob`]. 32 KiB of output need hardly more
 /// than 32 KiB of input; a stream of empty blocks could need any number.
 const FOLLOWING_MAX: usize = 2 * WINDOW;
-/// [`Limits::ratio`] is looked at behind so many bytes: small layers may be all
-/// zeros.
-const RATIO_FREE: u64 = 1 << 30;
 /// A sink's buffer below this is enlarged.
 const BUFFER_MIN: usize = 4 << 10;
 
@@ -160,7 +157,7 @@ impl Recorder {
             self.taken += used.len() as u64;
             self.byte = used.last().copied().unwrap_or(self.byte);
             self.made += made as u64;
-            self.within_limits()?;
+            self.limits.unpacking(self.made, self.taken)?;
             self.follow(used, from);
             if made > 0 {
                 self.used_until = self.taken;
@@ -372,28 +369,6 @@ impl Recorder {
     fn hand_on(&mut self, to: &mut dyn Sink) -> Result<(), DecodeError> {
         to.bytes(std::mem::take(&mut self.out))
             .map_err(|Stopped| DecodeError::Stopped)
-    }
-
-    fn within_limits(&self) -> Result<(), DecodeError> {
-        let Limits {
-            unpacked, ratio, ..
-        } = self.limits;
-        if self.made > unpacked {
-            let what = format!("it unpacks to more than {unpacked} bytes");
-            return Err(DecodeError::Limit {
-                limit: "unpacked",
-                what,
-            });
-        }
-        if self.made > RATIO_FREE && self.made > self.taken.saturating_mul(ratio) {
-            let (made, taken) = (self.made, self.taken);
-            let what = format!("{made} bytes out of {taken} are more than {ratio} for one");
-            return Err(DecodeError::Limit {
-                limit: "ratio",
-                what,
-            });
-        }
-        Ok(())
     }
 
     fn damaged(&self, what: &str) -> DecodeError {

@@ -33,15 +33,17 @@
 //! `system.posix_acl_*` attributes arrive as such.
 //!
 //! Inside: `header` is one block, `pax` one extended header, `sparse` the maps,
-//! `reader` the order of all these.
+//! `reader` the order of all these. `put` is the other way: a member as bytes.
 
 mod header;
 mod pax;
+mod put;
 mod reader;
 mod sparse;
 #[cfg(test)]
 mod tests;
 
+pub use put::{END, Unsayable, header, padding};
 pub use reader::TarReader;
 
 use crate::node::{Device, Time};

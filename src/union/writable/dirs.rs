@@ -48,6 +48,12 @@ impl Names {
         self.slots.get(name).map(|(slot, _)| *slot)
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> BTreeMap<Box<[u8]>, Slot> {
+        let all = self.slots.iter();
+        all.map(|(name, (slot, _))| (name.clone(), *slot)).collect()
+    }
+
     /// Up to `most` names that only the upper directory has, behind `cookie`.
     pub(super) fn own(&self, cookie: u64, most: usize) -> Vec<(u64, Box<[u8]>, Slot)> {
         let behind = self.order.range(cookie.saturating_add(1)..).take(most);

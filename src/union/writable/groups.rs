@@ -125,7 +125,10 @@ impl Writable {
     /// Finishes what a crash may have left of a group's copy-up: some names are in
     /// the upper directory, others not. Looked at once for each group.
     pub(super) fn settle(&self, ino: Ino, locked: bool) -> Result<(), FsError> {
-        if ino.0 > self.lower.last_ino().0 || self.table.lock().settled.contains(&ino) {
+        if self.frozen
+            || ino.0 > self.lower.last_ino().0
+            || self.table.lock().settled.contains(&ino)
+        {
             return Ok(());
         }
         let names = self.lower.names_of(ino)?;

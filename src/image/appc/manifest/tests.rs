@@ -169,6 +169,31 @@ fn what_the_rules_leave_open_is_accepted() {
     }
 }
 
+#[test]
+fn each_system_has_its_processors_and_no_others() {
+    let labels = |os: &str, arch: &str| {
+        let labels = [("os", os), ("arch", arch)];
+        let labels = labels.map(|(name, value)| json!({"name": name, "value": value}));
+        parse(&changed("/labels", json!(labels)))
+    };
+    let known = [
+        (
+            "linux",
+            "amd64 i386 aarch64 aarch64_be armv6l armv7l armv7b ppc64 ppc64le s390x",
+        ),
+        ("freebsd", "amd64 i386 arm"),
+        ("darwin", "x86_64 i386"),
+    ];
+    for (os, own) in known {
+        for (_, archs) in known {
+            for arch in archs.split(' ') {
+                let right = own.split(' ').any(|one| one == arch);
+                assert_eq!(labels(os, arch).is_ok(), right, "{os} {arch}");
+            }
+        }
+    }
+}
+
 /// (where, what it becomes, the field that the message names)
 fn refused() -> Vec<(&'static str, Value, &'static str)> {
     let mut all = vec![
@@ -381,6 +406,31 @@ fn refused() -> Vec<(&'static str, Value, &'static str)> {
             json!(""),
             "dependencies[0].imageID",
         ),
+        (
+            "/dependencies/0/imageID",
+            json!("sha512-"),
+            "dependencies[0].imageID",
+        ),
+        (
+            "/dependencies/0/imageID",
+            json!(format!("-{}", "0".repeat(128))),
+            "dependencies[0].imageID",
+        ),
+        (
+            "/dependencies/0/labels/0/name",
+            json!("name"),
+            "dependencies[0].labels[0].name",
+        ),
+        (
+            "/app/ports/1",
+            json!({"name": "p", "port": 32456, "protocol": "tcp", "count": 45678}),
+            "app.ports[1].count",
+        ),
+        (
+            "/app/environment/1/name",
+            json!("VERBOSE|DEBUG"),
+            "app.environment[1].name",
+        ),
         ("/dependencies/0/size", json!(-1), "dependencies[0].size"),
         (
             "/dependencies/0/labels/0/value",
@@ -452,6 +502,12 @@ fn refused() -> Vec<(&'static str, Value, &'static str)> {
         "/app",
         "app/",
         "-app",
+        "app-",
+        ".app",
+        "app.",
+        "_app",
+        "app_",
+        "~app",
         "app~",
     ] {
         all.push(("/name", json!(name), "name"));

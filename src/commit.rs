@@ -1,0 +1,257 @@
+//! What is in an upper directory becomes an image.
+//!
+//! What it is for: a new layer of what was changed, the image's config with one more
+//! entry, and both into the store by the way that every image takes. An AppC image has no
+//! whiteouts: its commit is one archive of all that the tree has now. May assume what
+//! `changed` may. Must not know containers, nor terminals.
+//!
+//! * `pack`, `bytes`: members as a tar. `layer`: that tar, compressed and hashed.
+//! * `config`, `change`: what the image says of itself. `layout`: what is imported.
+//! * `appc`: the same for AppC images.
+//!
+//! **Consistent** means: every file comes as it was at one moment (it is looked at before and
+//! after it is read, and read again if something happened in between), and names are
+//! those of one look at each directory. Of an upper directory that no mount has, the
+//! whole is of one moment: none can begin meanwhile. While a mount is at work, files may be
+//! of different moments; what changed between the first and the last look is
+//! [counted](Committed::moved). Whoever needs more stops the container, or pauses it.
+
+mod appc;
+mod bytes;
+mod change;
+mod config;
+mod layer;
+mod layout;
+pub mod pack;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use crate::appc::AppcReference;
+use crate::archive::ArchiveError;
+use crate::changed::{self, Changed, ChangedError};
+use crate::digest::{AciId, ImageId};
+use crate::import::{ImportError, Progress};
+use crate::layer::Limits;
+use crate::reference::Reference;
+use crate::store::leases::Lease;
+use crate::store::staging::Staging;
+use crate::store::{Caches, Store, StoreError};
+use crate::tree_path::TreePath;
+use pack::{Lacks, PackError};
+
+pub use change::{Change, ChangeError};
+pub use config::Said;
+pub use layer::Packing;
+
+/// How often all is begun again when names change while they are looked at.
+const TRIES: usize = 5;
+
+/// What the new image is called.
+#[derive(Debug, Clone)]
+pub enum Name {
+    /// A Docker or OCI image.
+    Docker(Reference),
+    /// An AppC image: its name, and labels to be set.
+    Appc(AppcReference),
+}
+
+/// What whoever commits can say.
+pub struct Options<'a> {
+    /// What the new image is called.
+    pub name: &'a Name,
+    /// How the layer is packed.
+    pub packing: Packing,
+    /// What is said about it.
+    pub said: Said<'a>,
+    /// Told how far it is.
+    pub progress: &'a dyn Progress,
+    /// Set from elsewhere: stop soon.
+    pub stop: &'a AtomicBool,
+}
+
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("name", &self.name)
+            .field("packing", &self.packing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A new image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Its ID.
+    pub id: ImageId,
+    /// Members of the new layer; 0: nothing was changed, and there is none.
+    pub members: usize,
+    /// What is not in it as it is in the tree.
+    pub lacks: Vec<Lacks>,
+    /// What changed while it was read, of an upper directory that a mount was at work on.
+    pub moved: Vec<TreePath>,
+}
+
+/// Why there is no new image. The store is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The image or the changes cannot be opened.
+    #[error(transparent)]
+    Changed(#[from] ChangedError),
+    /// What changed cannot be packed.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// Names change faster than they can be looked at.
+    #[error("the upper directory changes faster than it can be read")]
+    Restless,
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The archive that was made cannot be opened.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// It was not taken into the store.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// An AppC image gets an AppC name.
+    #[error("`{0}` is an AppC image, and `{1}` is no name of one")]
+    NotAppcName(AciId, Reference),
+    /// And others do not.
+    #[error("`{0}` is no AppC image, and `{1}` is the name of one")]
+    AppcName(ImageId, AppcReference),
+    /// What only other images have.
+    #[error("an AppC image knows no {0}")]
+    NotForAppc(&'static str),
+    /// Something cannot be written beside the store.
+    #[error("cannot write `{}`", .0.display())]
+    Write(PathBuf, #[source] io::Error),
+    /// Somebody asked to stop.
+    #[error("interrupted; the store is as it was")]
+    Interrupted,
+}
+
+impl CommitError {
+    /// What to try.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Changed(ChangedError::Store(error)) | Self::Store(error) => error.hint(),
+            Self::Archive(error) => error.hint(),
+            Self::Import(error) => error.hint(),
+            Self::Restless | Self::Pack(PackError::Busy(_)) => {
+                Some("stop or pause what writes there, then commit".to_owned())
+            }
+            Self::Pack(PackError::Whiteout(_)) => Some("rename or remove it first".to_owned()),
+            Self::NotAppcName(..) => Some("appc:NAME[:VERSION]".to_owned()),
+            Self::AppcName(..) => Some("NAME:TAG".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Whether trying again may help.
+    fn may_be_passing(&self) -> bool {
+        match self {
+            Self::Changed(ChangedError::Tree(error))
+            | Self::Pack(PackError::Read { source: error, .. }) => changed::may_be_passing(error),
+            _ => false,
+        }
+    }
+}
+
+impl From<crate::union::FsError> for CommitError {
+    fn from(error: crate::union::FsError) -> Self {
+        Self::Changed(error.into())
+    }
+}
+
+/// One commit.
+struct Context<'a> {
+    store: &'a Store,
+    image: ImageId,
+    upper: &'a Path,
+    staging: &'a Staging,
+    lease: Option<&'a Lease>,
+    caches: Caches,
+    options: &'a Options<'a>,
+}
+
+impl Context<'_> {
+    fn open(&self) -> Result<Changed, CommitError> {
+        let lease = self.lease;
+        let changed = changed::open(self.store, self.image, self.upper, &self.caches, lease);
+        Ok(changed?)
+    }
+
+    fn import_options<'b>(
+        &'b self,
+        names: &'b [Reference],
+        want: &'b crate::image::Want,
+    ) -> crate::import::Options<'b> {
+        crate::import::Options {
+            names,
+            want,
+            again: false,
+            limits: limits(),
+            now: self.options.said.now,
+            progress: self.options.progress,
+            stop: self.options.stop,
+        }
+    }
+}
+
+/// What the tree has is on a disk here: it cannot be a bomb.
+fn limits() -> Limits {
+    Limits {
+        entries: u64::from(u32::MAX),
+        unpacked: u64::MAX,
+        ratio: u64::MAX,
+    }
+}
+
+/// Makes an image of `image` with what is in the upper directory.
+///
+/// # Errors
+/// See [`CommitError`]; the store is then as it was.
+pub fn commit(
+    store: &Store,
+    image: ImageId,
+    upper: &Path,
+    options: &Options<'_>,
+) -> Result<Committed, CommitError> {
+    match (AciId::of_image(image), options.name) {
+        (Some(id), Name::Docker(name)) => {
+            return Err(CommitError::NotAppcName(id, name.clone()));
+        }
+        (None, Name::Appc(name)) => return Err(CommitError::AppcName(image, name.clone())),
+        _ => {}
+    }
+    let staging = store.stage()?;
+    let lease = store.lease()?;
+    let context = Context {
+        store,
+        image,
+        upper,
+        staging: &staging,
+        lease: lease.as_ref(),
+        caches: Caches::default(),
+        options,
+    };
+    for _ in 0..TRIES {
+        let outcome = match options.name {
+            Name::Docker(name) => layout::commit(&context, name),
+            Name::Appc(name) => appc::commit(&context, name),
+        };
+        match outcome {
+            Err(error) if error.may_be_passing() => {}
+            Err(CommitError::Pack(PackError::Interrupted)) => {
+                return Err(CommitError::Interrupted);
+            }
+            Err(CommitError::Import(ImportError::Interrupted)) => {
+                return Err(CommitError::Interrupted);
+            }
+            other => return other,
+        }
+    }
+    Err(CommitError::Restless)
+}
