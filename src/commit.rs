@@ -5,7 +5,7 @@
 //! whiteouts: its commit is one archive of all that the tree has now. May assume what
 //! `changed` may. Must not know containers, nor terminals.
 //!
-//! * `pack`: members as a tar. `layer`: that tar, compressed and hashed.
+//! * `pack`, `bytes`: members as a tar. `layer`: that tar, compressed and hashed.
 //! * `config`, `change`: what the image says of itself. `layout`: what is imported.
 //! * `appc`: the same for AppC images.
 //!
@@ -17,6 +17,7 @@
 //! [counted](Committed::moved). Whoever needs more stops the container, or pauses it.
 
 mod appc;
+mod bytes;
 mod change;
 mod config;
 mod layer;

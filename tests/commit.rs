@@ -1,7 +1,11 @@
 //! Changes become an image: what the verbs say of an upper directory that kernel
 //! overlayfs, or nobody but this test, has written. Needs no mount.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says when it is skipped"
+)]
 
 #[path = "support/images.rs"]
 #[expect(dead_code, reason = "the tests of imports need more of it")]

@@ -163,7 +163,7 @@ fn a_docker_archive_is_one_for_every_generation() {
     bench.pipe(&archive(&image.oci()), &[]).ok();
     let (went, _) = export(&bench, "some/thing:1", &["--format", "docker"]);
     let manifest = json(&went, "manifest.json");
-    assert_eq!(manifest[0]["RepoTags"][0], "some/thing:1");
+    assert_eq!(manifest[0]["RepoTags"][0], "docker.io/some/thing:1");
     let diffs = image
         .layers
         .iter()
@@ -233,7 +233,10 @@ fn names_are_what_was_asked_for() {
     );
     assert_eq!(tags(&[], id), serde_json::json!([]));
     let more = ["--name", "a", "--name", "b:c"];
-    assert_eq!(tags(&more, "one:1"), serde_json::json!(["a:latest", "b:c"]));
+    assert_eq!(
+        tags(&more, "one:1"),
+        serde_json::json!(["docker.io/library/a:latest", "docker.io/library/b:c"])
+    );
     let digest = format!("a@{id}");
     bench
         .run(&["export", "one:1", "-", "--name", &digest])
@@ -324,4 +327,52 @@ impl Ran {
         assert_eq!(self.code, code, "{}", self.err);
         assert!(self.err.contains(words), "{}", self.err);
     }
+}
+
+#[test]
+fn an_export_that_is_stopped_leaves_no_file() {
+    use std::process::Stdio;
+    let bench = Bench::new();
+    let tar = Tar::new().file("large", &noise(1, 4 << 20)).end();
+    let image = Image::new("one:1", vec![Layer::new(&tar, Packing::Plain)]);
+    bench.pipe(&archive(&image.oci()), &[]).ok();
+    let mut command = bench.command(&["export", "one:1", "-"]);
+    let mut running = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It waits for its reader when the first bytes are there.
+    let mut out = running.stdout.take().unwrap();
+    out.read_exact(&mut [0]).unwrap();
+    let id = rustix::process::Pid::from_raw(running.id().cast_signed()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let mut rest = Vec::new();
+    out.read_to_end(&mut rest).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(130));
+    assert!(rest.len() < 4 << 20, "it went on to the end");
+
+    // To a file: what is staged goes with it.
+    fs::create_dir(bench.path("out")).unwrap();
+    let to = bench.path("out/one.tar");
+    let args = [
+        "export",
+        "one:1",
+        to.to_str().unwrap(),
+        "--format",
+        "docker",
+    ];
+    let mut running = bench.command(&args).stderr(Stdio::null()).spawn().unwrap();
+    let id = rustix::process::Pid::from_raw(running.id().cast_signed()).unwrap();
+    while running.try_wait().unwrap().is_none() {
+        if fs::read_dir(bench.path("out")).unwrap().next().is_some() {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::INT);
+            break;
+        }
+    }
+    let whole = running.wait().unwrap().success();
+    assert_eq!(
+        fs::read_dir(bench.path("out")).unwrap().count(),
+        usize::from(whole)
+    );
 }

@@ -16,6 +16,8 @@
 mod appc;
 #[path = "live/browse.rs"]
 mod browse;
+#[path = "live/commits.rs"]
+mod commits;
 #[path = "live/crowd.rs"]
 mod crowd;
 #[path = "live/damage.rs"]

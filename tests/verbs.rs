@@ -100,6 +100,33 @@ const FAILURES: &[(&str, i32, &str)] = &[
         "error: `DIR/nothing` is not a mount point\n",
     ),
     (
+        "export nothing:1 DIR/x.tar",
+        3,
+        "error: image `nothing:1` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "export one:1 DIR/mnt",
+        1,
+        "error: `DIR/mnt` is a directory\ntry: DIR/mnt/IMAGE.tar\n",
+    ),
+    (
+        "export one:1 DIR/nothing/x.tar",
+        3,
+        "error: there is no directory for `DIR/nothing/x.tar`\ntry: mkdir -p it first\n",
+    ),
+    (
+        "diff nothing:1 --upper DIR/mnt",
+        3,
+        "error: image `nothing:1` is not in the store\n\
+         try: lazyroot images shows what there is; lazyroot import FILE adds one\n",
+    ),
+    (
+        "commit one:1 --upper DIR/mnt BAD",
+        2,
+        "error: repository name `BAD` must be lower case\n",
+    ),
+    (
         "man DIR/nothing",
         1,
         "error: cannot write manual pages to `DIR/nothing`: No such file or directory (os error 2)\n",
@@ -135,6 +162,11 @@ fn what_cannot_be_understood_is_a_usage_error() {
         &["import", "--limit", "colour=3", "file"],
         &["import", "--limit", "entries", "file"],
         &["import"],
+        &["export", "one:1"],
+        &["export", "--format", "zip", "one:1", "x"],
+        &["diff", "one:1"],
+        &["commit", "one:1", "two:2"],
+        &["commit", "one:1", "two:2", "--upper", "x", "-c", "RUN x"],
         &["--cache-size", "12X", "images"],
         &["completions", "no-shell"],
         &["fly"],

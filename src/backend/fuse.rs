@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
+
 /// What the child says when the mount can be used.
 const OK: &[u8] = b"ok\n";
 /// Longest text that a parent listens to.
@@ -229,11 +232,30 @@ impl ReadyPipe {
         Ok(Some(Self(stream)))
     }
 
+    /// From here on until [`Self::ready`] this process ends, by SIGTERM, when the thread does
+    /// that started it.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn end_with_parent(&self) -> io::Result<()> {
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        // Whoever died before that is seen by his end of the pair: the signal comes after
+        // it is closed.
+        let mut end = [PollFd::new(&self.0, PollFlags::empty())];
+        rustix::event::poll(&mut end, Some(&Timespec::default()))?;
+        match end[0].revents().contains(PollFlags::HUP) {
+            true => Err(io::ErrorKind::BrokenPipe.into()),
+            false => Ok(()),
+        }
+    }
+
     /// The mount can be used.
     ///
     /// # Errors
     /// The parent is gone.
     pub fn ready(self) -> io::Result<()> {
+        // Before the word: who hears it may end.
+        rustix::process::set_parent_process_death_signal(None)?;
         self.say(OK)
     }
 
@@ -306,6 +328,17 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "/\nerr\n");
         let missing = run(Command::new("true"), Some(&dir.path().join("no/log")));
         assert!(matches!(missing, Err(StartError::Log { .. })));
+    }
+
+    #[test]
+    fn a_server_whose_starter_has_gone_does_not_begin() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let pipe = ReadyPipe(theirs);
+        pipe.end_with_parent().unwrap();
+        drop(ours);
+        let error = pipe.end_with_parent().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        rustix::process::set_parent_process_death_signal(None).unwrap();
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! lowers/KEY.lock         flocked by whoever makes or undoes one, or mounts above it
 //! lowers/KEY-N/tree       the mount
 //! lowers/KEY-N/server     flocked by the server
+//! lowers/KEY-N.gone       one that is being undone
 //! ```
 //!
 //! KEY is made of the stack, N is never used again: what stands on a mount whose server
@@ -31,10 +32,15 @@ use crate::view::Stack;
 
 /// Hexadecimal digits of a key: enough for no two stacks to meet.
 const KEY_DIGITS: usize = 32;
+/// What the name of one ends in that is being undone.
+const GONE: &str = ".gone";
+/// Somebody mounts there again so often at most: a server that is just ending.
+const ROUNDS: usize = 20;
 
-/// Without links, as the mount table names what is mounted there.
-fn directory(store: &Store) -> Result<PathBuf, BackendError> {
-    Ok(mounts::resolve(store.root())?.join("lowers"))
+/// Without links, as the mount table names it.
+fn directory(store: &Store) -> PathBuf {
+    let path = store.root().join("lowers");
+    mounts::resolve(&path).unwrap_or(path)
 }
 
 fn key(stack: &Stack) -> String {
@@ -50,16 +56,10 @@ pub struct Lower {
     pub name: String,
     /// Its mount is there, and its server lives.
     pub lives: bool,
-    /// Something stands on it.
-    pub used: bool,
-}
-
-/// Where one is mounted.
-///
-/// # Errors
-/// The store is gone.
-pub fn tree(store: &Store, name: &str) -> Result<PathBuf, BackendError> {
-    Ok(directory(store)?.join(name).join("tree"))
+    /// The device of its mount.
+    pub device: Option<(u32, u32)>,
+    /// Where mounts are that stand on it.
+    pub users: Vec<PathBuf>,
 }
 
 /// All of them, also what is left of dead ones.
@@ -67,7 +67,7 @@ pub fn tree(store: &Store, name: &str) -> Result<PathBuf, BackendError> {
 /// # Errors
 /// They cannot be read.
 pub fn all(store: &Store, mounts: &[Mount]) -> Result<Vec<Lower>, BackendError> {
-    let directory = directory(store)?;
+    let directory = directory(store);
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(failed("read", &directory))?,
@@ -79,21 +79,23 @@ pub fn all(store: &Store, mounts: &[Mount]) -> Result<Vec<Lower>, BackendError> 
             continue;
         };
         if name.contains('-') {
-            found.push(look(store, name, mounts)?);
+            found.push(look(&directory, name, mounts)?);
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
 
-fn look(store: &Store, name: String, mounts: &[Mount]) -> Result<Lower, BackendError> {
-    let tree = tree(store, &name)?;
+fn look(directory: &Path, name: String, mounts: &[Mount]) -> Result<Lower, BackendError> {
+    let tree = directory.join(&name).join("tree");
     let server = tree.with_file_name("server");
     let held = holder(&server).map_err(failed("read", &server))?.is_some();
     let mount = mounts::uppermost(mounts, &tree);
+    let users = mounts.iter().filter(|m| stands_on(m, &tree, mount));
     Ok(Lower {
-        lives: held && mount.is_some_and(Mount::is_ours),
-        used: mounts.iter().any(|other| stands_on(other, &tree, mount)),
+        lives: held && mount.is_some_and(Mount::is_ours) && !name.ends_with(GONE),
+        device: mount.map(|mount| mount.device),
+        users: users.map(|user| user.at.clone()).collect(),
         name,
     })
 }
@@ -120,14 +122,14 @@ pub fn stand_on(
     let key = key(task.stack);
     let lock = lock(task.store, &key, task.stop)?;
     let stood = living_or_made(task, &key).and_then(|name| {
-        let mounted = tree(task.store, &name).and_then(|tree| mount(&tree));
+        let mounted = mount(&directory(task.store).join(&name).join("tree"));
         // Its error is the one that counts, here and below.
         mounted
             .inspect_err(|_| drop(drop_unused(task.store, &name)))
             .map(|()| name)
     });
     if stood.is_err() {
-        let _ = forget_if_none(task.store, &key, lock);
+        let _ = forget(task.store, &key, lock);
     }
     stood
 }
@@ -142,17 +144,8 @@ fn living_or_made(task: &Task<'_>, key: &str) -> Result<String, BackendError> {
     }
 }
 
-/// Removes the lock of a stack that has no shared mount.
-fn forget_if_none(store: &Store, key: &str, lock: NamedLock) -> Result<(), BackendError> {
-    let all = all(store, &mounts::all()?)?;
-    if !all.iter().any(|lower| lower.name.starts_with(key)) {
-        lock.remove()?;
-    }
-    Ok(())
-}
-
 fn lock(store: &Store, key: &str, stop: &AtomicBool) -> Result<NamedLock, BackendError> {
-    let directory = directory(store)?;
+    let directory = directory(store);
     fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
     let path = directory.join(format!("{key}.lock"));
     let lock = NamedLock::take(&path, Hold::Alone, stop, &|| ())?;
@@ -160,7 +153,7 @@ fn lock(store: &Store, key: &str, stop: &AtomicBool) -> Result<NamedLock, Backen
 }
 
 fn make(task: &Task<'_>, key: &str) -> Result<String, BackendError> {
-    let directory = directory(task.store)?;
+    let directory = directory(task.store);
     let made = tempfile::Builder::new()
         .prefix(&format!("{key}-"))
         .rand_bytes(8)
@@ -188,30 +181,88 @@ pub fn release(store: &Store, name: &str, stop: &AtomicBool) -> Result<bool, Bac
     let key = name.split('-').next().unwrap_or(name);
     let lock = lock(store, key, stop)?;
     let gone = drop_unused(store, name)?;
-    forget_if_none(store, key, lock)?;
+    forget(store, key, lock)?;
     Ok(gone)
 }
 
-fn drop_unused(store: &Store, name: &str) -> Result<bool, BackendError> {
-    if look(store, name.to_owned(), &mounts::all()?)?.used {
-        return Ok(false);
+/// Removes a lock that stands for nothing any more.
+fn forget(store: &Store, key: &str, lock: NamedLock) -> Result<(), BackendError> {
+    let others = all(store, &mounts::all()?)?;
+    if !others.iter().any(|lower| lower.name.starts_with(key)) {
+        lock.remove()?;
     }
-    let directory = directory(store)?.join(name);
-    mounts::detach_below(&directory)?;
-    for path in [directory.join("server"), directory.join("tree"), directory] {
-        let removed = match path.ends_with("server") {
-            true => fs::remove_file(&path),
-            // Empty, or there is something in it that we do not know.
-            false => fs::remove_dir(&path),
+    Ok(())
+}
+
+/// Removes locks that killed processes left.
+///
+/// # Errors
+/// What the system says.
+pub fn sweep_locks(store: &Store) -> Result<(), BackendError> {
+    let directory = directory(store);
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed("read", &directory))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed("read", &directory))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(key) = name.and_then(|name| name.strip_suffix(".lock")) else {
+            continue;
         };
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &path)(error));
-            }
-            _ => {}
+        // Whoever has it is at work.
+        if let Some(lock) = NamedLock::try_take(&path, Hold::Alone)? {
+            forget(store, key, lock)?;
         }
     }
+    Ok(())
+}
+
+fn drop_unused(store: &Store, name: &str) -> Result<bool, BackendError> {
+    let directory = directory(store);
+    let lower = look(&directory, name.to_owned(), &mounts::all()?)?;
+    if !lower.users.is_empty() {
+        return Ok(false);
+    }
+    let gone = match name.ends_with(GONE) {
+        true => directory.join(name),
+        false => directory.join(format!("{name}{GONE}")),
+    };
+    let here = directory.join(name);
+    // A server that begins at this moment, its starter killed, finds nothing here any more.
+    match fs::rename(&here, &gone) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("rename", &here)(error));
+        }
+        _ => {}
+    }
+    remove_all_of(&gone)?;
     Ok(true)
+}
+
+fn remove_all_of(gone: &Path) -> Result<(), BackendError> {
+    mounts::detach_below(gone)?;
+    let mut rounds = 0;
+    for path in [gone.join("server"), gone.join("tree"), gone.to_owned()] {
+        loop {
+            let removed = match path.ends_with("server") {
+                true => fs::remove_file(&path),
+                // Empty, or there is something in it that we do not know.
+                false => fs::remove_dir(&path),
+            };
+            match removed {
+                Ok(()) => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                // It was on its way to the mount when the directory got its other name.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && rounds < ROUNDS => {
+                    rounds += 1;
+                    mounts::detach_below(gone)?;
+                }
+                Err(error) => return Err(failed("remove", &path)(error)),
+            }
+        }
+    }
+    Ok(())
 }
 
 impl From<StoreError> for BackendError {

@@ -6,13 +6,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::progress::Shown;
 use super::report::{Exit, Failure};
-use super::{Context, print, print_json};
+use super::{Context, civil, print, print_json};
 use crate::appc::{AppcReference, SCHEME};
 use crate::changed::ChangedError;
 use crate::commit::{self, Change, CommitError, Committed, Name, Options, Packing, Said};
 use crate::digest::{AciId, ImageId};
 use crate::reference::Reference;
 
+/// The last second of the year 9999: configs have four digits for a year (RFC 3339).
+const LAST: u64 = 253_402_300_799;
 /// Changes that a message names; the others are counted.
 const NAMED: usize = 5;
 
@@ -46,7 +48,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value = "gzip")]
     compression: Compression,
     /// The time of the commit, in seconds since 1970: the same one makes the same image. Default: now.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=LAST))]
     timestamp: Option<u64>,
     /// Print one JSON object.
     #[arg(long)]
@@ -68,7 +70,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let id = store.find(&args.image)?;
     let name = name(&args.name, id)?;
     context.stop_by_signals()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = args.timestamp.unwrap_or_else(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
+    });
+    let created = rfc3339(now);
     let progress = Shown::new(args.quiet);
     let options = Options {
         name: &name,
@@ -81,9 +87,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             message: args.message.as_deref(),
             author: args.author.as_deref(),
             changes: &args.changes,
-            now: args
-                .timestamp
-                .unwrap_or_else(|| now.map_or(0, |since| since.as_secs())),
+            created: &created,
+            now,
         },
         progress: &progress,
         stop: &context.stop,
@@ -108,6 +113,14 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         many => format!("{many} changes"),
     };
     print(format!("committed {} as {}: {what}\n", committed.id, args.name).as_bytes())
+}
+
+/// A moment as configs have it: `2026-01-31T23:59:00Z`.
+fn rfc3339(seconds: u64) -> String {
+    // A day has 86 400 seconds, so it fits.
+    let (year, month, day) = civil((seconds / 86_400) as i64);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// A name of the kind that the image is.
@@ -184,6 +197,22 @@ impl From<CommitError> for Failure {
         match hint {
             Some(hint) => failure.hint(hint),
             None => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_written_as_configs_have_them() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_827_696, "2000-02-29T12:34:56Z"),
+            (4_102_444_799, "2099-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), text);
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::containers::{failure, keeper};
+use super::containers::{backend_failure, failure, keeper};
 use super::report::{Exit, Failure, chain};
 use super::{Context, print, print_json};
+use crate::backend::lower;
 use crate::container::Done;
 use crate::container::recover::Action;
 use crate::container_id::ContainerId;
@@ -67,6 +68,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         return report(&planned.collect::<Vec<_>>(), args.json);
     }
     let done = keeper.repair(actions);
+    lower::sweep_locks(&store).map_err(|error| backend_failure(&error))?;
     store.sweep_containers()?;
     store.sweep_staging()?;
     let lines: Vec<Line<'_>> = done.iter().map(line).collect();

@@ -242,6 +242,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         false => ReadyPipe::of_stdin()?,
     };
     let background = pipe.is_some();
+    if let (Some(pipe), true) = (&pipe, args.hold.is_some()) {
+        // Nobody else would ever undo the mount.
+        pipe.end_with_parent()?;
+    }
     let logging = logging::begin(
         context.log_file.as_deref(),
         background,

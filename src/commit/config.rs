@@ -15,7 +15,9 @@ pub struct Said<'a> {
     pub author: Option<&'a str>,
     /// How the image is run from now on.
     pub changes: &'a [Change],
-    /// When, in seconds since 1970.
+    /// When, as configs have it (RFC 3339): `2026-01-31T23:59:00Z`.
+    pub created: &'a str,
+    /// The same in seconds since 1970.
     pub now: u64,
 }
 
@@ -26,7 +28,7 @@ pub(super) fn next(
     diff: Option<DiffId>,
     said: &Said<'_>,
 ) -> Vec<u8> {
-    let created = json!(rfc3339(said.now));
+    let created = json!(said.created);
     let layers = diff_ids(&mut config).len();
     if let Some(diff) = diff {
         diff_ids(&mut config).push(json!(diff.to_string()));
@@ -87,40 +89,10 @@ fn list<'a>(of: &'a mut Map<String, Value>, key: &str) -> &'a mut Vec<Value> {
     value.as_array_mut().expect("because it was made one")
 }
 
-/// A moment as configs have it: `2026-01-31T23:59:00Z`.
-fn rfc3339(seconds: u64) -> String {
-    // Days since 1970 as a date, by eras of 400 years that begin on 1 March.
-    let days = seconds / 86_400 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = era * 400 + year + u64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::digest::Digest;
-
-    #[test]
-    fn moments_are_written_as_configs_have_them() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_827_696, "2000-02-29T12:34:56Z"),
-            (4_102_444_799, "2099-12-31T23:59:59Z"),
-        ] {
-            assert_eq!(rfc3339(seconds), text);
-        }
-    }
 
     #[test]
     fn what_is_not_known_stays_and_every_layer_has_its_entry() {
@@ -136,6 +108,7 @@ mod tests {
             message: Some("why"),
             author: Some("who"),
             changes: &["USER me".parse().unwrap()],
+            created: "1970-01-01T00:00:00Z",
             now: 0,
         };
         let new: Value = serde_json::from_slice(&next(old.clone(), Some(diff), &said)).unwrap();

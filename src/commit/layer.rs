@@ -131,7 +131,7 @@ struct Layer {
 }
 
 enum Pipe {
-    Gzip(GzEncoder<Blob>),
+    Gzip(Box<GzEncoder<Blob>>),
     Zstd { frame: Vec<u8>, to: Blob },
     Plain(Blob),
 }
@@ -149,7 +149,10 @@ impl Layer {
         };
         let to = match packing {
             // Its header has no time and no name: the same tar makes the same blob.
-            Packing::Gzip => Pipe::Gzip(GzEncoder::new(blob, flate2::Compression::new(6))),
+            Packing::Gzip => {
+                let level = flate2::Compression::new(6);
+                Pipe::Gzip(Box::new(GzEncoder::new(blob, level)))
+            }
             Packing::Zstd => Pipe::Zstd {
                 frame: Vec::with_capacity(FRAME),
                 to: blob,

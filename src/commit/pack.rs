@@ -9,16 +9,16 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::bytes::Bytes;
 use crate::layer::Dialect;
 use crate::layer::tar::{END, Extent, Member, MemberKind, Unsayable, header, padding};
 use crate::node::{Attr, Ino, Kind};
 use crate::tree_path::{TreePath, printable};
 use crate::union::FsError;
-use crate::union::upper::{Data, Stat};
-use crate::union::writable::{Contents, Open, Said, Says, Writable};
+use crate::union::upper::Stat;
+use crate::union::writable::{Said, Says, Writable};
 
 /// Files up to this length (16 MiB) are read into memory before they are written, so
 /// that they can be read again.
@@ -27,8 +27,6 @@ const BUFFERED: u64 = 16 << 20;
 const PIECE: usize = 1 << 20;
 /// How often a file is read that changes while it is read.
 const TRIES: usize = 10;
-/// Stretches that a sparse file is told in; of one with more, short holes are filled.
-const EXTENTS_MAX: usize = 10_000;
 
 /// Why there is no tar.
 #[derive(Debug, thiserror::Error)]
@@ -410,74 +408,6 @@ enum Held<'a> {
     Memory(Vec<u8>),
     Spooled(File),
     There(Bytes<'a>, Vec<Extent>),
-}
-
-/// Where a file's bytes are.
-enum Bytes<'a> {
-    Lower(&'a Writable, Ino),
-    Upper(Arc<dyn Data>),
-}
-
-impl<'a> Bytes<'a> {
-    fn open(tree: &'a Writable, ino: Ino) -> Result<Self, FsError> {
-        Ok(match tree.open(ino, Open::Read)? {
-            Contents::Lower => Self::Lower(tree, ino),
-            Contents::Upper(data) => Self::Upper(data),
-        })
-    }
-
-    fn read(&self, offset: u64, to: &mut [u8]) -> Result<usize, FsError> {
-        match self {
-            Self::Lower(tree, ino) => tree.read(*ino, offset, to),
-            Self::Upper(data) => data.read_at(offset, to).map_err(FsError::Upper),
-        }
-    }
-
-    fn seek(&self, offset: u64, data: bool) -> Result<Option<u64>, FsError> {
-        match self {
-            Self::Lower(tree, ino) => tree.seek(*ino, offset, data),
-            Self::Upper(file) => file.seek(offset, data).map_err(FsError::Upper),
-        }
-    }
-
-    /// What is stored of the first `size` bytes.
-    fn extents(&self, size: u64) -> Result<Vec<Extent>, FsError> {
-        let mut found: Vec<(u64, u64)> = Vec::new();
-        let mut at = 0;
-        while at < size {
-            let Some(from) = self.seek(at, true)?.filter(|from| *from < size) else {
-                break;
-            };
-            let until = self
-                .seek(from, false)?
-                .unwrap_or(size)
-                .clamp(from + 1, size);
-            found.push((from, until));
-            at = until;
-        }
-        let mut least = 1;
-        while found.len() > EXTENTS_MAX {
-            least *= 2;
-            found.dedup_by(|next, last| {
-                let near = next.0 - last.1 < least;
-                if near {
-                    last.1 = next.1;
-                }
-                near
-            });
-        }
-        let mut stored_at = 0;
-        let extent = |(from, until): (u64, u64)| {
-            let extent = Extent {
-                offset: from,
-                len: until - from,
-                stored_at,
-            };
-            stored_at += extent.len;
-            extent
-        };
-        Ok(found.into_iter().map(extent).collect())
-    }
 }
 
 fn read_error(path: &TreePath) -> impl Fn(FsError) -> PackError {

@@ -10,11 +10,13 @@ use super::{ContainerError, Containers, entries, failed, unique_name};
 use crate::backend::lower;
 use crate::container_id::ContainerId;
 use crate::mounts;
-use crate::remove;
+use crate::remove::{self, RemoveError};
 use crate::store::StoreError;
 use crate::store::containers::ContainerLock;
 use crate::store::named_lock::Hold;
 
+/// Somebody mounts in what goes so often at most.
+const ROUNDS: usize = 20;
 /// Hexadecimal digits that tell things of one container in the trash from each other:
 /// there is room for them in a file's name behind the longest name of a container.
 const TRASH_DIGITS: usize = 12;
@@ -57,7 +59,11 @@ impl Containers<'_> {
         }
     }
 
-    fn destroy_held(&self, lock: ContainerLock, mut record: Record) -> Result<(), ContainerError> {
+    pub(super) fn destroy_held(
+        &self,
+        lock: ContainerLock,
+        mut record: Record,
+    ) -> Result<(), ContainerError> {
         let id = record.id.clone();
         for child in self.children(&id)? {
             match self.destroy(&child) {
@@ -127,9 +133,16 @@ impl Containers<'_> {
 
     /// Removes something from the trash with all mounts in it.
     pub(super) fn empty(&self, place: &Path) -> Result<(), ContainerError> {
-        mounts::detach_below(place)?;
-        remove::remove(place)?;
-        Ok(())
+        let mut rounds = 0;
+        loop {
+            mounts::detach_below(place)?;
+            match remove::remove(place) {
+                // A server whose starter was killed was on its way to the mount when the
+                // directory got its name here.
+                Err(RemoveError::Mounted(_)) if rounds < ROUNDS => rounds += 1,
+                other => return Ok(other.map(drop)?),
+            }
+        }
     }
 
     /// Removes one rootfs of a container that stays.
@@ -137,8 +150,19 @@ impl Containers<'_> {
         // First: the server that loses its changes does not bring them to the disk.
         let scratch = self.move_away(record, &record.scratch(rootfs))?;
         let path = record.path(rootfs);
-        mounts::detach_below(&path)?;
-        let files = self.move_away(record, &path)?;
+        let mut rounds = 0;
+        let files = loop {
+            mounts::detach_below(&path)?;
+            match self.move_away(record, &path) {
+                // As in `empty`.
+                Err(ContainerError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::ResourceBusy && rounds < ROUNDS =>
+                {
+                    rounds += 1;
+                }
+                other => break other?,
+            }
+        };
         for place in [scratch, files].into_iter().flatten() {
             self.empty(&place)?;
         }

@@ -153,11 +153,17 @@ impl Containers<'_> {
             Some(record) => record.clone(),
             None => new_record(id, rootfs_dir, request.now)?,
         };
-        record.implicit = false;
-        if request.hostname.is_some() {
-            record.hostname.clone_from(&request.hostname);
+        // With the last write: what a crash interrupts leaves a container as it was.
+        let noted = |record: &mut Record| {
+            record.implicit = false;
+            if request.hostname.is_some() {
+                record.hostname.clone_from(&request.hostname);
+            }
+            record.volumes.extend(request.volumes.iter().cloned());
+        };
+        if request.images.is_empty() {
+            noted(&mut record);
         }
-        record.volumes.extend(request.volumes.iter().cloned());
         let first = record.rootfses.len();
         for (image, stack) in request.images.iter().zip(stacks) {
             record.rootfses.push(Rootfs {
@@ -190,6 +196,7 @@ impl Containers<'_> {
         let intended = record.rootfses.get_mut(first..).unwrap_or_default();
         if !intended.is_empty() {
             intended.iter_mut().for_each(|rootfs| rootfs.ready = true);
+            noted(&mut record);
             self.store.write_container(&lock, &record)?;
         }
         for image in &request.images {

@@ -24,7 +24,7 @@ pub struct Record {
     /// It was to be destroyed, and that is not done yet.
     #[serde(default)]
     pub destroying: bool,
-    /// Nobody asked for it but as the parent of another.
+    /// Nobody has it yet, but as the parent of another: one that was never ready.
     #[serde(default)]
     pub implicit: bool,
     /// What a launcher is to call the machine.

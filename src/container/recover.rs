@@ -31,6 +31,8 @@ pub struct Facts {
     pub records: Vec<Record>,
     /// Containers whose records cannot.
     pub damaged: Vec<ContainerId>,
+    /// Containers whose records could not, and were put aside: their files are there.
+    pub aside: Vec<ContainerId>,
     /// The mount table.
     pub mounts: Vec<Mount>,
     /// Living servers, by the name of their rootfs.
@@ -39,8 +41,6 @@ pub struct Facts {
     pub kept: BTreeSet<String>,
     /// Shared mounts.
     pub lowers: Vec<Lower>,
-    /// Where one is mounted: its name, and that place.
-    pub lower_trees: BTreeMap<String, PathBuf>,
     /// What lies in the trash.
     pub trash: Vec<PathBuf>,
 }
@@ -158,8 +158,12 @@ pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action>
     let aside = facts.damaged.iter().cloned();
     let mut actions: Vec<_> = aside.map(|id| Action::PutAside { id }).collect();
     let going = going(facts, known);
+    // Nothing is mounted at these or below them when what is planned so far is done.
+    let mut cleared: BTreeSet<PathBuf> = facts.trash.iter().cloned().collect();
+    let mut wanted: BTreeSet<&str> = BTreeSet::new();
     for record in &facts.records {
         if let Some(why) = going.get(&record.id) {
+            cleared.insert(record.directory());
             // The outermost one takes those in it along.
             let parent = record.id.parent();
             if !parent.is_some_and(|parent| going.contains_key(&parent)) {
@@ -169,24 +173,32 @@ pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action>
             continue;
         }
         for rootfs in &record.rootfses {
-            actions.extend(of_rootfs(facts, record, rootfs));
+            let action = of_rootfs(facts, record, rootfs);
+            if let Some(Action::Drop { .. } | Action::Remount { .. }) = action {
+                cleared.insert(record.path(rootfs));
+            }
+            wanted.extend(rootfs.lower.as_deref().filter(|_| rootfs.ready));
+            actions.extend(action);
         }
     }
-    // After everything that may stand on them has been moved.
-    let dead = facts
-        .lowers
-        .iter()
-        .filter(|lower| !(lower.lives && lower.used));
-    let wanted: BTreeSet<&str> = staying_on(facts, &going).collect();
-    actions.extend(
-        dead.filter(|lower| !(lower.lives && wanted.contains(lower.name.as_str())))
-            .map(|lower| Action::DropLower {
-                name: lower.name.clone(),
-            }),
-    );
     let trash = facts.trash.iter().cloned();
     actions.extend(trash.map(|place| Action::Empty { place }));
+    // After all that may stand on them.
+    let stays = |lower: &Lower| {
+        let cleared = |user: &PathBuf| user.ancestors().any(|place| cleared.contains(place));
+        lower.lives && wanted.contains(lower.name.as_str()) || !lower.users.iter().all(cleared)
+    };
+    let unused = facts.lowers.iter().filter(|lower| !stays(lower));
+    actions.extend(unused.map(|lower| Action::DropLower {
+        name: lower.name.clone(),
+    }));
     actions
+}
+
+/// Whether a container is to go, with all in it, whatever is known; the records are its
+/// own and those in it.
+pub(super) fn is_going(facts: &Facts, id: &ContainerId) -> bool {
+    going(facts, None).contains_key(id)
 }
 
 /// Containers that are to be destroyed.
@@ -196,48 +208,41 @@ fn going(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> BTreeMap<Conta
         needed.insert(id.clone());
         needed.extend(id.ancestors());
     }
-    let has_child = |id: &ContainerId| {
-        let mut ids = facts.records.iter().map(|record| &record.id);
-        ids.any(|other| other.parent().as_ref() == Some(id))
-            || facts
-                .damaged
-                .iter()
-                .any(|other| other.parent().as_ref() == Some(id))
+    let recorded: BTreeSet<&ContainerId> = facts.records.iter().map(|record| &record.id).collect();
+    let above = |id: &ContainerId| {
+        let mut above = id.ancestors().into_iter().rev();
+        above.find(|id| recorded.contains(id))
     };
+    // Those that something stays in: of a damaged one nobody knows whether it may go.
+    let damaged = facts.damaged.iter().chain(&facts.aside);
+    let mut holding: BTreeSet<ContainerId> = damaged.filter_map(above).collect();
     let mut going = BTreeMap::new();
-    for record in &facts.records {
-        let unfinished = !record.rootfses.is_empty()
+    // From within: each comes after the one that it is in.
+    for record in facts.records.iter().rev() {
+        let unfinished = record.implicit
             && record.rootfses.iter().all(|rootfs| !rootfs.ready)
-            && !has_child(&record.id);
-        let above = record
-            .id
-            .parent()
-            .is_some_and(|parent| going.contains_key(&parent));
+            && !holding.contains(&record.id);
         let why = match () {
-            () if record.destroying || above => Why::Begun,
-            () if known.is_some() && !needed.contains(&record.id) => Why::Orphan,
+            () if record.destroying => Why::Begun,
+            // Somebody may be at work on it, and is left alone then.
             () if unfinished => Why::Unfinished,
-            () => continue,
+            () if known.is_some() && !needed.contains(&record.id) => Why::Orphan,
+            () => {
+                holding.extend(above(&record.id));
+                continue;
+            }
         };
         going.insert(record.id.clone(), why);
     }
+    // From without: nothing stays in what goes.
+    for record in &facts.records {
+        if let Some(parent) = record.id.parent()
+            && let Some(&why) = going.get(&parent)
+        {
+            going.insert(record.id.clone(), why);
+        }
+    }
     going
-}
-
-/// Shared mounts that stay in use as they are.
-fn staying_on<'a>(
-    facts: &'a Facts,
-    going: &BTreeMap<ContainerId, Why>,
-) -> impl Iterator<Item = &'a str> {
-    let staying = facts
-        .records
-        .iter()
-        .filter(|record| !going.contains_key(&record.id));
-    let staying: Vec<_> = staying.collect();
-    let rootfses = staying.into_iter().flat_map(|record| &record.rootfses);
-    rootfses
-        .filter(|rootfs| rootfs.ready)
-        .filter_map(|rootfs| rootfs.lower.as_deref())
 }
 
 /// What has to be done to one rootfs of a container that stays.
@@ -276,10 +281,6 @@ fn stands(facts: &Facts, rootfs: &Rootfs, mount: Option<&Mount>) -> bool {
     match rootfs.has_upper() {
         true => mount.fs_type == "overlay",
         // The same file system, at another place.
-        false => {
-            let tree = facts.lower_trees.get(&lower.name);
-            let shared = tree.and_then(|tree| mounts::uppermost(&facts.mounts, tree));
-            shared.is_some_and(|shared| shared.device == mount.device)
-        }
+        false => lower.device == Some(mount.device),
     }
 }

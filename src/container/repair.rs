@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::record::{Record, Rootfs, trash};
-use super::recover::{Action, Facts, Server, plan};
+use super::recover::{Action, Facts, Server, Why, is_going, plan};
 use super::{ContainerError, Containers, entries, failed};
 use crate::backend::Kind;
 use crate::backend::hold::holder;
@@ -67,6 +67,7 @@ impl Containers<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
+        facts.aside = self.store.damaged_containers()?;
         // After the records: a mount that is missing is missing for one of them.
         facts.mounts = mounts::all()?;
         for record in &facts.records {
@@ -88,13 +89,9 @@ impl Containers<'_> {
             }
         }
         facts.lowers = lower::all(self.store, &facts.mounts)?;
-        let tree = |lower: &lower::Lower| {
-            Ok::<_, ContainerError>((lower.name.clone(), lower::tree(self.store, &lower.name)?))
-        };
-        facts.lower_trees = facts.lowers.iter().map(tree).collect::<Result<_, _>>()?;
-        let mut places: BTreeSet<PathBuf> = BTreeSet::new();
-        // Where there is none yet, there is no trash either.
-        places.extend(mounts::resolve(self.rootfs_dir));
+        // As the mount table names it. Where there is none yet, there is no trash.
+        let own = mounts::resolve(self.rootfs_dir).ok();
+        let mut places: BTreeSet<PathBuf> = own.into_iter().collect();
         places.extend(facts.records.iter().map(|record| record.rootfs_dir.clone()));
         let trash: BTreeSet<PathBuf> = places.iter().map(|place| trash(place)).collect();
         for place in trash {
@@ -106,16 +103,7 @@ impl Containers<'_> {
     fn apply(&self, action: &Action) -> Result<Option<()>, ContainerError> {
         match action {
             Action::PutAside { id } => self.put_aside(id),
-            Action::Destroy { id, .. } => match self.free(id)? {
-                None => Ok(None),
-                Some(lock) => {
-                    drop(lock);
-                    match self.destroy(id) {
-                        Err(ContainerError::Unknown(_)) => Ok(None),
-                        other => other.map(Some),
-                    }
-                }
-            },
+            Action::Destroy { id, why } => self.destroy_planned(id, *why),
             Action::Drop { id, rootfs } => self.drop_rootfs(id, rootfs),
             Action::Remount { id, rootfs } => self.remount(id, rootfs),
             Action::Lost { .. } | Action::Elsewhere { .. } => Ok(None),
@@ -130,6 +118,37 @@ impl Containers<'_> {
     /// The lock of a container that nobody works on.
     fn free(&self, id: &ContainerId) -> Result<Option<ContainerLock>, ContainerError> {
         Ok(self.store.try_lock_container(id, Hold::Alone)?)
+    }
+
+    /// Who was at work when the plan was made may have finished since.
+    fn destroy_planned(&self, id: &ContainerId, why: Why) -> Result<Option<()>, ContainerError> {
+        let Some(lock) = self.free(id)? else {
+            return Ok(None);
+        };
+        let Some(record) = self.store.container::<Record>(id)? else {
+            self.store.forget_lock(lock)?;
+            return Ok(None);
+        };
+        if why != Why::Orphan && !is_going(&self.facts_within(id)?, id) {
+            return Ok(None);
+        }
+        self.destroy_held(lock, record).map(Some)
+    }
+
+    /// The records of a container and of those in it. While it is locked, none comes.
+    fn facts_within(&self, id: &ContainerId) -> Result<Facts, ContainerError> {
+        let within = |other: &ContainerId| other == id || other.ancestors().contains(id);
+        let mut facts = Facts::default();
+        for other in self.store.container_ids()?.into_iter().filter(within) {
+            match self.store.container(&other) {
+                Ok(record) => facts.records.extend(record),
+                Err(StoreError::Damaged { .. }) => facts.damaged.push(other),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        facts.aside = self.store.damaged_containers()?;
+        facts.aside.retain(within);
+        Ok(facts)
     }
 
     fn put_aside(&self, id: &ContainerId) -> Result<Option<()>, ContainerError> {
@@ -173,8 +192,6 @@ impl Containers<'_> {
         }
         self.dismantle(&record, &record.rootfses[number])?;
         record.rootfses.remove(number);
-        // One that holds others stays for their sake.
-        record.implicit |= record.rootfses.is_empty();
         self.store.write_container(&lock, &record)?;
         Ok(Some(()))
     }
