@@ -1,7 +1,5 @@
 //! What a document names is there.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::path::Path;
 

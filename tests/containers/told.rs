@@ -12,6 +12,9 @@ use super::host::{Host, KINDS, names};
 use super::images::{Layer, Pack};
 use super::lab::succeeded;
 
+/// No paths.
+const NONE: [PathBuf; 0] = [];
+
 /// A message with a rootfs of `app:1` and `data:1` as two volumes.
 fn info() -> Value {
     let image = |name: &str| json!({"type": "DOCKER", "docker": {"name": name}});
@@ -130,9 +133,9 @@ fn directories_with_what_is_written_are_told_for_quotas() {
                 .map(|path| PathBuf::from(path.as_str().unwrap()))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(ephemeral(1), [PathBuf::new(); 0], "read-only");
+        assert_eq!(ephemeral(1), NONE, "read-only");
         if matches!(kind, "copy" | "bind") {
-            assert_eq!(ephemeral(0), [PathBuf::new(); 0], "{kind}");
+            assert_eq!(ephemeral(0), NONE, "{kind}");
         } else {
             fs::write(path(&own[0]).join("new"), vec![1; 10_000]).unwrap();
             let found = ephemeral(0);
