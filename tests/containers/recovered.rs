@@ -38,7 +38,7 @@ fn without_a_list_every_container_stays_and_with_one_all_others_go() {
         .into_iter()
         .map(|line| line["id"].clone())
         .collect();
-    assert_eq!(orphans, ["a", "p/e"]);
+    assert_eq!(orphans, ["p/e", "a"]);
     let ids: Vec<String> = host.states().into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids, ["b", "p", "p/c", "p/c/d"]);
     assert_eq!(host.json(&known), Value::Array(Vec::new()));
