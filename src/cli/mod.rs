@@ -6,6 +6,7 @@
 
 mod browse;
 mod cat;
+mod changes;
 mod commit;
 mod completions;
 mod config;

@@ -562,7 +562,9 @@ pub(super) fn unusable(error: &UpperError) -> Failure {
             failure.hint("mount the image that it was begun with, or another --upper")
         }
         UpperError::Apart { .. } => failure.hint("--work on the file system of --upper"),
-        UpperError::Unfit { .. } => failure.hint("--upper on ext4, xfs, btrfs or tmpfs"),
+        UpperError::Unfit { .. } => {
+            failure.hint("--upper (or --rootfs-dir) on ext4, xfs, btrfs or tmpfs, or --read-only")
+        }
         UpperError::Io { .. } if exit == Exit::NotFound => {
             failure.hint("mkdir -p the directory above it first")
         }

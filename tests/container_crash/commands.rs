@@ -5,12 +5,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::lab::servers_below;
 use super::scene::{BACKENDS, Scene, list};
+use super::servers::kill_all;
 use super::strace::{Counts, Dice, Moment, count, kill};
 
 /// How often whom is killed, if nobody says otherwise.
 const RUNS: u64 = 160;
+/// So often in one scene, which has a watchdog; an even number.
+const FRESH: u64 = 40;
 
 /// Something that is begun and does not come to its end.
 #[derive(Debug, Clone, Copy)]
@@ -84,10 +86,7 @@ impl Deed {
                     number: 1,
                 };
                 assert!(kill(&half, &moment));
-                for (pid, _) in servers_below(&scene.lab.path("")) {
-                    super::lab::signal(pid, rustix::process::Signal::KILL);
-                }
-                super::servers::all_are_gone(scene);
+                kill_all(scene);
                 vec!["recover"]
             }
         };
@@ -108,15 +107,20 @@ fn number(name: &str, otherwise: u64) -> u64 {
 
 /// Each half is a test, so that two run beside each other.
 fn killed_anywhere(half: u64) {
-    let Some(scene) = Scene::new() else { return };
-    let (deeds, trace) = (deeds(), scene.lab.path("trace"));
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let deeds = deeds();
     let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
     let seed = number("LAZYROOT_CRASH_SEED", 0);
     let mut kills = 0;
     for seed in (seed..seed + number("LAZYROOT_CRASH_RUNS", RUNS)).filter(|seed| seed % 2 == half) {
+        if seed % FRESH == half && kills > 0 {
+            scene = Scene::new().unwrap();
+        }
         let deed = deeds[usize::try_from(seed / 2).unwrap() % deeds.len()];
         let counts = counts.entry(format!("{deed:?}")).or_insert_with(|| {
-            let counts = count(&deed.begin(&scene).0, &trace);
+            let counts = count(&deed.begin(&scene).0, &scene.lab.path("trace"));
             deed.end(&scene);
             scene.recover(&deed);
             counts

@@ -7,11 +7,10 @@ use std::thread;
 use lazyroot::container::Containers;
 use lazyroot::container::recover::{Action, Why};
 use lazyroot::store::Store;
-use rustix::process::Signal;
 
-use super::lab::{Running, servers_below, signal};
+use super::lab::Running;
 use super::scene::{BACKENDS, Scene};
-use super::servers::all_are_gone;
+use super::servers::kill_all;
 use super::strace::{Moment, kill};
 
 #[test]
@@ -65,10 +64,7 @@ fn recover_leaves_those_alone_who_are_at_work() {
 fn two_who_recover_at_once_bring_everything_back() {
     let Some(scene) = Scene::new() else { return };
     for round in 0..5 {
-        for (pid, _) in servers_below(&scene.lab.path("")) {
-            signal(pid, Signal::KILL);
-        }
-        all_are_gone(&scene);
+        kill_all(&scene);
         let recover = || {
             let mut command = scene.command("fuse", &["recover"]);
             command
