@@ -36,7 +36,14 @@ impl Containers<'_> {
     /// # Errors
     /// No such container, or something of it stays; then it can be tried again.
     pub fn destroy(&self, id: &ContainerId) -> Result<(), ContainerError> {
-        let outcome = self.destroy_now(id);
+        self.count_destroyed(self.destroy_now(id))
+    }
+
+    /// Counts what came of destroying one container.
+    pub(super) fn count_destroyed(
+        &self,
+        outcome: Result<(), ContainerError>,
+    ) -> Result<(), ContainerError> {
         match &outcome {
             Ok(()) => self.store.count(Counter::Destroys),
             Err(ContainerError::Unknown(_) | ContainerError::Interrupted) => {}

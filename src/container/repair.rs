@@ -132,7 +132,8 @@ impl Containers<'_> {
         if why != Why::Orphan && !is_going(&self.facts_within(id)?, id) {
             return Ok(None);
         }
-        self.destroy_held(lock, record).map(Some)
+        self.count_destroyed(self.destroy_held(lock, record))
+            .map(Some)
     }
 
     /// The records of a container and of those in it. While it is locked, none comes.
