@@ -4,7 +4,7 @@
 //! asks what was changed. Nothing is written, and a mount may be at work on the upper
 //! directory meanwhile.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::digest::ImageId;
@@ -13,7 +13,7 @@ use crate::store::{Caches, Store, StoreError};
 use crate::union::FsError;
 use crate::union::writable::Writable;
 use crate::upper::{Seen, UpperError};
-use crate::view::{self, View};
+use crate::view::{Stack, View};
 
 /// Why it cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,17 @@ pub enum ChangedError {
     /// The two make no tree.
     #[error("the changes cannot be read")]
     Tree(#[from] FsError),
+}
+
+/// What was changed, and where the changes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The image.
+    pub image: ImageId,
+    /// What it was made of when the changes began.
+    pub stack: Stack,
+    /// The upper directory.
+    pub upper: PathBuf,
 }
 
 /// An image and its changes.
@@ -46,13 +57,17 @@ pub struct Changed {
 /// See [`ChangedError`].
 pub fn open(
     store: &Store,
-    image: ImageId,
-    upper: &Path,
+    target: &Target,
     caches: &Caches,
     lease: Option<&Lease>,
 ) -> Result<Changed, ChangedError> {
-    let view = view::open(store, image, caches, lease)?;
-    let seen = Seen::open(upper, &view.stack)?;
+    let view = View {
+        record: store.image(target.image)?,
+        union: target.stack.open(store, caches, lease)?,
+        identity: target.stack.identity.clone(),
+        stack: target.stack.identity.clone(),
+    };
+    let seen = Seen::open(&target.upper, &view.stack)?;
     let live = seen.is_live();
     let tree = Writable::frozen(Arc::clone(&view.union), Arc::new(seen))?;
     Ok(Changed { view, tree, live })

@@ -25,12 +25,12 @@ mod layout;
 pub mod pack;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use crate::appc::AppcReference;
 use crate::archive::ArchiveError;
-use crate::changed::{self, Changed, ChangedError};
+use crate::changed::{self, Changed, ChangedError, Target};
 use crate::digest::{AciId, ImageId};
 use crate::import::{ImportError, Progress};
 use crate::layer::Limits;
@@ -168,8 +168,7 @@ impl From<crate::union::FsError> for CommitError {
 /// One commit.
 struct Context<'a> {
     store: &'a Store,
-    image: ImageId,
-    upper: &'a Path,
+    target: &'a Target,
     staging: &'a Staging,
     lease: Option<&'a Lease>,
     caches: Caches,
@@ -179,7 +178,7 @@ struct Context<'a> {
 impl Context<'_> {
     fn open(&self) -> Result<Changed, CommitError> {
         let lease = self.lease;
-        let changed = changed::open(self.store, self.image, self.upper, &self.caches, lease);
+        let changed = changed::open(self.store, self.target, &self.caches, lease);
         Ok(changed?)
     }
 
@@ -209,16 +208,16 @@ fn limits() -> Limits {
     }
 }
 
-/// Makes an image of `image` with what is in the upper directory.
+/// Makes an image of another with what was changed of it.
 ///
 /// # Errors
 /// See [`CommitError`]; the store is then as it was.
 pub fn commit(
     store: &Store,
-    image: ImageId,
-    upper: &Path,
+    target: &Target,
     options: &Options<'_>,
 ) -> Result<Committed, CommitError> {
+    let image = target.image;
     match (AciId::of_image(image), options.name) {
         (Some(id), Name::Docker(name)) => {
             return Err(CommitError::NotAppcName(id, name.clone()));
@@ -230,8 +229,7 @@ pub fn commit(
     let lease = store.lease()?;
     let context = Context {
         store,
-        image,
-        upper,
+        target,
         staging: &staging,
         lease: lease.as_ref(),
         caches: Caches::default(),

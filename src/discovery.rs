@@ -202,6 +202,14 @@ pub fn remove_parts(dir: &Path) -> io::Result<(u64, u64)> {
     download::remove_parts(dir, Duration::ZERO)
 }
 
+/// What [`remove_parts`] would remove: how many parts there are, and their bytes.
+///
+/// # Errors
+/// What the system says.
+pub fn count_parts(dir: &Path) -> io::Result<(u64, u64)> {
+    download::visit_parts(dir, Duration::ZERO, &mut |_| Ok(()))
+}
+
 /// Looks for images, and fetches them.
 #[derive(Debug)]
 pub struct Discovery {

@@ -20,19 +20,20 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use crate::appc::AppcReference;
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{AciStream, Archive, ArchiveError};
 use crate::digest::{AciId, DiffId, ImageId};
-use crate::image::appc::ManifestError;
+use crate::image::appc::{Dependency, ManifestError};
 use crate::image::{FoundImage, ImageError, Want};
 use crate::layer::{Limits, ReadError, path_set};
 use crate::reference::Reference;
 use crate::store::layers::StagedLayer;
+use crate::store::metrics::Counter;
 use crate::store::staging::Staging;
 use crate::store::{Store, StoreError};
 use crate::tree_path::TreePath;
 use crate::union::FsError;
 
-pub use aci::{check_aci, import_aci};
+pub use aci::check_aci;
 pub use layer::LayerError;
 pub use layout::LayoutError;
 
@@ -252,11 +253,39 @@ pub fn import(
     archive: Archive,
     options: &Options<'_>,
 ) -> Result<Vec<Imported>, ImportError> {
-    match archive {
+    let imported = match archive {
         Archive::Stored(files) => seekable::import(store, &files, options),
         Archive::Stream(archive) => stream::import(store, archive, options),
-        Archive::Aci(aci) => import_aci(store, aci, None, options),
+        Archive::Aci(aci) => aci::import_aci(store, aci, None, options),
+    };
+    counted(store, imported)
+}
+
+/// Imports an AppC image; `wanted` is what it must be, where somebody says it.
+///
+/// # Errors
+/// See [`ImportError`]; the store is then as it was.
+pub fn import_aci(
+    store: &Store,
+    aci: AciStream,
+    wanted: Option<&Dependency>,
+    options: &Options<'_>,
+) -> Result<Vec<Imported>, ImportError> {
+    counted(store, aci::import_aci(store, aci, wanted, options))
+}
+
+/// Counts what came of an import.
+fn counted(
+    store: &Store,
+    imported: Result<Vec<Imported>, ImportError>,
+) -> Result<Vec<Imported>, ImportError> {
+    match &imported {
+        Ok(images) => store.tally(&[(Counter::Imports, images.len() as u64)]),
+        // Somebody's wish is no failure.
+        Err(ImportError::Interrupted) => {}
+        Err(_) => store.count(Counter::ImportErrors),
     }
+    imported
 }
 
 /// The names that an image gets.

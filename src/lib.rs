@@ -6,6 +6,7 @@
 //! | floor | module | what it is for |
 //! |---|---|---|
 //! | 0 words | [`appc`] | what AppC calls things: identifiers, labels, references |
+//! | | [`backend_kind`] | what ways to get a rootfs are called |
 //! | | [`container_id`] | what a container is called |
 //! | | [`causes`] | an error and what caused it, in one line |
 //! | | [`digest`] | digests, and one type per kind of name |
@@ -15,6 +16,7 @@
 //! | | [`tree_path`] | a path that cannot leave its tree |
 //! | 1 formats | [`layer`] | what one layer says: index format, tar reader, seek points |
 //! | | [`image`] | what an image says: Docker archives, OCI layouts |
+//! | | [`mesos`] | messages of Mesos in JSON: images, garbage collection |
 //! | | [`container_info`] | what an agent says of a container, in JSON |
 //! | 2 places, heart | [`store`] | the content store on disk |
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |
@@ -40,6 +42,7 @@
 pub mod appc;
 pub mod archive;
 pub mod backend;
+pub mod backend_kind;
 pub mod causes;
 pub mod changed;
 pub mod cli;
@@ -55,6 +58,7 @@ pub mod image;
 pub mod import;
 pub mod layer;
 pub mod memory;
+pub mod mesos;
 pub mod mounts;
 pub mod node;
 pub mod reference;

@@ -3,7 +3,7 @@
 //! What it is for: joining `store` and `union`, which do not know each other.
 //! Opening is constant time per layer; nothing is walked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::digest::{AciId, ChainId, DiffId, Digest, ImageId};
 use crate::image::appc::graph::Placed;
 use crate::layer::path_set::PathSet;
 use crate::store::images::ImageRecord;
-use crate::store::leases::Lease;
+use crate::store::leases::{Lease, Pins};
 use crate::store::{Caches, Store, StoreError};
 use crate::union::Union;
 
@@ -86,6 +86,9 @@ pub struct Stack {
     pub identity: String,
     /// Lowest first.
     pub layers: Vec<StackLayer>,
+    /// The images: one, or an AppC image with all that it depends on.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub images: BTreeSet<ImageId>,
 }
 
 impl Stack {
@@ -95,6 +98,21 @@ impl Stack {
     /// No such image, missing dependencies, damaged records.
     pub fn of(store: &Store, id: ImageId) -> Result<Self, StoreError> {
         Ok(Self::of_record(store, &store.image(id)?)?.0)
+    }
+
+    /// The same, pinned: the image before it is looked at, and all that it is made of
+    /// before this returns. What went in between is missing when it is opened.
+    ///
+    /// # Errors
+    /// See [`Stack::of`]; the lease cannot be written.
+    pub fn pinned(store: &Store, id: ImageId, lease: Option<&Lease>) -> Result<Self, StoreError> {
+        let Some(lease) = lease else {
+            return Self::of(store, id);
+        };
+        store.pin_images(lease, &[id])?;
+        let stack = Self::of(store, id)?;
+        store.pin_all(lease, &stack.pins())?;
+        Ok(stack)
     }
 
     /// The stack, and what stands for the view of it.
@@ -108,6 +126,7 @@ impl Stack {
             let stack = Self {
                 identity: ChainId::of(&diffs).to_string(),
                 layers: diffs.iter().map(layer).collect(),
+                images: BTreeSet::from([record.id]),
             };
             return Ok((stack, record.id.to_string()));
         };
@@ -119,12 +138,22 @@ impl Stack {
         };
         let stack = Self {
             identity: identity.clone(),
+            images: placed.iter().map(|placed| placed.id.image()).collect(),
             layers: placed.into_iter().map(layer).collect(),
         };
         Ok((stack, identity))
     }
 
-    /// The tree. With a lease its layers are pinned before they are looked at, so that
+    /// What has to stay for it.
+    #[must_use]
+    pub fn pins(&self) -> Pins {
+        Pins {
+            layers: self.layers.iter().map(|layer| layer.diff).collect(),
+            images: self.images.clone(),
+        }
+    }
+
+    /// The tree. With a lease it is pinned before its layers are looked at, so that
     /// nothing sweeps them while the lease lives. Constant time per layer.
     ///
     /// # Errors
@@ -136,8 +165,7 @@ impl Stack {
         lease: Option<&Lease>,
     ) -> Result<Arc<Union>, StoreError> {
         if let Some(lease) = lease {
-            let layers: Vec<_> = self.layers.iter().map(|layer| layer.diff).collect();
-            store.pin(lease, &layers)?;
+            store.pin_all(lease, &self.pins())?;
         }
         let mut lists: HashMap<AciId, Arc<PathSet>> = HashMap::new();
         let mut layers = Vec::new();
@@ -157,8 +185,9 @@ impl Stack {
     }
 }
 
-/// Opens an image. With a lease its layers are pinned before they are looked at,
-/// so that nothing sweeps them while the lease lives.
+/// Opens an image. With a lease it is pinned with its layers before they are looked
+/// at, so that nothing removes them while the lease lives; an AppC image with all that
+/// it depends on.
 ///
 /// # Errors
 /// No such image, missing or damaged files.
@@ -168,6 +197,9 @@ pub fn open(
     caches: &Caches,
     lease: Option<&Lease>,
 ) -> Result<View, StoreError> {
+    if let Some(lease) = lease {
+        store.pin_images(lease, &[id])?;
+    }
     let record = store.image(id)?;
     let (stack, identity) = Stack::of_record(store, &record)?;
     Ok(View {

@@ -23,6 +23,8 @@ mod walk;
 
 #[path = "containers/appc.rs"]
 mod appc;
+#[path = "containers/counted.rs"]
+mod counted;
 #[path = "containers/crowd.rs"]
 mod crowd;
 #[path = "containers/destroyed.rs"]
@@ -31,6 +33,8 @@ mod destroyed;
 mod host;
 #[path = "containers/inside.rs"]
 mod inside;
+#[path = "containers/meanwhile.rs"]
+mod meanwhile;
 #[path = "containers/records.rs"]
 mod records;
 #[path = "containers/recovered.rs"]

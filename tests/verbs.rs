@@ -267,7 +267,10 @@ fn what_programs_read_is_json() {
     let gone = json(&bench, &["gc", "--json"]);
     assert_eq!(
         gone,
-        serde_json::json!({ "files": 0, "bytes": 0, "uppers": [] })
+        serde_json::json!({
+            "files": 0, "bytes": 0, "images": [], "short": 0, "idle": false,
+            "unknown": [], "uppers": [],
+        })
     );
     bench.run(&["remove", "--no-gc", "two:2"]).ok();
     let gone = json(&bench, &["gc", "--json"]);
@@ -328,9 +331,10 @@ fn an_image_that_is_in_use_is_not_removed_unless_by_force() {
     let record = store.image(store.find("one:1").unwrap()).unwrap();
     let layers: Vec<DiffId> = record.layers.iter().map(|layer| layer.diff).collect();
     store.pin(&lease, &layers).unwrap();
+    store.pin_images(&lease, &[record.id]).unwrap();
     bench.refuses(
         4,
-        &["`one:1` is in use by a running mount", "try: ", "--force"],
+        &["`one:1` is in use by a mount", "try: ", "--force"],
         |bench| bench.run(&["remove", "one:1"]),
     );
     bench.run(&["remove", "two:2"]).ok();

@@ -31,55 +31,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
 
+pub use crate::backend_kind::{AUTO, Kind, UnknownBackend};
 use crate::mounts::MountError;
 use crate::store::{Caches, Store, StoreError};
 use crate::view::Stack;
 use fuse::{ServeCommand, StartError};
-
-/// A way to get a rootfs.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// A FUSE mount of its own, with its own server.
-    Fuse,
-    /// Kernel overlayfs above a lazy mount that all containers of the image share.
-    Overlay,
-    /// That lazy mount itself, read-only.
-    Bind,
-    /// All files, written out.
-    Copy,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Fuse, Self::Overlay, Self::Bind, Self::Copy];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Fuse => "fuse",
-            Self::Overlay => "overlay",
-            Self::Bind => "bind",
-            Self::Copy => "copy",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.word())
-    }
-}
-
-impl FromStr for Kind {
-    type Err = UnknownBackend;
-
-    fn from_str(text: &str) -> Result<Self, UnknownBackend> {
-        let named = Self::ALL.into_iter().find(|kind| kind.word() == text);
-        named.ok_or_else(|| UnknownBackend(text.to_owned()))
-    }
-}
 
 /// What somebody wants of backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,9 +45,6 @@ pub enum Choice {
     /// This one, or none.
     Kind(Kind),
 }
-
-/// The word that stands for [`Choice::Auto`].
-const AUTO: &str = "auto";
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -311,12 +264,9 @@ impl Task<'_> {
             format!("--title={}", self.title).into(),
             format!("--stack={}", self.stack.identity).into(),
         ];
-        what.extend(
-            self.stack
-                .layers
-                .iter()
-                .map(|layer| format!("--layer={layer}").into()),
-        );
+        let Stack { layers, images, .. } = self.stack;
+        what.extend(layers.iter().map(|layer| format!("--layer={layer}").into()));
+        what.extend(images.iter().map(|image| format!("--of={image}").into()));
         ServeCommand {
             store: self.store.root().to_owned(),
             cache_size: self.store.cache_quota(),
@@ -382,11 +332,6 @@ pub fn provision(
     };
     Ok(Made { lower: Some(lower) })
 }
-
-/// A word that is no backend.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no backend ({AUTO}, fuse, overlay, bind, copy are)")]
-pub struct UnknownBackend(String);
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,11 @@
 //! `lazyroot commit`
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::progress::Shown;
 use super::report::{Exit, Failure};
-use super::{Context, civil, print, print_json};
+use super::{Context, changes, civil, print, print_json};
 use crate::appc::{AppcReference, SCHEME};
 use crate::changed::ChangedError;
 use crate::commit::{self, Change, CommitError, Committed, Name, Options, Packing, Said};
@@ -18,7 +17,7 @@ const LAST: u64 = 253_402_300_799;
 /// Changes that a message names; the others are counted.
 const NAMED: usize = 5;
 
-/// Make an image of an image and what was changed of it.
+/// Make an image of a container, or of an image and what was changed of it.
 ///
 /// The new image has one layer more, and can be mounted at once. The same changes make
 /// the same layer. A mount may be at work meanwhile: then every file comes as it
@@ -26,12 +25,8 @@ const NAMED: usize = 5;
 /// that depends on no other.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The image that was changed: name or ID.
-    #[arg(value_name = "IMAGE")]
-    image: String,
-    /// The upper directory of its changes, as given to `mount --upper`.
-    #[arg(long, value_name = "DIR")]
-    upper: PathBuf,
+    #[command(flatten)]
+    of: changes::Args,
     /// The new image's name; of an AppC image NAME[:VERSION][,label=value].
     #[arg(value_name = "NAME")]
     name: String,
@@ -67,8 +62,8 @@ enum Compression {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.create()?;
-    let id = store.find(&args.image)?;
-    let name = name(&args.name, id)?;
+    let target = args.of.target(&store)?;
+    let name = name(&args.name, target.image)?;
     context.stop_by_signals()?;
     let now = args.timestamp.unwrap_or_else(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -93,7 +88,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         progress: &progress,
         stop: &context.stop,
     };
-    let committed = commit::commit(&store, id, &args.upper, &options);
+    let committed = commit::commit(&store, &target, &options);
     progress.end();
     let committed = committed?;
     if !args.quiet {

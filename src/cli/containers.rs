@@ -31,6 +31,21 @@ pub(super) struct Args {
     quiet: bool,
 }
 
+/// States as they are counted.
+const STATES: [&str; 8] = [
+    "damaged",
+    "destroying",
+    "down",
+    "elsewhere",
+    "lost",
+    "parent",
+    "provisioning",
+    "ready",
+];
+
+/// How one is shown that only holds others.
+const HOLDS_OTHERS: &str = "-";
+
 #[derive(serde::Serialize)]
 struct Line {
     id: ContainerId,
@@ -117,6 +132,19 @@ fn lines(keeper: &Containers<'_>) -> Result<Vec<Line>, Failure> {
     Ok(lines)
 }
 
+/// All states that a container can be in, and how many are.
+pub(super) fn states(keeper: &Containers<'_>) -> Result<BTreeMap<&'static str, u64>, Failure> {
+    let mut states = BTreeMap::from(STATES.map(|state| (state, 0)));
+    for line in lines(keeper)? {
+        let state = match line.state {
+            HOLDS_OTHERS => "parent",
+            state => state,
+        };
+        *states.entry(state).or_default() += 1;
+    }
+    Ok(states)
+}
+
 fn damaged(id: ContainerId) -> Line {
     Line {
         id,
@@ -133,7 +161,7 @@ fn state(record: &Record, wrong: Option<&'static str>) -> &'static str {
         _ if record.destroying => "destroying",
         _ if record.rootfses.iter().any(|rootfs| !rootfs.ready) => "provisioning",
         Some(wrong) => wrong,
-        None if record.implicit && record.rootfses.is_empty() => "-",
+        None if record.implicit && record.rootfses.is_empty() => HOLDS_OTHERS,
         None => "ready",
     }
 }

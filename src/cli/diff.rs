@@ -1,28 +1,22 @@
 //! `lazyroot diff`
 
-use std::path::PathBuf;
-
 use super::ls::kind;
 use super::report::Failure;
-use super::{Context, print, print_json};
+use super::{Context, changes, print, print_json};
 use crate::changed;
 use crate::store::Caches;
 use crate::tree_path::TreePath;
 use crate::union::writable::{Difference, Differs};
 
-/// Show what was changed of an image: A added, C changed, D deleted.
+/// Show what was changed in a container, or of an image: A added, C changed, D deleted.
 ///
 /// Only what was changed is looked at. Of what was added or deleted with all that is in
 /// it, a directory is named once if it was moved (`was` says from where) or deleted. A mount
 /// may be at work meanwhile.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The image: name or ID.
-    #[arg(value_name = "IMAGE")]
-    image: String,
-    /// The upper directory of its changes, as given to `mount --upper`.
-    #[arg(long, value_name = "DIR")]
-    upper: PathBuf,
+    #[command(flatten)]
+    changes: changes::Args,
     /// Print one JSON array; says also whether contents or attributes were changed.
     #[arg(long)]
     json: bool,
@@ -30,10 +24,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.open()?;
-    let id = store.find(&args.image)?;
+    let target = args.changes.target(&store)?;
     let caches = Caches::default();
     let lease = store.lease()?;
-    let changed = changed::open(&store, id, &args.upper, &caches, lease.as_ref())?;
+    let changed = changed::open(&store, &target, &caches, lease.as_ref())?;
     let changes = changed
         .tree
         .changes()

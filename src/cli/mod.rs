@@ -6,6 +6,7 @@
 
 mod browse;
 mod cat;
+mod changes;
 mod commit;
 mod completions;
 mod config;
@@ -24,6 +25,7 @@ mod inspect;
 mod logging;
 mod ls;
 mod man;
+mod metrics;
 mod mount;
 mod progress;
 mod provision;
@@ -45,6 +47,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches as _, Parser, Subcommand};
 
@@ -100,6 +103,7 @@ enum Verb {
     Verify(verify::Args),
     Validate(validate::Args),
     Du(du::Args),
+    Metrics(metrics::Args),
     Doctor(doctor::Args),
     Config(config::Args),
     Completions(completions::Args),
@@ -266,6 +270,7 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Verify(args) => verify::run(&args, context),
         Verb::Validate(args) => validate::run(&args, context),
         Verb::Du(args) => du::run(&args, context),
+        Verb::Metrics(args) => metrics::run(&args, context),
         Verb::Doctor(args) => doctor::run(&args, context),
         Verb::Config(args) => config::run(&args, context),
         Verb::Completions(args) => completions::run(&args, Cli::command()),
@@ -291,6 +296,27 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number
         .checked_mul(1 << shift)
         .ok_or_else(|| format!("`{text}` is too large"))
+}
+
+/// A length of time: `90s`, `90m`, `24h`, `7d`, `2w`; `0` is none.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("`{text}` is not a length of time (90m, 24h, 7d)"))?;
+    let unit = match &text[digits.len()..] {
+        "" if number == 0 => 1,
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        other => return Err(format!("`{other}` is not a unit of time (s, m, h, d, w)")),
+    };
+    let seconds = number.checked_mul(unit);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("`{text}` is too long"))
 }
 
 /// Bytes for people: `1.5 GiB`.
@@ -362,11 +388,35 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// clap would give the one to whoever asks for the other, and panic over its type.
+    #[test]
+    fn no_flag_of_a_verb_is_called_as_one_of_all_verbs() {
+        let mut all = Cli::command();
+        all.build();
+        let global: Vec<_> = all
+            .get_arguments()
+            .filter(|arg| arg.is_global_set())
+            .map(|arg| arg.get_id().clone())
+            .collect();
+        assert!(!global.is_empty());
+        for verb in Cli::command().get_subcommands() {
+            for arg in verb.get_arguments() {
+                let (verb, id) = (verb.get_name(), arg.get_id());
+                assert!(!global.contains(id), "`{id}` of `{verb}`");
+            }
+        }
+    }
+
     #[test]
     fn sizes_and_dates_read_as_people_write_them() {
         assert_eq!(parse_size("64M"), Ok(64 << 20));
         assert!(parse_size("64X").is_err() && parse_size("99999999T").is_err());
         assert_eq!(human(1536 << 20), "1.5 GiB");
+        assert_eq!(parse_duration("36h"), Ok(Duration::from_secs(129_600)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        for bad in ["", "5", "h", "-1h", "1.5h", "5y", "99999999999999w"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
         for (seconds, text) in [
             (0, "1970-01-01 00:00"),
             (951_827_696, "2000-02-29 12:34"),

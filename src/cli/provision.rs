@@ -7,15 +7,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::containers::{backend_failure, failure, keeper};
-use super::fetch::{Asked, Fetch, Policy};
+use super::fetch::{Asked, Fetch, Fetched, Policy};
 use super::report::{Exit, Failure};
 use super::{Context, print, print_json, progress};
 use crate::container::record::HostVolume;
-use crate::container::{Image, Provisioned, Request, Shown};
+use crate::container::{Image, Provisioned, Request};
 use crate::container_id::ContainerId;
 use crate::container_info::{ContainerInfo, Dialect, Mode, SIZE_MAX, Source, What};
-use crate::digest::{AciId, BlobId};
+use crate::digest::{AciId, BlobId, ImageId};
 use crate::store::Store;
+use crate::store::metrics::Counter;
 
 /// Give a container a root file system, and print where it is. It stays until it is
 /// destroyed, also over a reboot (after `recover`).
@@ -79,11 +80,13 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
     };
+    let mut came = Came::default();
     match (&args.image, &args.container_info) {
-        (_, Some(info)) => args.as_told(info, &mut request, context)?,
+        (_, Some(info)) => args.as_told(info, &mut request, &mut came, context)?,
         (Some(image), None) => {
             let fetch = Fetch::new(context, args.quiet);
-            let (id, _) = fetch.named(image, args.policy(true))?;
+            let (id, fetched) = fetch.named(image, args.policy(true))?;
+            came.note(&fetched);
             request.images.push(Image {
                 id,
                 title: familiar(image),
@@ -94,13 +97,48 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         (None, None) => {}
     }
     let store = context.open()?;
+    came.count(&store);
+    // Before anything is made: the image may be removed by force meanwhile.
+    let configs = match args.json {
+        true => (request.images.iter())
+            .map(|image| config(&store, image.id))
+            .collect::<Result<_, _>>()?,
+        false => Vec::new(),
+    };
     let shown = progress::Written::new(args.quiet);
     let made = keeper(context, &store).provision(&request, &mut |bytes, objects| {
         shown.tell(bytes, objects);
     });
     shown.end();
     let made = made.map_err(|error| failure(&error))?;
-    report(&made, &store, args.json)
+    match args.json {
+        true => print_json(&Report {
+            made: &made,
+            configs,
+        }),
+        false => print(paths(&made).as_bytes()),
+    }
+}
+
+/// How the images came.
+#[derive(Default)]
+struct Came {
+    cached: u64,
+    pulled: u64,
+}
+
+impl Came {
+    fn note(&mut self, fetched: &Fetched) {
+        match fetched {
+            Fetched::Cached => self.cached += 1,
+            Fetched::Pulled(_) => self.pulled += 1,
+        }
+    }
+
+    fn count(&self, store: &Store) {
+        let (cached, pulled) = (self.cached, self.pulled);
+        store.tally(&[(Counter::CacheHits, cached), (Counter::CacheMisses, pulled)]);
+    }
 }
 
 impl Args {
@@ -112,7 +150,13 @@ impl Args {
     }
 
     /// What a ContainerInfo asks for.
-    fn as_told(&self, text: &str, request: &mut Request, context: &Context) -> Result<(), Failure> {
+    fn as_told(
+        &self,
+        text: &str,
+        request: &mut Request,
+        came: &mut Came,
+        context: &Context,
+    ) -> Result<(), Failure> {
         let dialect = match self.strict {
             true => Dialect::First,
             false => Dialect::Final,
@@ -133,7 +177,9 @@ impl Args {
         request.hostname = info.hostname;
         let fetch = Fetch::new(context, self.quiet);
         let mut add = |image: &crate::container_info::Image, path: Option<String>, read_only| {
-            let (id, _) = fetch.image(&Asked::from(&image.what), self.policy(image.cached))?;
+            let asked = Asked::from(&image.what);
+            let (id, fetched) = fetch.image(&asked, self.policy(image.cached))?;
+            came.note(&fetched);
             request.images.push(Image {
                 id,
                 title: title(&image.what),
@@ -208,14 +254,7 @@ struct Report<'a> {
     configs: Vec<Value>,
 }
 
-fn report(made: &Provisioned, store: &Store, json: bool) -> Result<(), Failure> {
-    if json {
-        let configs = made.rootfses.iter().map(|rootfs| config(store, rootfs));
-        return print_json(&Report {
-            configs: configs.collect::<Result<_, _>>()?,
-            made,
-        });
-    }
+fn paths(made: &Provisioned) -> String {
     let mut text = String::new();
     for rootfs in &made.rootfses {
         text.push_str(&rootfs.path.display().to_string());
@@ -224,13 +263,13 @@ fn report(made: &Provisioned, store: &Store, json: bool) -> Result<(), Failure> 
         }
         text.push('\n');
     }
-    print(text.as_bytes())
+    text
 }
 
-fn config(store: &Store, rootfs: &Shown) -> Result<Value, Failure> {
-    let (blob, field) = match AciId::of_image(rootfs.image) {
-        None => (Some(BlobId(rootfs.image.0)), "config"),
-        Some(_) => (store.image(rootfs.image)?.manifest, "app"),
+fn config(store: &Store, image: ImageId) -> Result<Value, Failure> {
+    let (blob, field) = match AciId::of_image(image) {
+        None => (Some(BlobId(image.0)), "config"),
+        Some(_) => (store.image(image)?.manifest, "app"),
     };
     let Some(blob) = blob else {
         return Ok(Value::Null);

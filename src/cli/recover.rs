@@ -9,6 +9,7 @@ use crate::backend::lower;
 use crate::container::Done;
 use crate::container::recover::Action;
 use crate::container_id::ContainerId;
+use crate::store::metrics::Counter;
 
 /// Put everything right after a crash or a reboot.
 ///
@@ -68,6 +69,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         return report(&planned.collect::<Vec<_>>(), args.json);
     }
     let done = keeper.repair(actions);
+    store.count(Counter::Recoveries);
     lower::sweep_locks(&store).map_err(|error| backend_failure(&error))?;
     store.sweep_containers()?;
     store.sweep_staging()?;

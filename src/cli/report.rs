@@ -114,7 +114,10 @@ pub(super) fn store_exit(error: &StoreError) -> Exit {
         },
         StoreError::TwoKinds(..) => Exit::Usage,
         StoreError::InUse(_) | StoreError::Remove(_) => Exit::InUse,
-        StoreError::Damaged { .. } | StoreError::Read(_) | StoreError::NoLayer(_) => Exit::Damaged,
+        StoreError::Damaged { .. }
+        | StoreError::Read(_)
+        | StoreError::NoLayer(_)
+        | StoreError::Undecided { .. } => Exit::Damaged,
         StoreError::ReadOnly(..) | StoreError::Full(..) | StoreError::Io { .. } => Exit::Failed,
     }
 }

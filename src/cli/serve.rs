@@ -17,6 +17,8 @@ use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
 use crate::memory;
 use crate::mounts::{self, MountError};
 use crate::reference::Reference;
+use crate::store::leases::Lease;
+use crate::store::metrics::Counter;
 use crate::store::uppers::FreshUpper;
 use crate::store::{Caches, Store, StoreError};
 use crate::union::Union;
@@ -33,6 +35,9 @@ pub(super) struct Args {
     /// A layer of what is shown, lowest first, instead of an image.
     #[arg(long, value_name = "LAYER", requires_all = ["stack", "title"])]
     layer: Vec<StackLayer>,
+    /// An image that they are of.
+    #[arg(long, value_name = "ID", requires_all = ["stack", "title"])]
+    of: Vec<ImageId>,
     /// What stands for these layers.
     #[arg(long)]
     stack: Option<String>,
@@ -178,6 +183,7 @@ impl MountArgs {
             let args = Args {
                 image: image.map(|(_, name)| name),
                 layer: Vec::new(),
+                of: Vec::new(),
                 stack: None,
                 title: None,
                 hold: None,
@@ -307,12 +313,14 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     let of_image = args.image.is_some() || !args.layer.is_empty();
     let options = args.mount.parse_options(of_image)?;
     let store = context.open()?;
+    let metrics = store.metrics();
     let caches = Caches::default();
     let idle = caches.clone();
     let lease = store.lease()?;
-    let (name, tree, changes, _lease) = match Wanted::of(args, &store)? {
+    let (name, tree, changes, _lease) = match Wanted::of(args, &store, lease.as_ref())? {
         Some(wanted) => {
-            let shown = Shown::open(&store, wanted, &caches, lease.as_ref(), &args.writes)?;
+            let shown = Shown::open(&store, wanted, &caches, lease.as_ref(), &args.writes);
+            let shown = shown.inspect_err(|_| metrics.tally(&[(Counter::MountErrors, 1)]))?;
             (shown.name, shown.tree, shown.changes, lease)
         }
         None => {
@@ -332,7 +340,11 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     let served = fuse::serve(served, &args.mount.at, &options, || {
         was_ready = true;
         ready();
+        metrics.tally(&[(Counter::Mounts, 1)]);
     });
+    if !was_ready {
+        metrics.tally(&[(Counter::MountErrors, 1)]);
+    }
     // After a failure of the connection somebody may want what was written.
     if served.is_ok() || !was_ready {
         changes.end();
@@ -414,13 +426,14 @@ struct Wanted {
 
 impl Wanted {
     /// Nothing: all images.
-    fn of(args: &Args, store: &Store) -> Result<Option<Self>, Failure> {
+    fn of(args: &Args, store: &Store, lease: Option<&Lease>) -> Result<Option<Self>, Failure> {
         if let (Some(identity), Some(title)) = (&args.stack, &args.title) {
             return Ok(Some(Self {
                 name: title.clone(),
                 stack: Stack {
                     identity: identity.clone(),
                     layers: args.layer.clone(),
+                    images: args.of.iter().copied().collect(),
                 },
                 image: None,
             }));
@@ -429,7 +442,7 @@ impl Wanted {
             return Ok(None);
         };
         let id = store.find(image)?;
-        let stack = Stack::of(store, id)?;
+        let stack = Stack::pinned(store, id, lease)?;
         store.touch(id);
         Ok(Some(Self {
             name: image
@@ -453,7 +466,7 @@ impl Shown {
         store: &Store,
         wanted: Wanted,
         caches: &Caches,
-        lease: Option<&crate::store::leases::Lease>,
+        lease: Option<&Lease>,
         writes: &WriteArgs,
     ) -> Result<Self, Failure> {
         let Wanted { name, stack, image } = wanted;
@@ -549,7 +562,9 @@ pub(super) fn unusable(error: &UpperError) -> Failure {
             failure.hint("mount the image that it was begun with, or another --upper")
         }
         UpperError::Apart { .. } => failure.hint("--work on the file system of --upper"),
-        UpperError::Unfit { .. } => failure.hint("--upper on ext4, xfs, btrfs or tmpfs"),
+        UpperError::Unfit { .. } => {
+            failure.hint("--upper (or --rootfs-dir) on ext4, xfs, btrfs or tmpfs, or --read-only")
+        }
         UpperError::Io { .. } if exit == Exit::NotFound => {
             failure.hint("mkdir -p the directory above it first")
         }

@@ -1,11 +1,12 @@
 //! A packed tree as a blob: compressed, both digests known at its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::thread;
 
-use flate2::write::GzEncoder;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::pack::{Packed, Packer, same};
 use super::{CommitError, Context};
@@ -18,17 +19,19 @@ use crate::tree_path::TreePath;
 use crate::union::upper::Stat;
 use crate::union::writable::{Said, Says};
 
-/// Bytes that one zstd frame has of the tar: a layer of frames can be read anywhere.
+/// Bytes of the tar that are packed by themselves: by several threads, and a layer of
+/// such frames can be read anywhere. gzip loses about one byte in seven hundred by it.
 const FRAME: usize = 1 << 20;
-/// zstd's own default.
-const LEVEL: i32 = 3;
+/// zstd's own default, and gzip's.
+const ZSTD_LEVEL: i32 = 3;
+const GZIP_LEVEL: u32 = 6;
 
 /// How a new layer is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packing {
     /// gzip: everybody takes it.
     Gzip,
-    /// zstd in frames: smaller, and made in a third of the time.
+    /// zstd: made in a quarter of the time.
     Zstd,
     /// Not at all.
     Plain,
@@ -127,67 +130,48 @@ pub(super) fn moved(
 struct Layer {
     diff: Hasher,
     tar_size: u64,
-    to: Pipe,
-}
-
-enum Pipe {
-    Gzip(Box<GzEncoder<Blob>>),
-    Zstd { frame: Vec<u8>, to: Blob },
-    Plain(Blob),
+    compression: Compression,
+    /// Nothing: the tar is the blob.
+    frames: Option<Frames>,
+    blob: Blob,
 }
 
 impl Layer {
     fn new(file: BufWriter<File>, diff: Hasher, packing: Packing) -> Self {
-        let blob = Blob {
-            // A plain layer's two digests are one.
-            hasher: match packing {
-                Packing::Plain => None,
-                _ => Some(Hasher::default()),
-            },
-            size: 0,
-            file,
-        };
-        let to = match packing {
-            // Its header has no time and no name: the same tar makes the same blob.
-            Packing::Gzip => {
-                let level = flate2::Compression::new(6);
-                Pipe::Gzip(Box::new(GzEncoder::new(blob, level)))
-            }
-            Packing::Zstd => Pipe::Zstd {
-                frame: Vec::with_capacity(FRAME),
-                to: blob,
-            },
-            Packing::Plain => Pipe::Plain(blob),
+        let (compression, pack): (_, Option<Pack>) = match packing {
+            Packing::Plain => (Compression::Plain, None),
+            Packing::Gzip => (Compression::Gzip, Some(gzip)),
+            Packing::Zstd => (Compression::Zstd, Some(zstd)),
         };
         Self {
             diff,
             tar_size: 0,
-            to,
+            compression,
+            blob: Blob {
+                // A plain layer's two digests are one.
+                hasher: pack.map(|_| Hasher::default()),
+                size: 0,
+                file,
+            },
+            frames: pack.map(Frames::new),
         }
     }
 
     fn finish(mut self) -> io::Result<LayerRecord> {
-        let (blob, compression) = match self.to {
-            Pipe::Gzip(gzip) => (gzip.finish()?, Compression::Gzip),
-            Pipe::Plain(blob) => (blob, Compression::Plain),
-            Pipe::Zstd { frame, mut to } => {
-                if !frame.is_empty() {
-                    to.write_all(&zstd::bulk::compress(&frame, LEVEL)?)?;
-                }
-                (to, Compression::Zstd)
-            }
-        };
-        let diff = std::mem::take(&mut self.diff).finish();
+        if let Some(frames) = &mut self.frames {
+            frames.end(&mut self.blob)?;
+        }
+        let diff = self.diff.finish();
         let Blob {
             hasher,
             size,
             mut file,
-        } = blob;
+        } = self.blob;
         file.flush()?;
         Ok(LayerRecord {
             diff: DiffId(diff),
             blob: BlobId(hasher.map_or(diff, Hasher::finish)),
-            compression,
+            compression: self.compression,
             blob_size: size,
             tar_size: self.tar_size,
         })
@@ -196,21 +180,9 @@ impl Layer {
 
 impl Write for Layer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.to {
-            Pipe::Gzip(gzip) => gzip.write_all(bytes)?,
-            Pipe::Plain(blob) => blob.write_all(bytes)?,
-            Pipe::Zstd { frame, to } => {
-                let mut rest = bytes;
-                while !rest.is_empty() {
-                    let (now, later) = rest.split_at(rest.len().min(FRAME - frame.len()));
-                    frame.extend_from_slice(now);
-                    rest = later;
-                    if frame.len() == FRAME {
-                        to.write_all(&zstd::bulk::compress(frame, LEVEL)?)?;
-                        frame.clear();
-                    }
-                }
-            }
+        match &mut self.frames {
+            Some(frames) => frames.push(bytes, &mut self.blob)?,
+            None => self.blob.write_all(bytes)?,
         }
         self.diff.update(bytes);
         self.tar_size += bytes.len() as u64;
@@ -220,6 +192,103 @@ impl Write for Layer {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Packs one frame.
+type Pack = fn(&[u8]) -> io::Result<Vec<u8>>;
+/// A frame to be packed, and where it is waited for.
+type Job = (Vec<u8>, Sender<io::Result<Vec<u8>>>);
+
+/// A member of its own for each frame (RFC 1952 allows any number). Its header has no
+/// time and no name: the same tar makes the same blob.
+fn gzip(frame: &[u8]) -> io::Result<Vec<u8>> {
+    let level = flate2::Compression::new(GZIP_LEVEL);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::with_capacity(frame.len() / 2), level);
+    gzip.write_all(frame)?;
+    gzip.finish()
+}
+
+fn zstd(frame: &[u8]) -> io::Result<Vec<u8>> {
+    zstd::bulk::compress(frame, ZSTD_LEVEL)
+}
+
+/// Frames that are packed by several threads and written in their order.
+struct Frames {
+    frame: Vec<u8>,
+    jobs: Sender<Job>,
+    waiting: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    most: usize,
+    any: bool,
+}
+
+impl Frames {
+    /// Threads that end when nobody has work for them any more.
+    fn new(pack: Pack) -> Self {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let (jobs, work) = bounded::<Job>(threads);
+        for _ in 0..threads {
+            let work = work.clone();
+            thread::spawn(move || {
+                for (frame, reply) in work {
+                    // Nobody waits for it when something else has failed.
+                    let _ = reply.send(pack(&frame));
+                }
+            });
+        }
+        Self {
+            frame: Vec::with_capacity(FRAME),
+            jobs,
+            waiting: VecDeque::new(),
+            most: 2 * threads,
+            any: false,
+        }
+    }
+
+    fn push(&mut self, mut bytes: &[u8], to: &mut Blob) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(FRAME - self.frame.len()));
+            self.frame.extend_from_slice(now);
+            bytes = later;
+            if self.frame.len() == FRAME {
+                self.give(to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a frame to the threads; writes what has waited longest.
+    fn give(&mut self, to: &mut Blob) -> io::Result<()> {
+        let frame = std::mem::replace(&mut self.frame, Vec::with_capacity(FRAME));
+        let (reply, packed) = bounded(1);
+        self.jobs.send((frame, reply)).map_err(|_| ended())?;
+        self.any = true;
+        self.waiting.push_back(packed);
+        match self.waiting.len() > self.most {
+            true => self.write_one(to),
+            false => Ok(()),
+        }
+    }
+
+    fn write_one(&mut self, to: &mut Blob) -> io::Result<()> {
+        match self.waiting.pop_front() {
+            Some(packed) => to.write_all(&packed.recv().map_err(|_| ended())??),
+            None => Ok(()),
+        }
+    }
+
+    fn end(&mut self, to: &mut Blob) -> io::Result<()> {
+        if !self.frame.is_empty() || !self.any {
+            self.give(to)?;
+        }
+        while !self.waiting.is_empty() {
+            self.write_one(to)?;
+        }
+        Ok(())
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("a thread that packs has ended")
 }
 
 /// The file of a blob.

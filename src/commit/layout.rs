@@ -39,10 +39,10 @@ pub(super) fn commit(context: &Context<'_>, name: &Reference) -> Result<Committe
         diff = Some(written.record.diff);
         layers.push(written.record);
     }
-    let config = context.store.small_blob(BlobId(context.image.0))?;
+    let config = context.store.small_blob(BlobId(context.target.image.0))?;
     let config: Map<String, Value> =
         serde_json::from_slice(&config).map_err(|error| StoreError::Damaged {
-            path: context.store.blob_path(BlobId(context.image.0)),
+            path: context.store.blob_path(BlobId(context.target.image.0)),
             what: format!("it is no config: {error}"),
         })?;
     let config = config::next(config, diff, &context.options.said);

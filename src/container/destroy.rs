@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use super::record::{Record, Rootfs, trash};
 use super::{ContainerError, Containers, entries, failed, unique_name};
@@ -13,6 +14,7 @@ use crate::mounts;
 use crate::remove::{self, RemoveError};
 use crate::store::StoreError;
 use crate::store::containers::ContainerLock;
+use crate::store::metrics::Counter;
 use crate::store::named_lock::Hold;
 
 /// Somebody mounts in what goes so often at most.
@@ -34,6 +36,16 @@ impl Containers<'_> {
     /// # Errors
     /// No such container, or something of it stays; then it can be tried again.
     pub fn destroy(&self, id: &ContainerId) -> Result<(), ContainerError> {
+        let outcome = self.destroy_now(id);
+        match &outcome {
+            Ok(()) => self.store.count(Counter::Destroys),
+            Err(ContainerError::Unknown(_) | ContainerError::Interrupted) => {}
+            Err(_) => self.store.count(Counter::RemoveContainerErrors),
+        }
+        outcome
+    }
+
+    fn destroy_now(&self, id: &ContainerId) -> Result<(), ContainerError> {
         let lock = self.lock(id, Hold::Alone)?;
         match self.store.container::<Record>(id) {
             Ok(Some(record)) => self.destroy_held(lock, record),
@@ -83,11 +95,28 @@ impl Containers<'_> {
             record.destroying = true;
             self.store.write_container(&lock, &record)?;
         }
-        self.clear_directory(&record)?;
+        let cleared = self.clear_directory(&record);
+        self.counted(&record.rootfses, cleared)?;
         for rootfs in &record.rootfses {
-            self.release(rootfs)?;
+            self.counted(slice::from_ref(rootfs), self.release(rootfs))?;
         }
         Ok(self.store.remove_container(lock)?)
+    }
+
+    /// Counts root file systems that could not be removed.
+    fn counted(
+        &self,
+        rootfses: &[Rootfs],
+        removed: Result<(), ContainerError>,
+    ) -> Result<(), ContainerError> {
+        if let Err(error) = &removed
+            && !matches!(error, ContainerError::Interrupted)
+        {
+            let stay = rootfses.iter();
+            let stay = stay.map(|rootfs| (Counter::RemoveRootfsErrors(rootfs.backend), 1));
+            self.store.tally(&stay.collect::<Vec<_>>());
+        }
+        removed
     }
 
     /// Containers that are directly in another.
@@ -147,6 +176,10 @@ impl Containers<'_> {
 
     /// Removes one rootfs of a container that stays.
     pub(super) fn dismantle(&self, record: &Record, rootfs: &Rootfs) -> Result<(), ContainerError> {
+        self.counted(slice::from_ref(rootfs), self.take_down(record, rootfs))
+    }
+
+    fn take_down(&self, record: &Record, rootfs: &Rootfs) -> Result<(), ContainerError> {
         // First: the server that loses its changes does not bring them to the disk.
         let scratch = self.move_away(record, &record.scratch(rootfs))?;
         let path = record.path(rootfs);

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use super::record::{HostVolume, Record, Rootfs, trash};
 use super::{ContainerError, Containers, failed, unique_name};
@@ -12,6 +13,7 @@ use crate::container_id::ContainerId;
 use crate::digest::{DiffId, ImageId};
 use crate::mounts;
 use crate::store::containers::ContainerLock;
+use crate::store::metrics::{Copied, Counter, Timer};
 use crate::store::named_lock::Hold;
 use crate::view::Stack;
 
@@ -116,10 +118,28 @@ impl Containers<'_> {
         request: &Request,
         advance: &mut dyn FnMut(u64, u64),
     ) -> Result<Provisioned, ContainerError> {
-        let stacks = request
-            .images
-            .iter()
-            .map(|image| Stack::of(self.store, image.id));
+        let begin = Instant::now();
+        let outcome = self.provision_pinned(request, advance);
+        let backend = request.backend;
+        match &outcome {
+            _ if request.images.is_empty() => {}
+            Ok(_) => (self.store).observe(Timer::Provision(backend), begin.elapsed()),
+            // Somebody's wish is no failure.
+            Err(ContainerError::Interrupted) => {}
+            Err(_) => self.store.count(Counter::ProvisionErrors(backend)),
+        }
+        outcome
+    }
+
+    fn provision_pinned(
+        &self,
+        request: &Request,
+        advance: &mut dyn FnMut(u64, u64),
+    ) -> Result<Provisioned, ContainerError> {
+        // Until the record says what is needed: nothing of it goes in between.
+        let lease = self.store.lease()?;
+        let stacks = (request.images.iter())
+            .map(|image| Stack::pinned(self.store, image.id, lease.as_ref()));
         let stacks = stacks.collect::<Result<Vec<_>, _>>()?;
         let (above, rootfs_dir) = self.hold_ancestors(request)?;
         let outcome = self.provision_held(request, stacks, rootfs_dir, advance);
@@ -243,8 +263,14 @@ impl Containers<'_> {
             log: self.log,
             stop: self.stop,
         };
-        let made = backend::provision(rootfs.backend, &task, advance)?;
-        record.rootfses[number].lower = made.lower;
+        let mut written = 0;
+        let made = backend::provision(rootfs.backend, &task, &mut |bytes, objects| {
+            written = bytes;
+            advance(bytes, objects);
+        });
+        let copied = Counter::MaterialisedBytes(Copied::Rootfs);
+        self.store.tally(&[(copied, written)]);
+        record.rootfses[number].lower = made?.lower;
         Ok(())
     }
 

@@ -3,13 +3,13 @@
 //! Invariant: *no rootfs without intent*. A record names a rootfs before anything of it
 //! is made, and until everything of it is gone.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::backend::Kind;
 use crate::container_id::ContainerId;
-use crate::digest::{AciId, DiffId, ImageId};
+use crate::digest::ImageId;
 use crate::store::containers::Body;
+use crate::store::leases::Pins;
 use crate::view::Stack;
 
 /// A container.
@@ -75,16 +75,15 @@ pub struct Rootfs {
 }
 
 impl Body for Record {
-    fn layers(&self) -> BTreeSet<DiffId> {
-        let layers = self.rootfses.iter().flat_map(|rootfs| &rootfs.stack.layers);
-        layers.map(|layer| layer.diff).collect()
-    }
-
-    fn lists(&self) -> BTreeSet<AciId> {
-        let layers = self.rootfses.iter().flat_map(|rootfs| &rootfs.stack.layers);
-        layers
-            .flat_map(|layer| layer.lists.iter().copied())
-            .collect()
+    fn pins(&self) -> Pins {
+        let mut pins = Pins::default();
+        for rootfs in &self.rootfses {
+            let Pins { layers, images } = rootfs.stack.pins();
+            pins.layers.extend(layers);
+            pins.images.extend(images);
+            pins.images.insert(rootfs.image);
+        }
+        pins
     }
 }
 

@@ -161,17 +161,18 @@ pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action>
     // Nothing is mounted at these or below them when what is planned so far is done.
     let mut cleared: BTreeSet<PathBuf> = facts.trash.iter().cloned().collect();
     let mut wanted: BTreeSet<&str> = BTreeSet::new();
-    for record in &facts.records {
-        if let Some(why) = going.get(&record.id) {
+    // Those in others come first: see `goes_along`.
+    for record in facts.records.iter().rev() {
+        if let Some(&why) = going.get(&record.id) {
             cleared.insert(record.directory());
-            // The outermost one takes those in it along.
-            let parent = record.id.parent();
-            if !parent.is_some_and(|parent| going.contains_key(&parent)) {
+            if !goes_along(&going, &record.id, why) {
                 let id = record.id.clone();
-                actions.push(Action::Destroy { id, why: *why });
+                actions.push(Action::Destroy { id, why });
             }
-            continue;
         }
+    }
+    let staying = |record: &&Record| !going.contains_key(&record.id);
+    for record in facts.records.iter().filter(staying) {
         for rootfs in &record.rootfses {
             let action = of_rootfs(facts, record, rootfs);
             if let Some(Action::Drop { .. } | Action::Remount { .. }) = action {
@@ -193,6 +194,14 @@ pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action>
         name: lower.name.clone(),
     }));
     actions
+}
+
+/// Whether a container goes with the one that it is in, which takes those in it along. But
+/// one that was only noted goes when nothing is in it that stays, which is looked at again
+/// without a list of the known: orphans have to be gone by then.
+fn goes_along(going: &BTreeMap<ContainerId, Why>, id: &ContainerId, why: Why) -> bool {
+    let parent = id.parent().and_then(|parent| going.get(&parent));
+    parent.is_some_and(|parent| *parent != Why::Unfinished || why != Why::Orphan)
 }
 
 /// Whether a container is to go, with all in it, whatever is known; the records are its
@@ -239,7 +248,7 @@ fn going(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> BTreeMap<Conta
         if let Some(parent) = record.id.parent()
             && let Some(&why) = going.get(&parent)
         {
-            going.insert(record.id.clone(), why);
+            going.entry(record.id.clone()).or_insert(why);
         }
     }
     going

@@ -345,6 +345,18 @@ fn locked(path: &Path, create: bool) -> io::Result<Option<File>> {
 /// # Errors
 /// What the system says; a directory that is not there has no parts.
 pub(super) fn remove_parts(dir: &Path, age: Duration) -> io::Result<(u64, u64)> {
+    visit_parts(dir, age, &mut |path| {
+        remove_name(&path.with_extension("json"))?;
+        remove_name(path)
+    })
+}
+
+/// Shows such parts one by one, locked; how many there are, and their bytes.
+pub(super) fn visit_parts(
+    dir: &Path,
+    age: Duration,
+    each: &mut dyn FnMut(&Path) -> io::Result<()>,
+) -> io::Result<(u64, u64)> {
     let (mut files, mut bytes) = (0, 0);
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
@@ -368,8 +380,7 @@ pub(super) fn remove_parts(dir: &Path, age: Duration) -> io::Result<(u64, u64)> 
         // A clock that was put back makes nothing old.
         let untouched = data.modified()?.elapsed().unwrap_or_default();
         if untouched >= age {
-            remove_name(&path.with_extension("json"))?;
-            remove_name(&path)?;
+            each(&path)?;
             files += 1;
             bytes += data.len();
         }

@@ -25,7 +25,7 @@ use crate::union::Union;
 ///
 /// # Errors
 /// See [`ImportError`]; the store is then as it was.
-pub fn import_aci(
+pub(super) fn import_aci(
     store: &Store,
     mut aci: AciStream,
     wanted: Option<&Dependency>,
@@ -55,6 +55,7 @@ pub fn import_aci(
         no_dangling_links(index)?;
     }
     store.pin(&lease, &[layer.record.diff])?;
+    store.pin_images(&lease, &[id.image()])?;
 
     let record = record(id, &layer, &manifest, &bytes, options.now);
     let mut files = store.staged_files(&staging, &layer)?;

@@ -50,6 +50,9 @@ pub(super) fn publish(
     }
     let diffs: Vec<DiffId> = layers.values().map(Got::diff).collect();
     store.pin(lease, &diffs)?;
+    // Nobody finds an image before it can be used; until then it stays.
+    let ids: Vec<ImageId> = images.iter().map(|ready| ready.record.id).collect();
+    store.pin_images(lease, &ids)?;
     let mut files = Vec::new();
     for got in layers.values() {
         if let Got::Staged(layer) = got {

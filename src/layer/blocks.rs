@@ -143,7 +143,7 @@ impl<W: Write> BlockWriter<W> {
 }
 
 type Key = (u32, u32);
-type Shard = Mutex<LruCache<Key, Arc<[u8]>>>;
+type Shard = Mutex<LruCache<Key, Arc<Vec<u8>>>>;
 const SHARDS: usize = 8;
 
 /// Blocks that were read and checked, shared by all sealed files of a process,
@@ -290,7 +290,7 @@ impl BlockFile {
     }
 
     /// Block `number`, checked. The last one may be short.
-    fn block(&self, number: u64) -> Result<Arc<[u8]>, ReadError> {
+    fn block(&self, number: u64) -> Result<Arc<Vec<u8>>, ReadError> {
         // PAYLOAD_MAX / BLOCK fits 32 bits.
         let key = (self.number, number as u32);
         if let Some(hit) = self.cache.shard(key).lock().get(&key) {
@@ -306,7 +306,8 @@ impl BlockFile {
         if xxh3_64(&bytes) != u64_at(&self.checks, 8 * number as usize) {
             return Err(self.corrupt(at, "a block fails its check"));
         }
-        let bytes: Arc<[u8]> = bytes.into();
+        // Not as a slice: that would be a copy of it.
+        let bytes = Arc::new(bytes);
         self.cache.shard(key).lock().put(key, Arc::clone(&bytes));
         Ok(bytes)
     }

@@ -9,7 +9,7 @@
 //! `called`. To pass it over would be to take another image for the one that is meant.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use super::{Caches, FileSource, Store, StoreError};
 use crate::appc::{AppcReference, Identifier, Labels};
 use crate::digest::{AciId, ImageId};
 use crate::image::Platform;
-use crate::image::appc::graph::{self, Known, Placed};
-use crate::image::appc::platform;
+use crate::image::appc::graph::{self, GraphError, Known, Placed};
+use crate::image::appc::{Dependency, platform};
 use crate::layer::path_set::PathSet;
 
 /// The AppC images of a store, as of one look at it. Records are read when they are asked for.
@@ -179,19 +179,51 @@ impl AppcImages {
     pub fn stack(&self, id: AciId) -> Result<Vec<Placed>, StoreError> {
         let top = self.entry(id)?;
         let top = top.ok_or_else(|| StoreError::NoImage(id.to_string()))?;
-        let stack = graph::stack(top.known, &mut |wanted, of| {
-            let exact = wanted.id.map(|id| self.entry(id)).transpose()?.flatten();
-            if let Some(exact) = exact {
-                return Ok(Some(exact.known));
-            }
-            let found = self.best(&wanted.image, &machine(of));
-            match wanted.id {
-                // It is missing; what else there is of that name is only told.
-                Some(_) => Ok(found.ok().flatten()),
-                None => Ok(found?),
-            }
-        });
+        let stack = graph::stack(top.known, &mut |wanted, of| self.dependency(wanted, of));
         stack.map_err(StoreError::from)
+    }
+
+    /// What is there for a dependency of an image with these labels.
+    fn dependency(&self, wanted: &Dependency, of: &Labels) -> Result<Option<Known>, StoreError> {
+        let exact = wanted.id.map(|id| self.entry(id)).transpose()?.flatten();
+        if let Some(exact) = exact {
+            return Ok(Some(exact.known));
+        }
+        let found = self.best(&wanted.image, &machine(of));
+        match wanted.id {
+            // It is missing; what else there is of that name is only told.
+            Some(_) => Ok(found.ok().flatten()),
+            None => found,
+        }
+    }
+
+    /// Images that one depends on, as far as they are there; all that it is made of
+    /// where none is missing.
+    ///
+    /// # Errors
+    /// The store cannot be read, or a record that could be one of them is damaged.
+    pub fn dependencies(&self, id: AciId) -> Result<BTreeSet<AciId>, StoreError> {
+        let Some(top) = self.entry(id)? else {
+            return Ok(BTreeSet::new());
+        };
+        let mut all = BTreeSet::new();
+        match self.stack(id) {
+            Ok(stack) => all.extend(stack.into_iter().map(|placed| placed.id)),
+            Err(StoreError::Dependencies(graph)) => match *graph {
+                GraphError::Lookup { source, .. } => return Err(source),
+                // Those that are there are kept for when the others come.
+                _ => {
+                    let outline = &top.known.outline;
+                    for wanted in &outline.dependencies {
+                        let found = self.dependency(wanted, &outline.labels)?;
+                        all.extend(found.map(|known| known.id));
+                    }
+                }
+            },
+            Err(error) => return Err(error),
+        }
+        all.remove(&id);
+        Ok(all)
     }
 }
 

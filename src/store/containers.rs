@@ -26,20 +26,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::leases::Pins;
 use super::named_lock::{Hold, NamedLock};
 use super::{Store, StoreError, failed, gone_is_fine, read_small, sync_directory};
 use crate::container_id::ContainerId;
-use crate::digest::{AciId, DiffId, Digest};
+use crate::digest::{DiffId, Digest, ImageId};
 
 /// Where records lie in the store.
 const DIRECTORY: &str = "containers-v1";
 
 /// What is said of a container.
 pub trait Body: Serialize + DeserializeOwned {
-    /// Layers that must stay while the record is there.
-    fn layers(&self) -> BTreeSet<DiffId>;
-    /// AppC images whose whitelists must stay likewise.
-    fn lists(&self) -> BTreeSet<AciId>;
+    /// What must stay while the record is there.
+    fn pins(&self) -> Pins;
 }
 
 /// The file: what is said, what it pins, and a check over both.
@@ -55,7 +54,7 @@ struct RecordFile {
 struct Checked {
     layers: BTreeSet<DiffId>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    lists: BTreeSet<AciId>,
+    images: BTreeSet<ImageId>,
     container: Value,
 }
 
@@ -203,9 +202,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         let path = self.container_path(lock.id());
         let wrong = |error: serde_json::Error| failed("write", &path)(error.into());
+        let Pins { layers, images } = body.pins();
         let checked = Checked {
-            layers: body.layers(),
-            lists: body.lists(),
+            layers,
+            images,
             container: serde_json::to_value(body).map_err(wrong)?,
         };
         let file = RecordFile {
@@ -281,29 +281,20 @@ impl Store {
         Ok(swept)
     }
 
-    /// Layers that records of containers pin.
+    /// What records of containers pin.
     ///
     /// # Errors
     /// A damaged record: what it needs cannot be known, so nothing may be removed.
-    pub(crate) fn container_pins(&self) -> Result<BTreeSet<DiffId>, StoreError> {
-        let records = self.checked_records()?.into_iter();
-        Ok(records.flat_map(|record| record.layers).collect())
-    }
-
-    /// AppC images whose whitelists are pinned by records of containers.
-    ///
-    /// # Errors
-    /// A damaged record, as above.
-    pub(crate) fn container_lists(&self) -> Result<BTreeSet<AciId>, StoreError> {
-        let records = self.checked_records()?.into_iter();
-        Ok(records.flat_map(|record| record.lists).collect())
-    }
-
-    fn checked_records(&self) -> Result<Vec<Checked>, StoreError> {
-        let ids = self.container_ids()?.into_iter();
-        // One may be removed meanwhile.
-        ids.filter_map(|id| read(&self.container_path(&id)).transpose())
-            .collect()
+    pub(super) fn container_pins(&self) -> Result<Pins, StoreError> {
+        let mut pins = Pins::default();
+        for id in self.container_ids()? {
+            // Nothing: removed meanwhile.
+            if let Some(checked) = read(&self.container_path(&id))? {
+                pins.layers.extend(checked.layers);
+                pins.images.extend(checked.images);
+            }
+        }
+        Ok(pins)
     }
 }
 

@@ -23,6 +23,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::{AtFlags, CWD};
 
 use super::FileSource;
+use super::metrics::{Copied, Counter, Metrics};
 use crate::layer::seek::{SeekMap, SpanDecoder};
 use crate::layer::{ReadError, Source};
 
@@ -232,6 +233,7 @@ pub struct Contents {
     expanded: Mutex<Option<Arc<Expanded>>>,
     expanded_path: PathBuf,
     quota: u64,
+    metrics: Metrics,
 }
 
 impl Contents {
@@ -243,6 +245,7 @@ impl Contents {
         spans: Arc<SpanCache>,
         expanded_path: PathBuf,
         quota: u64,
+        metrics: Metrics,
     ) -> Self {
         let number = spans.layers.fetch_add(1, Ordering::Relaxed);
         let (map, blob, expanded) = (Arc::new(map), Arc::new(blob), Mutex::new(None));
@@ -254,6 +257,7 @@ impl Contents {
             expanded,
             expanded_path,
             quota,
+            metrics,
         }
     }
 
@@ -272,7 +276,7 @@ impl Contents {
     fn read_expanded(&self, span: u32, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
         for _ in 0..2 {
             let expanded = self.expanded()?;
-            expanded.begin(&self.map, &self.blob);
+            expanded.begin(&self.map, &self.blob, &self.metrics);
             let forget = || {
                 let mut now = self.expanded.lock();
                 now.take_if(|now| Arc::ptr_eq(now, &expanded));
@@ -439,7 +443,7 @@ impl Expanded {
     }
 
     /// Starts the thread that decodes the layer, unless that was done.
-    fn begin(self: &Arc<Self>, map: &Arc<SeekMap>, blob: &Arc<FileSource>) {
+    fn begin(self: &Arc<Self>, map: &Arc<SeekMap>, blob: &Arc<FileSource>, metrics: &Metrics) {
         let mut progress = self.progress.lock();
         if !matches!(*progress, Progress::Idle) {
             return;
@@ -447,10 +451,16 @@ impl Expanded {
         *progress = Progress::Until(0);
         drop(progress);
         let (this, map, blob) = (Arc::clone(self), Arc::clone(map), Arc::clone(blob));
+        let metrics = metrics.clone();
         let making = thread::Builder::new().name("expand".to_owned());
         let spawned = making.spawn(move || {
             let outcome = this.fill(&map, &blob);
+            let whole = outcome.is_ok();
             this.end(outcome);
+            if whole {
+                let what = Counter::MaterialisedBytes(Copied::Layer);
+                metrics.tally(&[(what, map.tar_len())]);
+            }
         });
         if let Err(error) = spawned {
             self.end(Err(io_error(Path::new("a thread"))(error)));

@@ -1,21 +1,61 @@
 //! Removing what nothing needs.
 //!
-//! Under the short lock: pins are read, what no image and no lease needs is
-//! renamed into `trash/`. Outside it: the trash is deleted. A crash in between
-//! leaves trash, which the next run deletes.
+//! Under the short lock: pins are read, images are chosen that go (rules of an operator;
+//! without one all stay), and what neither an image that stays nor a pin needs is
+//! renamed into `trash/`: names and records of images before layers, and those before
+//! blobs. Outside it: the trash is deleted. A crash in between leaves files that no
+//! record names, or trash; the next run deletes both.
+//!
+//! An image whose record is damaged stops all: what it needs cannot be known.
 
-use std::collections::BTreeSet;
+pub mod choose;
+pub mod exclude;
+pub mod headroom;
+mod images;
+mod plan;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
+use super::metrics::Counter;
 use super::staging::sweep;
 use super::uppers::KeptUpper;
-use super::{Store, StoreError, failed, gone_is_fine};
-use crate::digest::{AciId, BlobId, DiffId, ImageId};
+use super::{Store, StoreError, StoreLock, failed, gone_is_fine};
+use crate::appc::AppcReference;
+use crate::digest::ImageId;
 use crate::reference::Reference;
 use crate::remove;
+use choose::Why;
+use exclude::Exclusion;
+use headroom::{Disk, Headroom};
+pub use images::Removed;
+use plan::Plan;
+
+/// What an operator wants to be removed.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Request {
+    /// Upper directories with changes whose mounts ended by a crash.
+    pub uppers: bool,
+    /// Images that nothing uses.
+    pub all: bool,
+    /// Of those the ones without a name.
+    pub unnamed: bool,
+    /// Of those the ones that were not used for so long.
+    pub older_than: Option<Duration>,
+    /// The least recently used until the store has no more bytes.
+    pub max_size: Option<u64>,
+    /// The least recently used until so much of the disk is free.
+    pub headroom: Option<Headroom>,
+    /// Images that stay.
+    pub keep: Vec<Exclusion>,
+    /// Only say what would go.
+    pub dry_run: bool,
+    /// Since 1970.
+    pub now: Duration,
+}
 
 /// What a sweep removed, and what it left.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -24,129 +64,131 @@ pub struct Swept {
     pub files: u64,
     /// The bytes on disk that are free now.
     pub bytes: u64,
+    /// Images removed, in this order.
+    pub images: Vec<Gone>,
+    /// Bytes that are missing to the size or the headroom that was asked for: what is
+    /// left is in use, excluded, or no image.
+    pub short: u64,
+    /// Nothing was done: the disk has as much room as was asked for.
+    pub idle: bool,
+    /// What was to stay, and is not there.
+    pub unknown: Vec<String>,
+    /// How full the disk was, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Disk>,
     /// Upper directories with changes whose mounts ended by a crash: they stay
     /// until somebody says that they may go.
     pub uppers: Vec<KeptUpper>,
 }
 
-/// What removing an image came to.
+/// An image that was removed.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Removed {
-    /// Names that are gone.
+pub struct Gone {
+    /// Its ID.
+    pub id: ImageId,
+    /// Its names.
     pub names: Vec<Reference>,
-    /// The image, when it is gone too.
-    pub image: Option<ImageId>,
+    /// Name and labels of an AppC image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub appc: Option<AppcReference>,
+    /// Seconds since 1970.
+    pub last_used: u64,
+    /// Bytes that only it needed, when those before it were gone.
+    pub bytes: u64,
+    /// By which rule.
+    pub why: Why,
 }
 
+/// Removed before others: *no record without files*.
+const DIRECTORIES: [&str; 6] = [
+    "layers-v1",
+    "seek-v1",
+    "whitelists-v1",
+    "blobs/sha256",
+    "blobs/sha512",
+    "expanded-v1",
+];
+
 impl Store {
-    /// Removes a name; and the image, when it was the last one (a Docker image's). `text` may be an
-    /// ID: then all its names go.
+    /// Removes every layer and blob that no image and no running process needs,
+    /// and upper directories of mounts that are gone: those without changes, with
+    /// `uppers` also those with. All images stay.
     ///
     /// # Errors
-    /// No such image; an image that a running process needs, unless `force`
-    /// (that process keeps what it has open).
-    pub fn remove(&self, text: &str, force: bool) -> Result<Removed, StoreError> {
-        let lock = self.lock()?;
-        let id = self.find(text)?;
-        let mut all = self.names()?;
-        let of_image = |names: &super::images::Names| -> Vec<Reference> {
-            names
-                .iter()
-                .filter(|(_, to)| **to == id)
-                .map(|(name, _)| name.clone())
-                .collect()
-        };
-        let tag = text.parse().ok().filter(|name| all.get(name) == Some(&id));
-        // An AppC image has a name of its own, which no tag takes away with it.
-        let only_a_tag = tag.is_some() && AciId::of_image(id).is_some();
-        let gone = tag.map_or_else(|| of_image(&all), |name| vec![name]);
-        let last = !only_a_tag && of_image(&all).len() == gone.len();
-        if last && !force {
-            let pins = self.pinned(&lock)?;
-            // A damaged record pins nothing: it must be possible to remove it.
-            let needed = self.image(id).map(|image| image.layers).unwrap_or_default();
-            if !needed.is_empty() && needed.iter().all(|layer| pins.contains(&layer.diff)) {
-                return Err(StoreError::InUse(text.to_owned()));
-            }
-        }
-        all.retain(|name, _| !gone.contains(name));
-        self.write_names(&all, &lock)?;
-        if last {
-            let path = self.image_path(id);
-            // A damaged table may name an image that is not there.
-            gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
-            self.forget_called(|there| there != id)?;
-        }
-        drop(lock);
-        Ok(Removed {
-            names: gone,
-            image: last.then_some(id),
+    /// See [`Store::collect`].
+    pub fn gc(&self, uppers: bool) -> Result<Swept, StoreError> {
+        self.collect(&Request {
+            uppers,
+            ..Request::default()
         })
     }
 
-    /// Removes every layer and blob that no image and no running process needs,
-    /// and upper directories of mounts that are gone: those without changes, with
-    /// `uppers` also those with.
+    /// Removes images by rules, and what [`Store::gc`] does.
     ///
     /// # Errors
     /// A damaged image record: what it needs cannot be known, so nothing goes.
-    pub fn gc(&self, uppers: bool) -> Result<Swept, StoreError> {
-        let lock = self.lock()?;
-        let mut layers: BTreeSet<DiffId> = self.pinned(&lock)?;
-        let mut keep: BTreeSet<PathBuf> = BTreeSet::new();
-        let lists = self.container_lists()?.into_iter();
-        keep.extend(lists.map(|list| self.whitelist_path(list)));
-        for id in self.image_ids()? {
-            let image = self.image(id)?;
-            layers.extend(image.layers.iter().map(|layer| layer.diff));
-            keep.insert(self.blob_path(BlobId(id.0)));
-            keep.extend(image.manifest.map(|manifest| self.blob_path(manifest)));
-            keep.extend(AciId::of_image(id).map(|aci| self.whitelist_path(aci)));
+    pub fn collect(&self, request: &Request) -> Result<Swept, StoreError> {
+        let swept = self.sweep_by(request);
+        match &swept {
+            _ if request.dry_run => {}
+            Ok(swept) if swept.idle => {}
+            Ok(swept) => self.tally(&[
+                (Counter::GcRuns, 1),
+                (Counter::GcFreedBytes, swept.bytes),
+                (Counter::GcFreedImages, swept.images.len() as u64),
+            ]),
+            Err(_) => self.count(Counter::GcErrors),
         }
-        for diff in layers {
-            keep.extend([
-                self.layer_path(diff),
-                self.index_path(diff),
-                self.expanded_path(diff),
-            ]);
-            // A layer that a running import has pinned but not published has no record.
-            if let Some(record) = self.layer(diff)? {
-                keep.extend([self.blob_path(record.blob), self.map_path(record.blob)]);
-            }
-        }
-        sweep(&self.root().join("staging"))?;
-        let there = self.image_ids()?;
-        self.forget_called(|id| there.contains(&id))?;
-        let trash = self.root().join("trash");
-        // The record of a layer goes before its files: *no record without files*.
-        for directory in [
-            "layers-v1",
-            "seek-v1",
-            "whitelists-v1",
-            "blobs/sha256",
-            "blobs/sha512",
-            "expanded-v1",
-        ] {
-            let directory = self.root().join(directory);
-            let mut names = list(&directory)?;
-            names.sort_by_key(|name| Path::new(name).extension().is_none_or(|e| e != "json"));
-            for name in names {
-                let path = directory.join(&name);
-                if !keep.contains(&path) {
-                    let to = trash.join(&name);
-                    // Copies of layers may be dropped by their readers at any time.
-                    gone_is_fine(fs::rename(&path, &to).map_err(failed("rename", &path)))?;
-                }
-            }
-        }
-        let stay = self.sweep_uppers(uppers, &lock)?;
-        drop(lock);
-        let stay = stay.into_iter().map(KeptUpper::measured);
-        Ok(Swept {
-            uppers: stay.collect::<Result<_, _>>()?,
-            ..empty(&trash)?
-        })
+        swept
     }
+
+    fn sweep_by(&self, request: &Request) -> Result<Swept, StoreError> {
+        let lock = self.lock()?;
+        let (plan, mut swept) = self.plan(request, &lock)?;
+        if swept.idle {
+            return Ok(swept);
+        }
+        let uppers = self.fates_of_uppers(request.uppers)?;
+        let trash = self.root().join("trash");
+        if request.dry_run {
+            let (files, bytes) = plan.count(&trash, &uppers.go)?;
+            drop(lock);
+            (swept.files, swept.bytes) = (files, bytes);
+        } else {
+            let late = match self.take_out(plan.names.as_ref(), &plan.images, &lock) {
+                // A full disk has no room for a table, and is why we are here.
+                Err(StoreError::Full(..)) => {
+                    self.take_out(None, &plan.images, &lock)?;
+                    true
+                }
+                done => done.map(|()| false)?,
+            };
+            let there = self.image_ids()?;
+            self.forget_called(|id| there.contains(&id))?;
+            sweep(&self.root().join("staging"))?;
+            discard(&plan, &trash, &lock)?;
+            self.sweep_uppers(&uppers.go, &lock)?;
+            drop(lock);
+            let emptied = empty(&trash)?;
+            if late {
+                self.forget_names(&plan.images)?;
+            }
+            (swept.files, swept.bytes) = (emptied.files, emptied.bytes);
+        }
+        let stay = uppers.stay.into_iter().map(KeptUpper::measured);
+        swept.uppers = stay.collect::<Result<_, _>>()?;
+        Ok(swept)
+    }
+}
+
+/// Renames all into the trash that nothing needs.
+fn discard(plan: &Plan, trash: &Path, _lock: &StoreLock) -> Result<(), StoreError> {
+    for path in &plan.files {
+        let to = trash.join(path.file_name().unwrap_or_default());
+        // Copies of layers may be dropped by their readers at any time.
+        gone_is_fine(fs::rename(path, &to).map_err(failed("rename", path)))?;
+    }
+    Ok(())
 }
 
 fn list(directory: &Path) -> Result<Vec<OsString>, StoreError> {

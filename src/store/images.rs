@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::staging::{Staged, Staging};
 use super::{Store, StoreError, StoreLock, failed, present, read_small};
@@ -139,13 +140,16 @@ impl Store {
     /// # Errors
     /// No such image.
     pub fn last_used(&self, id: ImageId) -> Result<u64, StoreError> {
+        let since = self.used_at(id)?.duration_since(UNIX_EPOCH);
+        Ok(since.map_or(0, |since| since.as_secs()))
+    }
+
+    /// The same to the nanosecond.
+    pub(super) fn used_at(&self, id: ImageId) -> Result<SystemTime, StoreError> {
         let path = self.image_path(id);
-        let time = fs::symlink_metadata(&path)
+        fs::symlink_metadata(&path)
             .and_then(|meta| meta.modified())
-            .map_err(failed("read", &path))?;
-        Ok(time
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()))
+            .map_err(failed("read", &path))
     }
 
     /// Notes that an image is used now. A store that this user may only read

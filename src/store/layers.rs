@@ -128,6 +128,7 @@ impl Store {
             Arc::clone(&caches.spans),
             self.expanded_path(diff),
             self.cache_quota,
+            self.metrics(),
         );
         Ok(Arc::new(Layer {
             index,

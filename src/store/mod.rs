@@ -26,13 +26,15 @@
 //!   lowers/NAME/                 one read-only mount that several containers share
 //!   uppers/NAME/                 changes of one writable mount; `lock` in it is flocked by it
 //!   trash/NAME                   renamed here by gc, then deleted outside the lock
+//!   metrics-v1/values.json       what was counted (values.damaged: one that was put aside)
 //! ```
 //!
 //! Who may write where: an import writes below its own `staging/NAME` and
 //! renames from there; `images` alone writes names; `gc` alone removes, but for
 //! a mount that is undone, which removes its own `uppers/NAME`.
 //! Everything is published by stage, fsync, rename, fsync of the directory
-//! (`expanded-v1/` is exempt: every byte of it is checked when it is read).
+//! (`expanded-v1/` is exempt: every byte of it is checked when it is read; so is
+//! `metrics-v1/`, which is not worth a wait).
 //! Invariants: *no image without its layers*, *no layer record without index,
 //! map and blob*, *no blob without its digest*.
 
@@ -44,6 +46,7 @@ pub mod gc;
 pub mod images;
 pub mod layers;
 pub mod leases;
+pub mod metrics;
 pub mod named_lock;
 pub mod staging;
 pub mod uppers;
@@ -112,11 +115,28 @@ pub enum StoreError {
     #[error("layer {0} is not in the store")]
     NoLayer(DiffId),
     /// Something that is in use was to be removed.
-    #[error("image `{0}` is in use by a running mount")]
+    #[error("image `{0}` is in use by a mount, a container or an import")]
     InUse(String),
+    /// Nothing can be swept while nobody knows what an image needs.
+    #[error(
+        "what {} needs cannot be known, so nothing is removed",
+        list_of(images)
+    )]
+    Undecided {
+        /// The images.
+        images: Vec<ImageId>,
+        /// What is wrong with the first of them.
+        source: Box<StoreError>,
+    },
     /// Something that was to be removed is not wholly gone.
     #[error(transparent)]
     Remove(RemoveError),
+}
+
+/// Images in a sentence.
+fn list_of(images: &[ImageId]) -> String {
+    let names: Vec<String> = images.iter().map(|id| format!("`{id}`")).collect();
+    format!("image {}", names.join(", "))
 }
 
 impl From<RemoveError> for StoreError {
@@ -162,8 +182,12 @@ impl StoreError {
                 "lazyroot verify names all that is damaged; lazyroot import --again FILE mends it"
                     .into()
             }
+            Self::Undecided { images, .. } => {
+                let id = images.first().map_or_else(String::new, ToString::to_string);
+                format!("lazyroot import --again FILE mends it; lazyroot remove {id} gives it up")
+            }
             Self::InUse(_) => {
-                "unmount it first; lazyroot remove --force drops the name only".into()
+                "unmount it first; lazyroot remove --force drops name and image, and keeps the layers".into()
             }
             Self::Remove(error) => return error.hint(),
             Self::Io { .. } => return None,

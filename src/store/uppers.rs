@@ -157,31 +157,44 @@ impl Store {
         on_disk(&self.root().join("uppers"), DEPTH_MAX)
     }
 
-    /// Moves upper directories whose processes are gone and that hold no changes
-    /// into the trash; with `changed` all of them. Returns those that stay, not
-    /// yet measured.
+    /// What becomes of upper directories whose processes are gone: those that hold no
+    /// changes go; with `changed` all of them. Those that stay are not yet measured.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(crate) fn fates_of_uppers(&self, changed: bool) -> Result<Fates, StoreError> {
+        let mut fates = Fates::default();
+        for path in self.dead_uppers()? {
+            let kept = look(path)?;
+            match kept.changed && !changed {
+                true => fates.stay.push(kept),
+                false => fates.go.push(kept.path),
+            }
+        }
+        Ok(fates)
+    }
+
+    /// Moves upper directories into the trash.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn sweep_uppers(
-        &self,
-        changed: bool,
-        _lock: &StoreLock,
-    ) -> Result<Vec<KeptUpper>, StoreError> {
+    pub(crate) fn sweep_uppers(&self, go: &[PathBuf], _lock: &StoreLock) -> Result<(), StoreError> {
         let trash = self.root().join("trash");
-        let mut stay = Vec::new();
-        for path in self.dead_uppers()? {
-            let kept = look(path)?;
-            if kept.changed && !changed {
-                stay.push(kept);
-                continue;
-            }
-            let name = kept.path.file_name().unwrap_or_default();
-            let to = trash.join(name);
-            gone_is_fine(fs::rename(&kept.path, to).map_err(failed("rename", &kept.path)))?;
+        for path in go {
+            let to = trash.join(path.file_name().unwrap_or_default());
+            gone_is_fine(fs::rename(path, to).map_err(failed("rename", path)))?;
         }
-        Ok(stay)
+        Ok(())
     }
+}
+
+/// What becomes of upper directories.
+#[derive(Debug, Default)]
+pub(crate) struct Fates {
+    /// They stay.
+    pub(crate) stay: Vec<KeptUpper>,
+    /// They go.
+    pub(crate) go: Vec<PathBuf>,
 }
 
 impl KeptUpper {

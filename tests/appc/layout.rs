@@ -260,3 +260,17 @@ fn docker_layers_and_archives_may_be_packed_by_bzip2_and_xz_too() {
         }
     }
 }
+
+/// As Mesos' `ValidateImageManifest` tests have it: an app may name no program, and later
+/// versions of the specification may say more.
+#[test]
+fn a_manifest_may_leave_out_what_is_run_and_say_what_nobody_knows_yet() {
+    let app = json!({"exec": null, "user": "0", "group": "0", "invented": {"later": [1]}});
+    let bench = Bench::new();
+    let whole = sound()
+        .with("app", app.clone())
+        .with("invented", json!("later"));
+    bench.pipe(&whole.tar(), &[]).ok();
+    let inspected = json_of(&bench, &["inspect", "--json", "appc:example.org/app"]);
+    assert_eq!(inspected["manifest"]["app"], app);
+}

@@ -33,10 +33,10 @@ pub(crate) fn aci(lab: &Lab, name: &str, version: &str, fields: &Value) {
     lab.run(&["import", "--quiet", path.to_str().unwrap()]);
 }
 
-const TOP: &str = "appc:example.org/top:1";
+pub(crate) const TOP: &str = "appc:example.org/top:1";
 
 /// `top` on `base`, of which it shows what its whitelist has.
-fn graph(lab: &Lab) {
+pub(crate) fn graph(lab: &Lab) {
     aci(lab, "base", "1", &json!({}));
     let list = ["/etc/top-1", "/etc/base-1", "/etc/base-2", "/etc/base"];
     let fields = json!({
@@ -46,7 +46,7 @@ fn graph(lab: &Lab) {
     aci(lab, "top", "1", &fields);
 }
 
-fn shown(path: &Path) -> Vec<String> {
+pub(crate) fn shown(path: &Path) -> Vec<String> {
     names(&path.join("etc"))
 }
 

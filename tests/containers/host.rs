@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use lazyroot::mounts;
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -131,6 +132,15 @@ impl Host {
         for (pid, _) in self.servers() {
             signal(pid, Signal::KILL);
             until("a killed server is gone", || !alive(pid));
+        }
+    }
+
+    /// As after a reboot: no server lives, nothing is mounted.
+    pub(crate) fn loses_its_mounts(&self) {
+        self.kill_servers();
+        let all = mounts::below(&mounts::all().unwrap(), &self.lab.path(""));
+        for mount in all.iter().rev() {
+            unmount(&mount.at, UnmountFlags::DETACH).unwrap();
         }
     }
 

@@ -38,7 +38,7 @@ fn without_a_list_every_container_stays_and_with_one_all_others_go() {
         .into_iter()
         .map(|line| line["id"].clone())
         .collect();
-    assert_eq!(orphans, ["a", "p/e"]);
+    assert_eq!(orphans, ["p/e", "a"]);
     let ids: Vec<String> = host.states().into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids, ["b", "p", "p/c", "p/c/d"]);
     assert_eq!(host.json(&known), Value::Array(Vec::new()));
@@ -57,12 +57,7 @@ fn after_a_reboot_with_nothing_known_also_parents_without_a_rootfs_go() {
     };
     for kind in KINDS {
         host.provision(kind, "app:1", "p/c");
-        // Nothing is mounted then, no server lives.
-        host.kill_servers();
-        let all = lazyroot::mounts::below(&lazyroot::mounts::all().unwrap(), &host.lab.path(""));
-        for mount in all.iter().rev() {
-            rustix::mount::unmount(&mount.at, rustix::mount::UnmountFlags::DETACH).unwrap();
-        }
+        host.loses_its_mounts();
         let expected = if kind == "copy" { "ready" } else { "down" };
         assert_eq!(host.state("p/c"), expected);
         host.run(&["recover", "--known="]);
@@ -82,11 +77,7 @@ fn after_a_reboot_all_is_mounted_again_with_what_was_written() {
             fs::write(path.join("etc/says"), kind).unwrap();
         }
     }
-    host.kill_servers();
-    let all = lazyroot::mounts::below(&lazyroot::mounts::all().unwrap(), &host.lab.path(""));
-    for mount in all.iter().rev() {
-        rustix::mount::unmount(&mount.at, rustix::mount::UnmountFlags::DETACH).unwrap();
-    }
+    host.loses_its_mounts();
     let planned = host.json(&["recover", "--dry-run"]);
     let done = host.json(&["recover"]);
     assert_eq!(actions(&planned), actions(&done));
@@ -115,11 +106,7 @@ fn changes_that_are_gone_are_told_as_lost_and_never_replaced_by_none() {
     for kind in ["fuse", "overlay", "copy"] {
         let path = host.provision(kind, "app:1", "web");
         fs::write(path.join("own"), "own").unwrap();
-        host.kill_servers();
-        let all = lazyroot::mounts::below(&lazyroot::mounts::all().unwrap(), &host.lab.path(""));
-        for mount in all.iter().rev() {
-            rustix::mount::unmount(&mount.at, rustix::mount::UnmountFlags::DETACH).unwrap();
-        }
+        host.loses_its_mounts();
         let scratch = host
             .rootfs_dir()
             .join("web/backends")

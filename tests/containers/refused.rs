@@ -92,7 +92,7 @@ fn on_overlayfs_changes_cannot_be_kept_which_is_told_and_other_backends_work() {
             "fuse",
             [
                 "cannot keep changes: it has no whiteouts",
-                "ext4, xfs, btrfs or tmpfs",
+                "(or --rootfs-dir) on ext4",
             ],
         ),
     ] {

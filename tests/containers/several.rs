@@ -148,6 +148,7 @@ fn containers_in_others_lie_below_them_also_if_those_have_no_rootfs() {
             state("p2/c3", "ready"),
         ]
     );
+    assert_eq!(host.run(&["recover", "--known", "p1/c1,p1/c2,p2/c3"]), "");
     host.destroy("p1/c1");
     assert!(!is_there(&host.rootfs_dir().join("p1/containers/c1")));
     // One that was only noted may get a rootfs later.

@@ -12,6 +12,9 @@ use super::host::{Host, KINDS, names};
 use super::images::{Layer, Pack};
 use super::lab::succeeded;
 
+/// No paths.
+const NONE: [PathBuf; 0] = [];
+
 /// A message with a rootfs of `app:1` and `data:1` as two volumes.
 fn info() -> Value {
     let image = |name: &str| json!({"type": "DOCKER", "docker": {"name": name}});
@@ -130,9 +133,9 @@ fn directories_with_what_is_written_are_told_for_quotas() {
                 .map(|path| PathBuf::from(path.as_str().unwrap()))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(ephemeral(1), [PathBuf::new(); 0], "read-only");
+        assert_eq!(ephemeral(1), NONE, "read-only");
         if matches!(kind, "copy" | "bind") {
-            assert_eq!(ephemeral(0), [PathBuf::new(); 0], "{kind}");
+            assert_eq!(ephemeral(0), NONE, "{kind}");
         } else {
             fs::write(path(&own[0]).join("new"), vec![1; 10_000]).unwrap();
             let found = ephemeral(0);
@@ -146,10 +149,8 @@ fn directories_with_what_is_written_are_told_for_quotas() {
     host.nothing_is_left();
 }
 
-/// `run:1`, as `docker save` writes it, with this config.
-fn docker_archive(host: &Host, config: &Value) {
-    let mut layer = Layer::new();
-    layer.file("file", b"");
+/// An image of one layer, as `docker save` writes it.
+fn docker_save(name: &str, layer: Layer, config: &Value) -> Vec<u8> {
     let layer = layer.pack(Pack::Plain);
     let config = json!({
         "architecture": "amd64",
@@ -158,16 +159,14 @@ fn docker_archive(host: &Host, config: &Value) {
         "rootfs": {"type": "layers", "diff_ids": [layer.diff]},
     });
     let config = config.to_string();
-    let name = format!("{}.json", Digest::sha256(config.as_bytes()).hex());
-    let manifest = json!([{"Config": name, "RepoTags": ["run:1"], "Layers": ["layer.tar"]}]);
+    let file = format!("{}.json", Digest::sha256(config.as_bytes()).hex());
+    let manifest = json!([{"Config": file, "RepoTags": [name], "Layers": ["layer.tar"]}]);
     let mut archive = Layer::new();
     archive
-        .file(&name, config.as_bytes())
+        .file(&file, config.as_bytes())
         .file("layer.tar", &layer.bytes)
         .file("manifest.json", manifest.to_string().as_bytes());
-    let path = host.lab.path("run.tar");
-    fs::write(&path, archive.pack(Pack::Plain).bytes).unwrap();
-    host.run(&["import", "--quiet", path.to_str().unwrap()]);
+    archive.pack(Pack::Plain).bytes
 }
 
 /// Mesos gives the manifest of the deepest dependency: it takes the first of its list.
@@ -176,7 +175,9 @@ fn how_an_image_wants_to_be_run_comes_with_its_rootfs() {
     let Some(host) = host() else { return };
     let wanted =
         json!({"Entrypoint": ["/init"], "Cmd": ["a"], "Env": ["A=b"], "WorkingDir": "/srv"});
-    docker_archive(&host, &wanted);
+    let archive = host.lab.path("run.tar");
+    fs::write(&archive, docker_save("run:1", Layer::new(), &wanted)).unwrap();
+    host.run(&["import", "--quiet", archive.to_str().unwrap()]);
     let made = host.json(&["provision", "-q", "run:1", "--id", "docker"]);
     assert_eq!(made["configs"], json!([wanted]));
     let shown = &made["rootfses"][0];
@@ -356,4 +357,55 @@ fn kinds_of_images_that_are_not_enabled_are_refused() {
         ],
     );
     assert_eq!(host.states(), []);
+}
+
+/// `ROOT_DOCKER_ImageForceFetch` of Mesos, for our verb.
+#[test]
+fn an_image_is_fetched_when_it_is_missing_or_when_it_is_to_be_new() {
+    let Some(host) = host() else { return };
+    let dir = host.lab.place("images");
+    let put = |text: &str| {
+        let mut layer = Layer::new();
+        layer.file("says", text.as_bytes());
+        fs::write(
+            dir.join("pulled.tar"),
+            docker_save("pulled:latest", layer, &json!({})),
+        )
+        .unwrap();
+    };
+    let told = |cached: bool| {
+        let image = json!({"type": "DOCKER", "docker": {"name": "pulled"}, "cached": cached});
+        let info = json!({"type": "MESOS", "mesos": {"image": image}}).to_string();
+        let dir = dir.to_str().unwrap();
+        let words = ["provision", "-q", "--id", "web", "--local-dir", dir];
+        let said = host.run(&[&words[..], &["--container-info", &info]].concat());
+        fs::read_to_string(Path::new(said.trim_end()).join("says")).unwrap()
+    };
+    host.fails(
+        3,
+        &[
+            "provision",
+            "-q",
+            "pulled",
+            "--id",
+            "web",
+            "--pull",
+            "never",
+        ],
+    );
+    put("one");
+    assert_eq!(told(true), "one");
+    put("two");
+    assert_eq!(told(true), "one");
+    assert_eq!(told(false), "two");
+    // The rootfs that was made of the old one keeps it.
+    host.kill_servers();
+    host.run(&["gc"]);
+    host.run(&["recover"]);
+    let all = host.containers();
+    let says = all[0]["rootfses"].as_array().unwrap().iter();
+    let says = says.map(|one| fs::read_to_string(path(one).join("says")).unwrap());
+    assert_eq!(says.collect::<Vec<_>>(), ["one", "one", "two"]);
+    host.destroy("web");
+    host.nothing_is_left();
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use lazyroot::mounts;
 
-use super::host::names;
+use super::host::{Host, names};
 use super::images::{Layer, Pack, layout};
 use super::lab::{Lab, has, in_own_namespace, succeeded, until};
 
@@ -116,4 +116,72 @@ fn backends_that_need_root_are_refused_for_a_user_in_words() {
         assert_eq!(succeeded("list", &run(&lab, &["containers", "-q"])), "");
     }
     assert_eq!(names(&lab.path("home/store/containers-v1")), [""; 0]);
+}
+
+/// The program in namespaces of its own: a mount namespace, and with `--map-root-user` a
+/// user namespace with one user.
+fn unshared(host: &Host, words: &[&str], script: &str) -> String {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private"])
+        .args(words)
+        .args(["sh", "-ec", script])
+        .env("LAZYROOT", env!("CARGO_BIN_EXE_lazyroot"))
+        .env("LAZYROOT_STORE", host.lab.path("store"))
+        .env("LAZYROOT_ROOTFS_DIR", host.rootfs_dir())
+        .env("LAZYROOT_LOG", host.lab.path("servers.log"))
+        .stdin(Stdio::null());
+    succeeded(script, &command.output().unwrap())
+}
+
+#[test]
+fn root_of_a_user_namespace_has_all_backends() {
+    let Some(host) = Host::with_image() else {
+        return;
+    };
+    let may = || {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "true"]);
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !has("unshare") || !may() {
+        println!("SKIPPED: needs user namespaces");
+        return;
+    }
+    let script = r#"
+        for kind in fuse overlay bind copy; do
+            rootfs=$("$LAZYROOT" provision -q app:1 --id $kind --backend $kind)
+            cat $rootfs/etc/says
+            test $kind = bind || echo " $kind" >$rootfs/etc/says
+            test $kind = bind || cat $rootfs/etc/says
+        done
+        "$LAZYROOT" recover
+        "$LAZYROOT" destroy -q fuse overlay bind copy
+        "$LAZYROOT" containers -q
+    "#;
+    let said = unshared(&host, &["--map-root-user"], script);
+    assert_eq!(said, "one fuse\none overlay\noneone copy\n");
+    host.nothing_is_left();
+}
+
+#[test]
+fn what_is_mounted_in_another_mount_namespace_is_left_there_and_can_be_destroyed() {
+    let Some(host) = Host::with_image() else {
+        return;
+    };
+    if !has("unshare") {
+        return;
+    }
+    let script = r#""$LAZYROOT" provision -q app:1 --id web --backend fuse"#;
+    let path = PathBuf::from(unshared(&host, &[], script).trim_end());
+    assert_eq!(names(&path), [""; 0], "it is not mounted here");
+    assert_eq!(host.state("web"), "elsewhere");
+    let said = host.run(&["recover"]);
+    assert!(
+        said.starts_with("left: ") && said.contains("another mount namespace"),
+        "{said}"
+    );
+    assert_eq!(host.servers().len(), 1);
+    host.destroy("web");
+    host.nothing_is_left();
 }

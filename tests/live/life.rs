@@ -303,3 +303,53 @@ fn a_server_that_ends_leaves_the_next_mount_at_its_place_alone() {
         lab.run(&["umount", words]);
     }
 }
+
+#[test]
+fn the_image_of_a_mount_stays_whatever_gc_is_asked_to_remove() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "used:1", "one");
+    small(&lab, "other:1", "two");
+    let at = lab.mount("used:1", "at");
+    let shown = lab.run(&["metrics"]);
+    assert!(shown.contains("\nlazyroot_mounts_total 1\n"), "{shown}");
+    assert!(!shown.contains("\nlazyroot_mounts_active 0\n"), "{shown}");
+    for rule in [&["--all"][..], &["--older-than", "0"], &["--to-size", "0"]] {
+        let said = lab.run(&[&["gc"], rule].concat());
+        assert!(!said.contains("removed image used:1"), "{said}");
+    }
+    assert_eq!(lab.run(&["images", "-q"]).lines().count(), 1);
+    lab.fails(4, &["remove", "used:1"]);
+    lab.run(&["verify"]);
+    assert_eq!(says(&at), "one");
+    lab.umount(&at);
+    until("the lease is gone", || leases(&lab) == 0);
+    assert!(lab.run(&["gc", "--all"]).contains("removed image used:1"));
+    assert_eq!(lab.run(&["images", "-q"]), "");
+}
+
+#[test]
+fn mounts_come_and_go_while_images_are_collected() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                lab.run(&["gc", "--all", "--keep", "app:1"]);
+                lab.run(&["gc", "--to-size", "1", "--keep", "app:1"]);
+            }
+        });
+        for round in 0..12 {
+            let at = lab.mount("app:1", &format!("at{round}"));
+            assert_eq!(says(&at), "one");
+            let mut large = vec![0; 3 << 20];
+            File::open(at.join("large"))
+                .unwrap()
+                .read_exact_at(&mut large, 0)
+                .unwrap();
+            lab.umount(&at);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    lab.run(&["verify"]);
+}

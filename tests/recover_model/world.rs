@@ -238,6 +238,7 @@ impl World {
             stack: Stack {
                 identity: key.to_owned(),
                 layers: Vec::new(),
+                images: BTreeSet::new(),
             },
             lower: None,
             container_path: None,

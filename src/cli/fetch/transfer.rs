@@ -1,7 +1,7 @@
 //! Transfers: discovery finds an image, and it is imported.
 
 use std::io::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::turn::{self, Turn};
 use super::{Fetch, first};
@@ -17,6 +17,7 @@ use crate::image::appc::{Dependency, graph};
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
 use crate::reference::Reference;
+use crate::store::metrics::{Counter, Timer};
 use crate::store::{Store, StoreError};
 
 /// What transfers work with.
@@ -78,18 +79,20 @@ impl<'a> Transfer<'a> {
             let what = format!("`{name}` cannot be pulled by its digest from a directory");
             return Err(Failure::new(Exit::Usage, what).hint("name it without `@`"));
         }
-        let found = self.discovery.find_archive(name)?;
-        if let Some(damage) = &damage {
-            self.say(&format!("note: it is fetched again, as {}", chain(damage)));
-        }
-        self.take(found, &|archive, options| {
-            let names = [name.clone()];
-            let options = Options {
-                names: &names,
-                again: damage.is_some(),
-                ..*options
-            };
-            import::import(&self.store, archive, &options)
+        self.counted(|| {
+            let found = self.discovery.find_archive(name)?;
+            if let Some(damage) = &damage {
+                self.say(&format!("note: it is fetched again, as {}", chain(damage)));
+            }
+            self.take(found, &|archive, options| {
+                let names = [name.clone()];
+                let options = Options {
+                    names: &names,
+                    again: damage.is_some(),
+                    ..*options
+                };
+                import::import(&self.store, archive, &options)
+            })
         })
     }
 
@@ -112,14 +115,32 @@ impl<'a> Transfer<'a> {
             return Ok((None, Vec::new()));
         }
         let looked_for = Wanted::new(wanted.image.clone()).for_host().like(machine);
-        let found = self.discovery.find(&looked_for, &self.context.stop)?;
-        let imported = self.take(found, &|archive, options| match archive {
-            Archive::Aci(aci) => import::import_aci(&self.store, aci, Some(wanted), options),
-            Archive::Stored(_) | Archive::Stream(_) => Err(ImportError::NotAppc),
+        let imported = self.counted(|| {
+            let found = self.discovery.find(&looked_for, &self.context.stop)?;
+            self.take(found, &|archive, options| match archive {
+                Archive::Aci(aci) => import::import_aci(&self.store, aci, Some(wanted), options),
+                Archive::Stored(_) | Archive::Stream(_) => Err(ImportError::NotAppc),
+            })
         })?;
         let id = first(&imported)?;
         turn.done(id)?;
         Ok((Some(id), imported))
+    }
+
+    /// Looks for an image and takes it, and counts what came of that.
+    fn counted(
+        &self,
+        pull: impl FnOnce() -> Result<Vec<Imported>, Failure>,
+    ) -> Result<Vec<Imported>, Failure> {
+        let begin = Instant::now();
+        let pulled = pull();
+        match &pulled {
+            Ok(_) => self.store.observe(Timer::Pull, begin.elapsed()),
+            // Somebody's wish is no failure.
+            Err(failure) if failure.exit == Exit::Interrupted => {}
+            Err(_) => self.store.count(Counter::PullErrors),
+        }
+        pulled
     }
 
     /// Fetches what was found and imports it.

@@ -1,0 +1,107 @@
+//! Images leave the store: their names first, then their records, and what only
+//! they needed at the end.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use crate::digest::{AciId, ImageId};
+use crate::reference::Reference;
+use crate::store::images::Names;
+use crate::store::{Store, StoreError, StoreLock, failed, gone_is_fine, present, sync_directory};
+
+/// What removing an image came to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Removed {
+    /// Names that are gone.
+    pub names: Vec<Reference>,
+    /// The image, when it is gone too.
+    pub image: Option<ImageId>,
+}
+
+impl Store {
+    /// Removes a name; and the image, when it was the last one (a Docker image's). `text` may be an
+    /// ID: then all its names go.
+    ///
+    /// # Errors
+    /// No such image; an image that a running process needs, unless `force`
+    /// (that process keeps what it has open).
+    pub fn remove(&self, text: &str, force: bool) -> Result<Removed, StoreError> {
+        let lock = self.lock()?;
+        let id = self.find(text)?;
+        let mut all = self.names()?;
+        let of_image = |names: &Names| -> Vec<Reference> {
+            names
+                .iter()
+                .filter(|(_, to)| **to == id)
+                .map(|(name, _)| name.clone())
+                .collect()
+        };
+        let tag = text.parse().ok().filter(|name| all.get(name) == Some(&id));
+        // An AppC image has a name of its own, which no tag takes away with it.
+        let only_a_tag = tag.is_some() && AciId::of_image(id).is_some();
+        let gone = tag.map_or_else(|| of_image(&all), |name| vec![name]);
+        let last = !only_a_tag && of_image(&all).len() == gone.len();
+        if last && !force && self.pins(&lock)?.images.contains(&id) {
+            return Err(StoreError::InUse(text.to_owned()));
+        }
+        all.retain(|name, _| !gone.contains(name));
+        let leaves: &[ImageId] = if last { &[id] } else { &[] };
+        self.take_out(Some(&all), leaves, &lock)?;
+        if last {
+            self.forget_called(|there| there != id)?;
+        }
+        drop(lock);
+        if last {
+            // A small file: no need for it to wait for the next sweep.
+            let path = self.trash_of(id);
+            gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
+        }
+        Ok(Removed {
+            names: gone,
+            image: last.then_some(id),
+        })
+    }
+
+    /// Replaces the table of names, and moves the records of images into the trash. On
+    /// disk before it returns: what those images needed may go then.
+    pub(super) fn take_out(
+        &self,
+        names: Option<&Names>,
+        images: &[ImageId],
+        lock: &StoreLock,
+    ) -> Result<(), StoreError> {
+        if let Some(names) = names {
+            self.write_names(names, lock)?;
+        }
+        for id in images {
+            let path = self.image_path(*id);
+            // A damaged table may name an image that is not there.
+            gone_is_fine(fs::rename(&path, self.trash_of(*id)).map_err(failed("rename", &path)))?;
+        }
+        match images {
+            [] => Ok(()),
+            _ => sync_directory(&self.root().join("images-v1")),
+        }
+    }
+
+    /// Removes names of images that are gone, and have not come back meanwhile.
+    pub(super) fn forget_names(&self, images: &[ImageId]) -> Result<(), StoreError> {
+        let lock = self.lock()?;
+        let mut names = self.names()?;
+        let mut gone = BTreeSet::new();
+        for id in images {
+            if !present(&self.image_path(*id))? {
+                gone.insert(*id);
+            }
+        }
+        names.retain(|_, id| !gone.contains(id));
+        self.write_names(&names, &lock)
+    }
+
+    /// A record's place in the trash. An AppC image is called as its layer is.
+    fn trash_of(&self, image: ImageId) -> PathBuf {
+        let name = format!("image-{}.json", image.file_name());
+        self.root().join("trash").join(name)
+    }
+}
