@@ -223,7 +223,9 @@ fn going(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> BTreeMap<Conta
         above.find(|id| recorded.contains(id))
     };
     // Those that something stays in: of a damaged one nobody knows whether it may go.
-    let damaged = facts.damaged.iter().chain(&facts.aside);
+    // What was put aside of one that has a record again goes and stays with it.
+    let aside = facts.aside.iter().filter(|id| !recorded.contains(id));
+    let damaged = facts.damaged.iter().chain(aside);
     let mut holding: BTreeSet<ContainerId> = damaged.filter_map(above).collect();
     let mut going = BTreeMap::new();
     // From within: each comes after the one that it is in.
