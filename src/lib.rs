@@ -28,6 +28,7 @@
 //! | | [`view`] | a stored image as one tree |
 //! | 4 backends | [`backend`] | ways to get a rootfs: a FUSE server in the background |
 //! | 5 operators | [`container`] | the life of containers: provision, destroy, recover |
+//! | | [`launch`] | running something in a root file system |
 //! | 6 people | [`cli`] | one file per verb |
 //!
 //! Where to start: [`layer::format`] for the formats, [`union`](mod@union) for the
@@ -45,6 +46,7 @@ pub mod discovery;
 pub mod fuse;
 pub mod image;
 pub mod import;
+pub mod launch;
 pub mod layer;
 pub mod memory;
 pub mod mounts;

@@ -172,7 +172,9 @@ fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
 fn exit(error: &ContainerError) -> Exit {
     match error {
         ContainerError::Unknown(_) => Exit::NotFound,
-        ContainerError::Destroying(_) | ContainerError::Taken { .. } => Exit::InUse,
+        ContainerError::Exists(_)
+        | ContainerError::Destroying(_)
+        | ContainerError::Taken { .. } => Exit::InUse,
         ContainerError::Child { source, .. } => exit(source),
         ContainerError::Backend { source, .. } | ContainerError::Lower(source) => {
             backend_exit(source)

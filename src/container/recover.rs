@@ -35,6 +35,8 @@ pub struct Facts {
     pub mounts: Vec<Mount>,
     /// Living servers, by the name of their rootfs.
     pub servers: BTreeMap<String, Server>,
+    /// Transient containers that somebody still wants.
+    pub running: BTreeSet<ContainerId>,
     /// Root file systems, by name, whose files or changes are where they should be.
     pub kept: BTreeSet<String>,
     /// Shared mounts.
@@ -111,6 +113,8 @@ pub enum Why {
     Begun,
     /// It was never ready.
     Unfinished,
+    /// It was to go with a process, and that has ended.
+    Ended,
 }
 
 impl fmt::Display for Why {
@@ -119,6 +123,7 @@ impl fmt::Display for Why {
             Self::Orphan => "nobody knows it",
             Self::Begun => "that was begun",
             Self::Unfinished => "it was never ready",
+            Self::Ended => "the run that it was for has ended",
         })
     }
 }
@@ -217,6 +222,7 @@ fn going(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> BTreeMap<Conta
             () if record.destroying || above => Why::Begun,
             () if known.is_some() && !needed.contains(&record.id) => Why::Orphan,
             () if unfinished => Why::Unfinished,
+            () if record.transient && !facts.running.contains(&record.id) => Why::Ended,
             () => continue,
         };
         going.insert(record.id.clone(), why);

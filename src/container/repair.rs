@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::record::{Record, Rootfs, trash};
-use super::recover::{Action, Facts, Server, plan};
+use super::recover::{Action, Facts, Server, Why, plan};
 use super::{ContainerError, Containers, failed};
 use crate::backend::Kind;
 use crate::backend::hold::holder;
@@ -70,6 +70,12 @@ impl Containers<'_> {
         // After the records: a mount that is missing is missing for one of them.
         facts.mounts = mounts::all()?;
         for record in &facts.records {
+            if record.transient {
+                let file = record.run_lock();
+                if holder(&file).map_err(failed("read", &file))?.is_some() {
+                    facts.running.insert(record.id.clone());
+                }
+            }
             for rootfs in record.rootfses.iter().filter(|rootfs| rootfs.ready) {
                 if rootfs.backend == Kind::Fuse
                     && let Some(server) = server(record, rootfs)?
@@ -105,8 +111,10 @@ impl Containers<'_> {
     fn apply(&self, action: &Action) -> Result<Option<()>, ContainerError> {
         match action {
             Action::PutAside { id } => self.put_aside(id),
-            Action::Destroy { id, .. } => match self.free(id)? {
+            Action::Destroy { id, why } => match self.free(id)? {
                 None => Ok(None),
+                // Whoever was making it may have come to an end meanwhile, and uses it.
+                Some(_) if *why != Why::Orphan && !self.plan(None)?.contains(action) => Ok(None),
                 Some(lock) => {
                     drop(lock);
                     match self.destroy(id) {
