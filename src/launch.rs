@@ -30,6 +30,7 @@
 //! Whichever dies, the kernel kills those below it: 2 and 3 have asked for it
 //! (`PR_SET_PDEATHSIG`), and with 3 goes all of its process namespace.
 
+pub mod bundle;
 mod capabilities;
 pub mod command;
 mod devices;

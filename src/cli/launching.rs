@@ -202,7 +202,7 @@ impl Typing {
                 (name.into(), value)
             }));
         }
-        environment.extend(self.env.iter().map(|text| pair(text)));
+        environment.extend(self.env.iter().map(pair));
         Ok(Typed {
             shell: self.shell,
             entrypoint: self.entrypoint.clone(),

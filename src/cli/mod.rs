@@ -5,6 +5,7 @@
 //! `run`; the work itself belongs below.
 
 mod browse;
+mod bundle;
 mod cat;
 mod completions;
 mod config;
@@ -91,6 +92,7 @@ enum Verb {
     Provision(provision::Args),
     Containers(containers::Args),
     Run(run::Args),
+    Bundle(bundle::Args),
     Destroy(destroy::Args),
     Recover(recover::Args),
     Browse(browse::Args),
@@ -271,6 +273,7 @@ fn run(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Umount(args) => umount::run(&args),
         Verb::Provision(args) => provision::run(&args, context),
         Verb::Containers(args) => containers::run(&args, context),
+        Verb::Bundle(args) => bundle::run(&args, context),
         Verb::Destroy(args) => destroy::run(&args, context),
         Verb::Recover(args) => recover::run(&args, context),
         Verb::Browse(args) => browse::run(&args, context),

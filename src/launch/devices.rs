@@ -1,8 +1,11 @@
 //! `/dev` in a container: a small one of its own.
 
+use std::ffi::OsStr;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, mount};
@@ -39,11 +42,22 @@ impl Taken {
                 false => Vec::new(),
             },
             terminal: match spec.terminal {
-                true => Some(take(Path::new("/proc/self/fd/0"))?),
+                true => terminal()?,
                 false => None,
             },
         })
     }
+}
+
+/// The caller's terminal. Its path has to be looked up again: what he has opened is of his
+/// mount namespace, and cannot be mounted in this one. One that has no path here is done without.
+fn terminal() -> Result<Option<OwnedFd>, LaunchError> {
+    let stdin = io::stdin();
+    let path = match rustix::termios::ttyname(&stdin, Vec::new()) {
+        Ok(path) => PathBuf::from(OsStr::from_bytes(path.as_bytes())),
+        Err(_) => return Ok(None),
+    };
+    take(&path).map(Some)
 }
 
 pub(super) fn build(spec: &Spec, taken: &Taken) -> Result<(), LaunchError> {

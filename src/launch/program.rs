@@ -1,12 +1,10 @@
 //! From process 1 to the command.
 
 use std::convert::Infallible;
-use std::ffi::OsStr;
+use std::ffi::{CString, NulError, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
 use rustix::process::{Gid, Uid, setsid};
@@ -40,20 +38,27 @@ fn become_it(spec: &Spec) -> Result<Infallible, LaunchError> {
         path: PathBuf::from(&spec.directory),
         source: error.into(),
     })?;
-    let Some((name, arguments)) = spec.argv.split_first() else {
+    let Some(name) = spec.argv.first() else {
         return Err(LaunchError::NoProgram("".into()));
     };
     let search = spec.environment.iter().find(|(key, _)| key == "PATH");
     let search = search.map_or(OsStr::new(""), |(_, value)| value);
     let path = find(name, search)?;
-    let variables = spec.environment.iter().map(|(name, value)| (name, value));
-    // It undoes what this program's runtime did to SIGPIPE.
-    let source = Command::new(&path)
-        .arg0(name)
-        .args(arguments)
-        .env_clear()
-        .envs(variables)
-        .exec();
+    let text = |words: &[&OsStr]| {
+        let bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        CString::new(bytes.concat())
+    };
+    let variables = spec.environment.iter();
+    let variables = variables.map(|(name, value)| text(&[name, OsStr::new("="), value]));
+    let exec = || {
+        let argv = spec.argv.iter().map(|word| text(&[word]));
+        let (argv, variables) = (
+            argv.collect::<Result<Vec<_>, _>>()?,
+            variables.collect::<Result<Vec<_>, _>>()?,
+        );
+        Ok(raw::exec(&text(&[path.as_os_str()])?, &argv, &variables))
+    };
+    let source = exec().unwrap_or_else(|error: NulError| error.into());
     Err(LaunchError::Program { path, source })
 }
 

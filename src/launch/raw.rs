@@ -3,12 +3,14 @@
 
 #![expect(
     unsafe_code,
-    reason = "fork, unshare, close_range, getrusage, signal and ioctl of an interface have no safe wrapper"
+    reason = "fork, unshare, execve, close_range, getrusage, signal and ioctl of an interface have no safe wrapper"
 )]
 
+use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::mem;
 use std::os::fd::AsRawFd as _;
+use std::ptr;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -69,6 +71,23 @@ pub(super) fn keep_descriptors() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Becomes another program; comes back only if it cannot. Not `execvp`, which would give a
+/// shell whatever the kernel does not understand.
+pub(super) fn exec(path: &CStr, argv: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |texts: &[CString]| -> Vec<*const c_char> {
+        let texts = texts.iter().map(|text| text.as_ptr());
+        texts.chain([ptr::null()]).collect()
+    };
+    let (argv, environment) = (pointers(argv), pointers(environment));
+    // SAFETY: all are texts that end with a zero, and lists of such that end with a null, and
+    // live until the call fails. SIG_DFL is what Rust's runtime found at SIGPIPE.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::execve(path.as_ptr(), argv.as_ptr(), environment.as_ptr());
+    }
+    io::Error::last_os_error()
 }
 
 /// The terminal may be taken back by a process in the background.
