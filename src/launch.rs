@@ -27,6 +27,9 @@
 //! 3. process 1 in there builds the root and reaps orphans;
 //! 4. the command.
 //!
+//! An ordinary user's first one becomes root of a user and a mount namespace, so that the
+//! container's mounts are his alone, and end with it.
+//!
 //! Whichever dies, the kernel kills those below it: 2 and 3 have asked for it
 //! (`PR_SET_PDEATHSIG`), and with 3 goes all of its process namespace.
 
@@ -51,7 +54,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use outer::launch;
+pub use outer::{enter_user_namespace, launch};
 
 /// Why a command could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +155,7 @@ impl LaunchError {
             },
             Self::Namespaces {
                 of_users: false, ..
-            } => Some("run it as root, or with --user-namespace"),
+            } => Some("run it as root"),
             Self::Namespaces { of_users: true, .. } => {
                 Some("the machine forbids user namespaces; lazyroot doctor says more")
             }

@@ -10,6 +10,8 @@
     reason = "a test fails by panicking, and says when it is skipped"
 )]
 
+#[path = "run/bundle.rs"]
+mod bundle;
 #[path = "run/command.rs"]
 mod command;
 #[path = "run/confined.rs"]
@@ -26,5 +28,7 @@ mod lab;
 mod launcher;
 #[path = "run/terminal.rs"]
 mod terminal;
+#[path = "run/user.rs"]
+mod user;
 #[path = "run/volumes.rs"]
 mod volumes;

@@ -18,6 +18,7 @@ use super::wanted::Wanted;
 use super::{Context, parse_size, progress};
 use crate::container::{Containers, Provisioned, Request, unique_name};
 use crate::container_id::ContainerId;
+use crate::launch;
 use crate::launch::limits::Limits;
 use crate::launch::relay::{Place, Relay, has_terminal, take_terminal_back};
 use crate::launch::spec::{Spec, Usage};
@@ -107,12 +108,27 @@ impl Args {
         };
         let args = self.ask(&mut request, context)?;
         let store = context.open()?;
-        let keeper = keeper(context, &store);
+        let mut keeper = keeper(context, &store);
+        let ordinary = !rustix::process::geteuid().is_root();
+        if ordinary {
+            if self.keep {
+                let what =
+                    "a container that is kept needs root: an ordinary user's goes with its mounts";
+                return Err(Failure::new(Exit::Usage, what));
+            }
+            launch::enter_user_namespace().map_err(|error| launch_failure(&error))?;
+            // The user is root from here on, and root's log is closed to him.
+            let log = context.log_file.as_deref().unwrap_or(&context.log);
+            if let Some(directory) = log.parent() {
+                std::fs::create_dir_all(directory)?;
+            }
+            keeper.log = Some(log);
+        }
         let shown = progress::Written::new(self.wanted.quiet);
         let made = keeper.provision(&request, &mut |bytes, objects| shown.tell(bytes, objects));
         shown.end();
         let made = made.map_err(|error| failure(&error))?;
-        let code = self.launch(&made, args, &store, context, caught);
+        let code = self.launch(&made, args, ordinary, &store, context, caught);
         self.finish(&keeper, &made, code)
     }
 
@@ -150,6 +166,7 @@ impl Args {
         &self,
         made: &Provisioned,
         args: Vec<OsString>,
+        ordinary: bool,
         store: &Store,
         context: &Context,
         caught: Vec<signal_hook::SigId>,
@@ -163,7 +180,6 @@ impl Args {
             let what = "ContainerInfo names no image to run";
             return Err(Failure::new(Exit::Usage, what).hint("`mesos.image` is where it does"));
         };
-        let root_user = rustix::process::geteuid().is_root();
         let given = Given {
             store,
             id: &made.id,
@@ -174,7 +190,7 @@ impl Args {
             directory: &made.directory,
             args,
             read_only: self.read_only,
-            user_namespace: self.user_namespace || !root_user,
+            user_namespace: self.user_namespace || ordinary,
             terminal: has_terminal(),
         };
         let mut spec = self.typing.spec(&given, context)?;

@@ -35,6 +35,12 @@ pub fn config(spec: &Spec, ids: (u32, u32)) -> Result<Value, NotText> {
         .iter()
         .map(pair)
         .collect::<Result<Vec<_>, _>>()?;
+    // As when we launch it ourselves: the process's own group is among them.
+    let own = [spec.identity.gid];
+    let groups: Vec<u32> = own
+        .into_iter()
+        .chain(spec.identity.groups.iter().copied())
+        .collect();
     let capabilities: Vec<&str> = KEPT.iter().map(|(name, _)| *name).collect();
     let mut config = json!({
         "ociVersion": VERSION,
@@ -43,7 +49,7 @@ pub fn config(spec: &Spec, ids: (u32, u32)) -> Result<Value, NotText> {
             "user": {
                 "uid": spec.identity.uid,
                 "gid": spec.identity.gid,
-                "additionalGids": spec.identity.groups,
+                "additionalGids": groups,
             },
             "args": args,
             "env": environment,
@@ -188,7 +194,7 @@ mod tests {
         assert_eq!(process["args"], json!(["sh", "-c"]));
         assert_eq!(process["env"], json!(["A=b=c"]));
         assert_eq!(process["cwd"], "/srv");
-        let user = json!({"uid": 33, "gid": 34, "additionalGids": [29]});
+        let user = json!({"uid": 33, "gid": 34, "additionalGids": [34, 29]});
         assert_eq!(process["user"], user);
         assert_eq!(config["root"], json!({"path": "/r", "readonly": true}));
         let mounts = config["mounts"].as_array().unwrap();

@@ -66,12 +66,27 @@ fn unshare(spec: &Spec) -> Result<(), LaunchError> {
     if spec.user_namespace {
         flags |= UnshareFlags::NEWUSER;
     }
+    leave(flags)
+}
+
+/// Makes an ordinary user root of mounts of his own, where a writable root file system can be
+/// provisioned. They are gone with the last process that can see them. The process must have
+/// one thread.
+///
+/// # Errors
+/// The machine forbids it.
+pub fn enter_user_namespace() -> Result<(), LaunchError> {
+    leave(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
+}
+
+fn leave(flags: UnshareFlags) -> Result<(), LaunchError> {
     let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
+    let of_users = flags.contains(UnshareFlags::NEWUSER);
     raw::unshare(flags).map_err(|error| LaunchError::Namespaces {
-        of_users: spec.user_namespace,
+        of_users,
         source: error.into(),
     })?;
-    if spec.user_namespace {
+    if of_users {
         // The order is the kernel's (user_namespaces(7)).
         for (file, text) in [
             ("setgroups", "deny".to_owned()),

@@ -1,7 +1,7 @@
 //! A place with images that have a busybox in them, and containers.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
@@ -123,6 +123,11 @@ impl Launcher {
         let place = self.containers();
         assert!(!mounts.contains(place.to_str().unwrap()), "{mounts}");
     }
+}
+
+/// An image with programs, as a directory.
+pub(crate) fn layout_with_programs(dir: &Path) {
+    layout_of(dir, &[layer(|_| ())], &json!({"Env": ["PATH=/bin"]}));
 }
 
 fn layer(more: impl FnOnce(&mut Layer)) -> Packed {
