@@ -157,7 +157,7 @@ impl Action {
 }
 
 /// What is to be done so that all is as the records say. With `known`, other containers
-/// are destroyed; one that holds a known one stays.
+/// are destroyed; one that holds a known one stays, and one that something runs in.
 #[must_use]
 pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action> {
     let aside = facts.damaged.iter().cloned();
@@ -197,7 +197,8 @@ pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action>
 /// Containers that are to be destroyed.
 fn going(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> BTreeMap<ContainerId, Why> {
     let mut needed: BTreeSet<ContainerId> = BTreeSet::new();
-    for id in known.into_iter().flatten() {
+    // Whoever runs something knows what he runs it in.
+    for id in known.into_iter().flatten().chain(&facts.running) {
         needed.insert(id.clone());
         needed.extend(id.ancestors());
     }
@@ -287,5 +288,48 @@ fn stands(facts: &Facts, rootfs: &Rootfs, mount: Option<&Mount>) -> bool {
             let shared = tree.and_then(|tree| mounts::uppermost(&facts.mounts, tree));
             shared.is_some_and(|shared| shared.device == mount.device)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transient(id: &str) -> Record {
+        Record {
+            id: id.parse().unwrap(),
+            rootfs_dir: "/r".into(),
+            created: 0,
+            destroying: false,
+            implicit: false,
+            transient: true,
+            hostname: None,
+            volumes: Vec::new(),
+            rootfses: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_transient_container_stays_for_as_long_as_it_is_wanted() {
+        let lasting = Record {
+            transient: false,
+            ..transient("a")
+        };
+        let id: ContainerId = "a/b".parse().unwrap();
+        let mut facts = Facts {
+            records: vec![lasting, transient("a/b")],
+            running: BTreeSet::from([id.clone()]),
+            ..Facts::default()
+        };
+        // Whatever an agent knows: it is not his.
+        for known in [None, Some(&BTreeSet::new())] {
+            assert_eq!(plan(&facts, known), []);
+        }
+        facts.running.clear();
+        let why = Why::Ended;
+        let gone = vec![Action::Destroy { id, why }];
+        assert_eq!(plan(&facts, None), gone);
+        facts.records.pop();
+        assert_eq!(plan(&facts, None), []);
     }
 }

@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use super::images::{Layer, Pack};
+use super::lab::succeeded;
 use super::launcher::Launcher;
 
 #[test]
@@ -101,6 +103,48 @@ fn variables_come_from_the_caller_and_from_files() {
         "TYPED=too",
     ];
     assert_eq!(lines, wanted);
+}
+
+#[test]
+fn an_appc_image_runs_as_its_manifest_says() {
+    let Some(here) = Launcher::new() else { return };
+    let script = "echo $0 $@; pwd; id -u; id -G; echo $A $HOME $USER $AC_APP_NAME";
+    let manifest = json!({
+        "acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.com/app",
+        "labels": [{"name": "version", "value": "1"}, {"name": "os", "value": "linux"},
+            {"name": "arch", "value": "amd64"}],
+        "app": {"exec": ["/bin/sh", "-c", script, "zero", "one"], "user": "www", "group": "audio",
+            "supplementaryGIDs": [7], "workingDirectory": "/srv",
+            "environment": [{"name": "A", "value": "image"}, {"name": "PATH", "value": "/bin"}]},
+    });
+    let mut aci = Layer::new();
+    aci.file("manifest", manifest.to_string().as_bytes())
+        .dir("rootfs", 0o755);
+    aci.dir("rootfs/bin", 0o755).dir("rootfs/etc", 0o755);
+    aci.program("rootfs/bin/busybox", 0o755, "/bin/busybox");
+    for name in ["sh", "id", "echo"] {
+        aci.symlink(&format!("rootfs/bin/{name}"), "busybox");
+    }
+    aci.file("rootfs/etc/passwd", b"www:x:33:33::/var/www:/bin/sh\n");
+    aci.file("rootfs/etc/group", b"audio:x:29:\n");
+    let file = here.lab.path("app.aci");
+    std::fs::write(&file, aci.pack(Pack::Plain).bytes).unwrap();
+    let args = ["import", "--quiet", file.to_str().unwrap()];
+    succeeded(&args, &here.command(&args).output().unwrap());
+    let ran = here.run(&["appc:example.com/app:1"]);
+    let wanted = "zero one\n/srv\n33\n29 7\nimage /var/www www app\n";
+    assert_eq!((ran.code, &*ran.out), (Some(0), wanted), "{ran:?}");
+    // Its program stays, and what follows is replaced (Mesos).
+    let ran = here.run(&[
+        "appc:example.com/app:1",
+        "--",
+        "-c",
+        "echo $1",
+        "x",
+        "typed",
+    ]);
+    assert_eq!((ran.code, &*ran.out), (Some(0), "typed\n"), "{ran:?}");
+    here.is_clean();
 }
 
 #[test]
