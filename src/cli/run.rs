@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Pid;
@@ -16,7 +17,7 @@ use super::provision::now;
 use super::report::{Exit, Failure};
 use super::wanted::Wanted;
 use super::{Context, parse_size, progress};
-use crate::container::{Containers, Provisioned, Request, unique_name};
+use crate::container::{ContainerError, Containers, Provisioned, Request, unique_name};
 use crate::container_id::ContainerId;
 use crate::launch;
 use crate::launch::limits::Limits;
@@ -129,6 +130,8 @@ impl Args {
         shown.end();
         let made = made.map_err(|error| failure(&error))?;
         let code = self.launch(&made, args, ordinary, &store, context, caught);
+        // What interrupted the run must not interrupt its end.
+        context.stop.store(false, Ordering::Relaxed);
         self.finish(&keeper, &made, code)
     }
 
@@ -208,7 +211,7 @@ impl Args {
         let group = limits.apply(spec.keeper, &made.id.to_string());
         let group = group.map_err(|error| launch_failure(&error))?;
         spec.control_group = group.as_ref().map(|group| group.path().to_owned());
-        start(&spec, caught)
+        start(&spec, caught, context)
     }
 
     /// Whatever has become of the command.
@@ -242,7 +245,7 @@ impl Args {
 }
 
 /// Starts the process that leaves the namespaces, and waits for it.
-fn start(spec: &Spec, caught: Vec<signal_hook::SigId>) -> Result<u8, Failure> {
+fn start(spec: &Spec, caught: Vec<signal_hook::SigId>, context: &Context) -> Result<u8, Failure> {
     let text = serde_json::to_vec(spec).map_err(|error| Failure::of(Exit::Failed, &error))?;
     // Without CLOEXEC: it is how the child gets it. Nobody else sees what variables are set to.
     let file = memfd_create("spec", MemfdFlags::empty()).map_err(io::Error::from)?;
@@ -251,6 +254,9 @@ fn start(spec: &Spec, caught: Vec<signal_hook::SigId>) -> Result<u8, Failure> {
     let mut relay = Relay::new(Place::Keeper, spec.terminal)?;
     for id in caught {
         signal_hook::low_level::unregister(id);
+    }
+    if context.stop.load(Ordering::Relaxed) {
+        return Err(failure(&ContainerError::Interrupted));
     }
     let child = Command::new("/proc/self/exe")
         .arg0(env!("CARGO_PKG_NAME"))

@@ -8,8 +8,10 @@
 
 use std::io;
 
+use rustix::io::Errno;
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpgrp, getpid, kill_process, kill_process_group,
+    test_kill_process_group,
 };
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 use signal_hook::consts::signal::{
@@ -123,20 +125,24 @@ fn exit_code(status: WaitStatus) -> u8 {
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
-/// Whether the caller's terminal is at standard input and we are in its foreground.
+/// Whether the terminal of our session is at standard input.
 #[must_use]
 pub fn has_terminal() -> bool {
     let stdin = io::stdin();
-    // Of another session's terminal nothing is known.
-    isatty(&stdin) && tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp())
+    // That of another session does not know us.
+    isatty(&stdin) && tcgetpgrp(&stdin).is_ok()
 }
 
-/// Takes the terminal back from a shell that has ended in the container.
+/// Takes the terminal back from a shell that had it in the container and has ended. Whoever else has
+/// it keeps it: we may have been in the background.
 pub fn take_terminal_back() {
-    let (stdin, own) = (io::stdin(), getpgrp());
-    if tcgetpgrp(&stdin).is_ok_and(|group| group != own) {
+    let stdin = io::stdin();
+    let Ok(group) = tcgetpgrp(&stdin) else {
+        return;
+    };
+    if test_kill_process_group(group) == Err(Errno::SRCH) {
         raw::ignore_terminal_output_stop();
         // The terminal may be gone.
-        let _ = tcsetpgrp(&stdin, own);
+        let _ = tcsetpgrp(&stdin, getpgrp());
     }
 }

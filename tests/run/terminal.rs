@@ -137,6 +137,30 @@ fn ctrl_z_stops_the_command_and_fg_goes_on_with_it() {
 }
 
 #[test]
+fn a_command_in_the_background_leaves_the_terminal_to_the_shell() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    at.press("$L run app:1 -- sh -c 'echo be''gun; sleep 2; echo en''ded'\n");
+    at.shows("begun");
+    at.press("\x1a");
+    at.shows("Stopped");
+    at.press("bg\n");
+    at.shows("ended");
+    at.press("wait; echo sti''ll\n");
+    at.shows("still");
+    // Whoever reads in the background is stopped, and takes no keys from the shell.
+    at.press("$L run app:1 cat &\n");
+    at.press("sleep 1; jo''bs\n");
+    at.shows("Stopped");
+    at.press("echo mi''ne; kill -KILL %%; wait; $L recover\n");
+    at.shows("mine");
+    at.shows("the run that it was for has ended");
+    here.is_clean();
+}
+
+#[test]
 fn a_shell_in_the_container_has_the_terminal_and_job_control() {
     let Some(here) = Launcher::new() else { return };
     let Some(mut at) = Terminal::new(&here) else {
