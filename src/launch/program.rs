@@ -89,6 +89,9 @@ fn find(name: &OsStr, search: &OsStr) -> Result<PathBuf, LaunchError> {
             Err(source) => Err(LaunchError::Program { path, source }),
         };
     }
+    if name.is_empty() {
+        return Err(LaunchError::NoProgram(name.to_owned()));
+    }
     let mut closed = None;
     for directory in search.as_bytes().split(|byte| *byte == b':') {
         // An empty one is the working directory (execvp(3)).
@@ -98,11 +101,11 @@ fn find(name: &OsStr, search: &OsStr) -> Result<PathBuf, LaunchError> {
         };
         let path = Path::new(directory).join(name);
         match executable(&path) {
-            Ok(()) if !name.is_empty() => return Ok(path),
-            Err(source) if !is_absent(&source) => {
+            Ok(()) => return Ok(path),
+            Err(source) if is_absent(&source) => {}
+            Err(source) => {
                 closed.get_or_insert(LaunchError::Program { path, source });
             }
-            _ => {}
         }
     }
     Err(closed.unwrap_or_else(|| LaunchError::NoProgram(name.to_owned())))

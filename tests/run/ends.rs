@@ -89,14 +89,14 @@ fn a_killed_run_takes_all_its_processes_along_and_recover_destroys_its_container
         let child = |of: u32| -> u32 {
             let path = format!("/proc/{of}/task/{of}/children");
             let children = fs::read_to_string(path).unwrap();
-            let all = children
+            let mut all = children
                 .split_whitespace()
                 .map(|pid| pid.parse::<u32>().unwrap());
             let launch = |pid: &u32| {
                 fs::read_to_string(format!("/proc/{pid}/cmdline"))
                     .is_ok_and(|l| l.contains("launch"))
             };
-            all.filter(launch).next().unwrap()
+            all.find(launch).unwrap()
         };
         let of_victim = match victim {
             1 => pid,
