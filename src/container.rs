@@ -50,6 +50,9 @@ pub enum ContainerError {
     /// No such container.
     #[error("there is no container `{0}`")]
     Unknown(ContainerId),
+    /// One that was to be new is there already.
+    #[error("there is a container `{0}` already")]
+    Exists(ContainerId),
     /// It is going, and cannot be added to.
     #[error("container `{0}` is being destroyed")]
     Destroying(ContainerId),
@@ -117,6 +120,7 @@ impl ContainerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown(_) => Some("lazyroot containers shows which there are".into()),
+            Self::Exists(id) => Some(format!("another name, or lazyroot destroy {id}")),
             Self::Destroying(id) => Some(format!("lazyroot destroy {id} finishes that")),
             Self::Taken { id, .. } => Some(format!(
                 "another --rootfs-dir, or lazyroot destroy {id} if its record was damaged"
@@ -203,7 +207,10 @@ impl Containers<'_> {
 }
 
 /// 128 random bits: no two things ever have the same path.
-fn unique_name() -> Result<String, ContainerError> {
+///
+/// # Errors
+/// The system has none.
+pub fn unique_name() -> Result<String, ContainerError> {
     let mut bits = [0_u8; 16];
     let got = rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty());
     got.map_err(|error| failed("read", Path::new("/dev/random"))(error.into()))?;

@@ -33,6 +33,7 @@
 //! | | [`changed`] | a stored image with its changes, to be looked at |
 //! | 5 operators | [`commit`](mod@commit) | changes become an image |
 //! | | [`container`] | the life of containers: provision, destroy, recover |
+//! | | [`launch`] | running something in a root file system |
 //! | 6 people | [`cli`] | one file per verb |
 //!
 //! Where to start: [`layer::format`] for the formats, [`union`](mod@union) for the
@@ -54,6 +55,7 @@ pub mod export;
 pub mod fuse;
 pub mod image;
 pub mod import;
+pub mod launch;
 pub mod layer;
 pub mod memory;
 pub mod mesos;

@@ -10,7 +10,7 @@ use crate::backend::BackendError;
 use crate::backend::copy::CopyError;
 use crate::backend::fuse::StartError;
 use crate::container::record::{HostVolume, Record};
-use crate::container::recover::Action;
+use crate::container::recover::{Action, Why};
 use crate::container::{ContainerError, Containers, Shown};
 use crate::container_id::ContainerId;
 use crate::store::Store;
@@ -20,7 +20,8 @@ use crate::union::FsError;
 ///
 /// STATE is `ready`; `provisioning` or `destroying` while somebody does that, or was killed
 /// while he did; `down` when a mount is missing, `lost` when files are; `damaged` when the record
-/// is (`recover` looks after all of these, and `destroy` removes what is left of a damaged one); `-` for one that only holds others.
+/// is, `ended` when a killed `run` left it (`recover` looks after all of these, and `destroy` removes
+/// what is left of a damaged one); `running` while a `run` wants it; `-` for one that only holds others.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print one JSON array.
@@ -105,6 +106,10 @@ fn lines(keeper: &Containers<'_>) -> Result<Vec<Line>, Failure> {
             Action::Remount { id, .. } => wrong.insert(id, "down"),
             Action::Lost { id, .. } => wrong.insert(id, "lost"),
             Action::Elsewhere { id, .. } => wrong.insert(id, "elsewhere"),
+            Action::Destroy {
+                id,
+                why: Why::Ended,
+            } => wrong.insert(id, "ended"),
             _ => None,
         };
     }
@@ -161,6 +166,7 @@ fn state(record: &Record, wrong: Option<&'static str>) -> &'static str {
         _ if record.destroying => "destroying",
         _ if record.rootfses.iter().any(|rootfs| !rootfs.ready) => "provisioning",
         Some(wrong) => wrong,
+        None if record.transient => "running",
         None if record.implicit && record.rootfses.is_empty() => HOLDS_OTHERS,
         None => "ready",
     }
@@ -212,7 +218,9 @@ fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
 fn exit(error: &ContainerError) -> Exit {
     match error {
         ContainerError::Unknown(_) => Exit::NotFound,
-        ContainerError::Destroying(_) | ContainerError::Taken { .. } => Exit::InUse,
+        ContainerError::Exists(_)
+        | ContainerError::Destroying(_)
+        | ContainerError::Taken { .. } => Exit::InUse,
         ContainerError::Child { source, .. } => exit(source),
         ContainerError::Backend { source, .. } | ContainerError::Lower(source) => {
             backend_exit(source)

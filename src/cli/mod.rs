@@ -5,6 +5,7 @@
 //! `run`; the work itself belongs below.
 
 mod browse;
+mod bundle;
 mod cat;
 mod changes;
 mod commit;
@@ -22,6 +23,8 @@ mod gc;
 mod images;
 mod import;
 mod inspect;
+mod launch;
+mod launching;
 mod logging;
 mod ls;
 mod man;
@@ -34,6 +37,7 @@ mod pull;
 mod recover;
 mod remove;
 mod report;
+mod run;
 mod serve;
 mod settings;
 mod tag;
@@ -41,6 +45,7 @@ mod target;
 mod umount;
 mod validate;
 mod verify;
+mod wanted;
 
 use std::env;
 use std::io::Write as _;
@@ -56,6 +61,7 @@ use crate::backend::Choice;
 use crate::store::{Store, StoreError};
 use report::{Exit, Failure};
 use settings::{Defaults, Files, Isolation, Providers, Settings, Words};
+use signal_hook::SigId;
 
 /// Container root file systems from unmodified images, mounted without unpacking.
 #[derive(Debug, Parser)]
@@ -92,6 +98,8 @@ enum Verb {
     Umount(umount::Args),
     Provision(provision::Args),
     Containers(containers::Args),
+    Run(run::Args),
+    Bundle(bundle::Args),
     Destroy(destroy::Args),
     Recover(recover::Args),
     Browse(browse::Args),
@@ -111,6 +119,8 @@ enum Verb {
     Man(man::Args),
     #[command(hide = true)]
     Serve(serve::Args),
+    #[command(hide = true)]
+    Launch(launch::Args),
 }
 
 impl Verb {
@@ -119,7 +129,11 @@ impl Verb {
     fn reads_config(&self) -> bool {
         !matches!(
             self,
-            Self::Serve(_) | Self::Umount(_) | Self::Completions(_) | Self::Man(_)
+            Self::Serve(_)
+                | Self::Launch(_)
+                | Self::Umount(_)
+                | Self::Completions(_)
+                | Self::Man(_)
         )
     }
 }
@@ -144,10 +158,8 @@ pub(crate) struct Context {
     /// Kinds of images that may be used.
     providers: Words<Providers>,
     /// Mesos' isolators.
-    #[expect(dead_code, reason = "containers are launched later")]
     isolation: Words<Isolation>,
     /// Whether containers run as the user who wants them to.
-    #[expect(dead_code, reason = "containers are launched later")]
     switch_user: bool,
     /// How images are looked for.
     discovery: discovery::Settings,
@@ -214,11 +226,21 @@ impl Context {
     /// From now on, SIGINT and SIGTERM set `stop`; the second one ends the process
     /// as it would without us.
     fn stop_by_signals(&self) -> Result<(), Failure> {
+        self.stop_for_now().map(|_| ())
+    }
+
+    /// The same, until what is returned is unregistered.
+    fn stop_for_now(&self) -> Result<Vec<SigId>, Failure> {
+        use signal_hook::flag::{register, register_conditional_default};
+        let mut ids = Vec::new();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register_conditional_default(signal, Arc::clone(&self.stop))?;
-            signal_hook::flag::register(signal, Arc::clone(&self.stop))?;
+            ids.push(register_conditional_default(
+                signal,
+                Arc::clone(&self.stop),
+            )?);
+            ids.push(register(signal, Arc::clone(&self.stop))?);
         }
-        Ok(())
+        Ok(ids)
     }
 
     /// The store, to read from.
@@ -239,7 +261,7 @@ pub fn main() -> ExitCode {
     // It was made for this very command.
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match Context::resolve(&cli, &matches).and_then(|context| run(cli.verb, &context)) {
-        Ok(()) => Exit::Done.into(),
+        Ok(code) => code,
         Err(failure) => {
             failure.print();
             failure.exit.into()
@@ -247,8 +269,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
-    match verb {
+fn run(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
+    let done = match verb {
+        // These answer what a command answered.
+        Verb::Run(args) => return run::run(&args, context),
+        Verb::Launch(args) => return launch::run(&args),
         Verb::Import(args) => import::run(&args, context),
         Verb::Pull(args) => pull::run(&args, context),
         Verb::Images(args) => images::run(&args, context),
@@ -259,6 +284,7 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Umount(args) => umount::run(&args),
         Verb::Provision(args) => provision::run(&args, context),
         Verb::Containers(args) => containers::run(&args, context),
+        Verb::Bundle(args) => bundle::run(&args, context),
         Verb::Destroy(args) => destroy::run(&args, context),
         Verb::Recover(args) => recover::run(&args, context),
         Verb::Browse(args) => browse::run(&args, context),
@@ -277,7 +303,8 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         Verb::Completions(args) => completions::run(&args, Cli::command()),
         Verb::Man(args) => man::run(&args, Cli::command()),
         Verb::Serve(args) => serve::run(&args, context),
-    }
+    };
+    done.map(|()| Exit::Done.into())
 }
 
 /// A number of bytes: `4096`, `64M`, `20G`, `1T` (powers of 1024).

@@ -1,21 +1,17 @@
 //! `lazyroot provision`
 
-use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use super::containers::{backend_failure, failure, keeper};
-use super::fetch::{Asked, Fetch, Fetched, Policy};
 use super::report::{Exit, Failure};
-use super::{Context, message, print, print_json, progress};
-use crate::container::record::HostVolume;
-use crate::container::{Image, Provisioned, Request};
+use super::wanted::Wanted;
+use super::{Context, print, print_json, progress};
+use crate::container::{Provisioned, Request};
 use crate::container_id::ContainerId;
 use crate::digest::{AciId, BlobId, ImageId};
-use crate::mesos::{ContainerInfo, Dialect, Mode, Source, What};
 use crate::store::Store;
-use crate::store::metrics::Counter;
 
 /// Give a container a root file system, and print where it is. It stays until it is
 /// destroyed, also over a reboot (after `recover`).
@@ -25,7 +21,10 @@ use crate::store::metrics::Counter;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Name or ID of the image.
-    #[arg(required_unless_present = "container_info")]
+    #[arg(
+        required_unless_present = "container_info",
+        conflicts_with = "container_info"
+    )]
     image: Option<String>,
     /// Name of the container. One in another is named by both: web1/helper.
     #[arg(long)]
@@ -33,29 +32,14 @@ pub(super) struct Args {
     /// The container that it is in (--parent web1 --id helper is --id web1/helper).
     #[arg(long, value_name = "ID")]
     parent: Option<ContainerId>,
-    /// What is wanted as Mesos' ContainerInfo in JSON: a file, `-` for standard input, or the
-    /// JSON itself. Its volumes that are images are provisioned, too; its host name and
-    /// directories of the host are kept for whoever launches something.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "read_only"])]
-    container_info: Option<String>,
-    /// Demand what the first design of ContainerInfo demanded: the ID of an AppC image.
-    #[arg(long, requires = "container_info")]
-    strict: bool,
     /// Nothing can be written to it.
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "container_info")]
     read_only: bool,
-    /// When the image is fetched.
-    #[arg(long, value_name = "WHEN", value_enum, default_value = "missing")]
-    pull: Policy,
-    /// Fetch the image again (--pull always).
-    #[arg(long, conflicts_with = "pull")]
-    no_cache: bool,
+    #[command(flatten)]
+    wanted: Wanted,
     /// Print one JSON object: paths, layers, and how the image wants to be run.
     #[arg(long)]
     json: bool,
-    /// No progress.
-    #[arg(short, long)]
-    quiet: bool,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
@@ -75,28 +59,19 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         images: Vec::new(),
         hostname: None,
         volumes: Vec::new(),
-        now: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
+        now: now(),
+        new: false,
+        transient: false,
     };
-    let mut came = Came::default();
-    match (&args.image, &args.container_info) {
-        (_, Some(info)) => args.as_told(info, &mut request, &mut came, context)?,
+    match (&args.image, &args.wanted.container_info) {
+        (_, Some(info)) => args.wanted.as_told(info, &mut request, context)?,
         (Some(image), None) => {
-            let fetch = Fetch::new(context, args.quiet);
-            let (id, fetched) = fetch.named(image, args.policy(true))?;
-            came.note(&fetched);
-            request.images.push(Image {
-                id,
-                title: familiar(image),
-                read_only: args.read_only,
-                container_path: None,
-            });
+            let image = args.wanted.image(image, args.read_only, context)?;
+            request.images.push(image);
         }
         (None, None) => {}
     }
     let store = context.open()?;
-    came.count(&store);
     // Before anything is made: the image may be removed by force meanwhile.
     let configs = match args.json {
         true => (request.images.iter())
@@ -104,7 +79,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             .collect::<Result<_, _>>()?,
         false => Vec::new(),
     };
-    let shown = progress::Written::new(args.quiet);
+    let shown = progress::Written::new(args.wanted.quiet);
     let made = keeper(context, &store).provision(&request, &mut |bytes, objects| {
         shown.tell(bytes, objects);
     });
@@ -119,104 +94,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// How the images came.
-#[derive(Default)]
-struct Came {
-    cached: u64,
-    pulled: u64,
-}
-
-impl Came {
-    fn note(&mut self, fetched: &Fetched) {
-        match fetched {
-            Fetched::Cached => self.cached += 1,
-            Fetched::Pulled(_) => self.pulled += 1,
-        }
-    }
-
-    fn count(&self, store: &Store) {
-        let (cached, pulled) = (self.cached, self.pulled);
-        store.tally(&[(Counter::CacheHits, cached), (Counter::CacheMisses, pulled)]);
-    }
-}
-
-impl Args {
-    fn policy(&self, cached: bool) -> Policy {
-        match self.no_cache || !cached {
-            true => Policy::Always,
-            false => self.pull,
-        }
-    }
-
-    /// What a ContainerInfo asks for.
-    fn as_told(
-        &self,
-        text: &str,
-        request: &mut Request,
-        came: &mut Came,
-        context: &Context,
-    ) -> Result<(), Failure> {
-        let dialect = match self.strict {
-            true => Dialect::First,
-            false => Dialect::Final,
-        };
-        let info = ContainerInfo::parse(&message::read(text)?, dialect).map_err(|error| {
-            let mut failure = Failure::of(Exit::Usage, &error);
-            failure.message = format!("ContainerInfo: {}", failure.message);
-            failure.hint = error.hint().map(str::to_owned);
-            failure
-        })?;
-        if !info.ignored.is_empty() && !self.quiet {
-            let ignored = info.ignored.join(", ");
-            writeln!(
-                std::io::stderr(),
-                "note: {ignored}: not for a provisioner, left alone"
-            )?;
-        }
-        request.hostname = info.hostname;
-        let fetch = Fetch::new(context, self.quiet);
-        let mut add = |image: &crate::mesos::Image, path: Option<String>, read_only| {
-            let asked = Asked::from(&image.what);
-            let (id, fetched) = fetch.image(&asked, self.policy(image.cached))?;
-            came.note(&fetched);
-            request.images.push(Image {
-                id,
-                title: title(&image.what),
-                read_only,
-                container_path: path,
-            });
-            Ok::<_, Failure>(())
-        };
-        if let Some(image) = &info.image {
-            add(image, None, false)?;
-        }
-        for volume in info.volumes {
-            let read_only = volume.mode == Mode::ReadOnly;
-            match volume.source {
-                Source::Image(image) => add(&image, Some(volume.container_path), read_only)?,
-                Source::HostPath(host_path) => request.volumes.push(HostVolume {
-                    host_path,
-                    container_path: volume.container_path,
-                    read_only,
-                }),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn title(what: &What) -> String {
-    match what {
-        What::Appc { image, .. } => image.to_string(),
-        What::Docker(name) => name.familiar(),
-    }
-}
-
-fn familiar(text: &str) -> String {
-    match text.parse() {
-        Ok(name) => crate::reference::Reference::familiar(&name),
-        Err(_) => text.to_owned(),
-    }
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// What was made, with how the images want to be run.

@@ -68,6 +68,7 @@ impl Containers<'_> {
                     created: 0,
                     destroying: true,
                     implicit: false,
+                    transient: false,
                     hostname: None,
                     volumes: Vec::new(),
                     rootfses: Vec::new(),

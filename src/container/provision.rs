@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::record::{HostVolume, Record, Rootfs, trash};
 use super::{ContainerError, Containers, failed, unique_name};
-use crate::backend::{self, BackendError, Kind, Task};
+use crate::backend::{self, BackendError, Kind, Task, hold};
 use crate::container_id::ContainerId;
 use crate::digest::{DiffId, ImageId};
 use crate::mounts;
@@ -45,10 +45,14 @@ pub struct Request {
     pub volumes: Vec<HostVolume>,
     /// Seconds since 1970.
     pub now: u64,
+    /// It must not be there yet.
+    pub new: bool,
+    /// It goes with whoever holds [`Provisioned::hold`], should he die before he destroys it.
+    pub transient: bool,
 }
 
 /// A container that can be used.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, serde::Serialize)]
 pub struct Provisioned {
     /// Its name.
     pub id: ContainerId,
@@ -58,6 +62,12 @@ pub struct Provisioned {
     pub hostname: Option<String>,
     /// Directories of the machine for a launcher.
     pub volumes: Vec<HostVolume>,
+    /// Where its root file systems and what belongs to them are.
+    #[serde(skip)]
+    pub directory: PathBuf,
+    /// Held for as long as a transient container is wanted.
+    #[serde(skip)]
+    pub hold: Option<hold::Hold>,
 }
 
 /// A root file system that can be used.
@@ -173,6 +183,13 @@ impl Containers<'_> {
             Some(record) => record.clone(),
             None => new_record(id, rootfs_dir, request.now)?,
         };
+        if before.is_some() && request.new {
+            return Err(ContainerError::Exists(id.clone()));
+        }
+        if before.is_none() {
+            // Somebody else's further rootfs does not make it stay.
+            record.transient = request.transient;
+        }
         // With the last write: what a crash interrupts leaves a container as it was.
         let noted = |record: &mut Record| {
             record.implicit = false;
@@ -199,6 +216,14 @@ impl Containers<'_> {
             });
         }
         self.store.write_container(&lock, &record)?;
+        // Before it is ready, so that it never looks as if nobody wanted it.
+        let hold = match request.transient.then(|| self.hold_run(&record)) {
+            Some(Err(error)) => {
+                self.undo(lock, before, record, first)?;
+                return Err(error);
+            }
+            other => other.transpose()?,
+        };
         for number in first..record.rootfses.len() {
             if let Err(source) = self.make(&mut record, number, advance) {
                 let image = record.rootfses[number].title.clone();
@@ -231,7 +256,21 @@ impl Containers<'_> {
                 .collect(),
             hostname: record.hostname.clone(),
             volumes: record.volumes.clone(),
+            directory: record.directory(),
+            hold,
         })
+    }
+
+    /// Makes the directory of a transient container, and says that it is wanted.
+    fn hold_run(&self, record: &Record) -> Result<hold::Hold, ContainerError> {
+        let directory = record.directory();
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory);
+        made.map_err(failed("create", &directory))?;
+        let file = record.run_lock();
+        hold::Hold::take(&file).map_err(failed("lock", &file))
     }
 
     /// Makes one rootfs of a record, or makes it again above the changes that it has.
@@ -353,6 +392,7 @@ fn new_record(id: &ContainerId, rootfs_dir: PathBuf, now: u64) -> Result<Record,
         created: now,
         destroying: false,
         implicit: true,
+        transient: false,
         hostname: None,
         volumes: Vec::new(),
         rootfses: Vec::new(),

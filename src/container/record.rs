@@ -27,6 +27,9 @@ pub struct Record {
     /// Nobody has it yet, but as the parent of another: one that was never ready.
     #[serde(default)]
     pub implicit: bool,
+    /// It goes with the process that holds the lock of [`Record::run_lock`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transient: bool,
     /// What a launcher is to call the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -112,6 +115,12 @@ impl Record {
     #[must_use]
     pub fn directory(&self) -> PathBuf {
         directory(&self.rootfs_dir, &self.id)
+    }
+
+    /// The file whose lock somebody holds for as long as a transient container is wanted.
+    #[must_use]
+    pub fn run_lock(&self) -> PathBuf {
+        self.directory().join("run")
     }
 
     fn below(&self, rootfs: &Rootfs, what: &str) -> PathBuf {

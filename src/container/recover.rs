@@ -37,6 +37,8 @@ pub struct Facts {
     pub mounts: Vec<Mount>,
     /// Living servers, by the name of their rootfs.
     pub servers: BTreeMap<String, Server>,
+    /// Transient containers that somebody still wants.
+    pub running: BTreeSet<ContainerId>,
     /// Root file systems, by name, whose files or changes are where they should be.
     pub kept: BTreeSet<String>,
     /// Shared mounts.
@@ -111,6 +113,8 @@ pub enum Why {
     Begun,
     /// It was never ready.
     Unfinished,
+    /// It was to go with a process, and that has ended.
+    Ended,
 }
 
 impl fmt::Display for Why {
@@ -119,6 +123,7 @@ impl fmt::Display for Why {
             Self::Orphan => "nobody knows it",
             Self::Begun => "that was begun",
             Self::Unfinished => "it was never ready",
+            Self::Ended => "the run that it was for has ended",
         })
     }
 }
@@ -152,7 +157,7 @@ impl Action {
 }
 
 /// What is to be done so that all is as the records say. With `known`, other containers
-/// are destroyed; one that holds a known one stays.
+/// are destroyed; one that holds a known one stays, and one that something runs in.
 #[must_use]
 pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action> {
     let aside = facts.damaged.iter().cloned();
@@ -213,7 +218,8 @@ pub(super) fn is_going(facts: &Facts, id: &ContainerId) -> bool {
 /// Containers that are to be destroyed.
 fn going(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> BTreeMap<ContainerId, Why> {
     let mut needed: BTreeSet<ContainerId> = BTreeSet::new();
-    for id in known.into_iter().flatten() {
+    // Whoever runs something knows what he runs it in.
+    for id in known.into_iter().flatten().chain(&facts.running) {
         needed.insert(id.clone());
         needed.extend(id.ancestors());
     }
@@ -237,6 +243,7 @@ fn going(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> BTreeMap<Conta
             () if record.destroying => Why::Begun,
             // Somebody may be at work on it, and is left alone then.
             () if unfinished => Why::Unfinished,
+            () if record.transient && !facts.running.contains(&record.id) => Why::Ended,
             () if known.is_some() && !needed.contains(&record.id) => Why::Orphan,
             () => {
                 holding.extend(above(&record.id));
@@ -293,5 +300,48 @@ fn stands(facts: &Facts, rootfs: &Rootfs, mount: Option<&Mount>) -> bool {
         true => mount.fs_type == "overlay",
         // The same file system, at another place.
         false => lower.device == Some(mount.device),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transient(id: &str) -> Record {
+        Record {
+            id: id.parse().unwrap(),
+            rootfs_dir: "/r".into(),
+            created: 0,
+            destroying: false,
+            implicit: false,
+            transient: true,
+            hostname: None,
+            volumes: Vec::new(),
+            rootfses: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_transient_container_stays_for_as_long_as_it_is_wanted() {
+        let lasting = Record {
+            transient: false,
+            ..transient("a")
+        };
+        let id: ContainerId = "a/b".parse().unwrap();
+        let mut facts = Facts {
+            records: vec![lasting, transient("a/b")],
+            running: BTreeSet::from([id.clone()]),
+            ..Facts::default()
+        };
+        // Whatever an agent knows: it is not his.
+        for known in [None, Some(&BTreeSet::new())] {
+            assert_eq!(plan(&facts, known), []);
+        }
+        facts.running.clear();
+        let why = Why::Ended;
+        let gone = vec![Action::Destroy { id, why }];
+        assert_eq!(plan(&facts, None), gone);
+        facts.records.pop();
+        assert_eq!(plan(&facts, None), []);
     }
 }

@@ -71,6 +71,9 @@ impl Containers<'_> {
         // After the records: a mount that is missing is missing for one of them.
         facts.mounts = mounts::all()?;
         for record in &facts.records {
+            if is_running(record)? {
+                facts.running.insert(record.id.clone());
+            }
             for rootfs in record.rootfses.iter().filter(|rootfs| rootfs.ready) {
                 if rootfs.backend == Kind::Fuse
                     && let Some(server) = server(record, rootfs)?
@@ -145,6 +148,11 @@ impl Containers<'_> {
                 Ok(record) => facts.records.extend(record),
                 Err(StoreError::Damaged { .. }) => facts.damaged.push(other),
                 Err(error) => return Err(error.into()),
+            }
+        }
+        for record in &facts.records {
+            if is_running(record)? {
+                facts.running.insert(record.id.clone());
             }
         }
         facts.aside = self.store.damaged_containers()?;
@@ -230,6 +238,15 @@ impl Containers<'_> {
         }
         Ok(Some(()))
     }
+}
+
+/// Whether somebody runs something in a container that goes with him.
+fn is_running(record: &Record) -> Result<bool, ContainerError> {
+    if !record.transient {
+        return Ok(false);
+    }
+    let file = record.run_lock();
+    Ok(holder(&file).map_err(failed("read", &file))?.is_some())
 }
 
 /// The server of a rootfs, if it lives.

@@ -148,6 +148,11 @@ fn digest(bytes: &[u8]) -> String {
 
 /// Writes an OCI layout of one image to `dir`.
 pub(crate) fn layout(dir: &Path, layers: &[Packed]) {
+    layout_of(dir, layers, &json!({}));
+}
+
+/// The same of an image that says how it is run.
+pub(crate) fn layout_of(dir: &Path, layers: &[Packed], run: &serde_json::Value) {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |media: &str, bytes: &[u8]| {
@@ -159,7 +164,7 @@ pub(crate) fn layout(dir: &Path, layers: &[Packed]) {
     let config = json!({
         "architecture": "amd64",
         "os": "linux",
-        "config": {},
+        "config": run,
         "rootfs": {"type": "layers", "diff_ids": diffs},
     });
     let config = put(

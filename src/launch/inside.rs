@@ -1,0 +1,75 @@
+//! Process 1 in the container.
+
+use std::io::{self, Write as _};
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{
+    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+};
+use rustix::time::Timespec;
+
+use super::raw::{self, Side};
+use super::relay::{Place, Relay};
+use super::spec::Spec;
+use super::{LaunchError, broken, capabilities, failed, program, root};
+
+/// Builds the root, starts the command, reaps until it has ended, and ends with its exit
+/// code: with it end all processes in there. `watched` is a pipe to the process outside.
+pub(super) fn run(spec: &Spec, watched: impl AsFd) -> ! {
+    let code = outcome(spec, watched).unwrap_or_else(|error| report(&error));
+    std::process::exit(i32::from(code))
+}
+
+/// Says what went wrong; the exit code for it.
+fn report(error: &LaunchError) -> u8 {
+    let mut text = format!("error: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    if let Some(hint) = error.hint() {
+        text.push_str(&format!("\ntry: {hint}"));
+    }
+    // There is nobody left to tell when standard error is gone.
+    let _ = writeln!(io::stderr(), "{text}");
+    error.exit_code()
+}
+
+fn outcome(spec: &Spec, watched: impl AsFd) -> Result<u8, LaunchError> {
+    let own = "/proc/self";
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("watch over", own))?;
+    // It may have died before it was watched over.
+    let mut ends = [PollFd::new(&watched, PollFlags::IN)];
+    let gone = poll(
+        &mut ends,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    );
+    if gone.map_err(failed("watch over", own))? > 0 {
+        return Err(LaunchError::Abandoned);
+    }
+    root::build(spec)?;
+    rustix::system::sethostname(spec.hostname.as_bytes())
+        .map_err(failed("name", &spec.hostname))?;
+    if spec.own_network {
+        raw::loopback_up().map_err(broken("switch on", "lo"))?;
+    }
+    // Nobody in there reaches out through `/proc/1`.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("close", own))?;
+    let relay = Relay::new(Place::Init, spec.terminal);
+    let mut relay = relay.map_err(broken("catch signals of", own))?;
+    match raw::fork().map_err(broken("double", own))? {
+        Side::Child => {
+            let code = report(&program::run(spec));
+            std::process::exit(i32::from(code))
+        }
+        Side::Parent(command) => {
+            capabilities::keep_kill_only().map_err(failed("confine", own))?;
+            relay.until_end(command).map_err(broken("wait for", own))
+        }
+    }
+}

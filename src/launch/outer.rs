@@ -1,0 +1,125 @@
+//! The process that makes the namespaces, and stays outside of them.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use rustix::process::{Signal, getgid, getppid, getuid, set_parent_process_death_signal, setsid};
+use rustix::thread::UnshareFlags;
+
+use super::raw::{self, Side};
+use super::relay::{Place, Relay};
+use super::spec::Spec;
+use super::{LaunchError, broken, failed, inside};
+
+/// Does what a spec says, and waits until it has ended; its exit code. The process must
+/// have one thread, and be the child of the spec's keeper.
+///
+/// # Errors
+/// Nothing was run.
+pub fn launch(spec: &Spec) -> Result<u8, LaunchError> {
+    let own = Path::new("/proc/self");
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("watch over", own))?;
+    let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if u32::try_from(parent) != Ok(spec.keeper) {
+        return Err(LaunchError::Abandoned);
+    }
+    if !spec.terminal {
+        // Else it would be the terminal's that the keeper has.
+        setsid().map_err(failed("leave the session of", own))?;
+    }
+    if let Some(group) = &spec.control_group {
+        let file = group.join("cgroup.procs");
+        fs::write(&file, "0").map_err(broken("write", file))?;
+    }
+    unshare(spec)?;
+    // Its other end is gone as soon as we are.
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (watched, held) = pipe.map_err(failed("make a pipe in", own))?;
+    match raw::fork().map_err(broken("double", own))? {
+        Side::Child => {
+            drop(held);
+            inside::run(spec, &watched)
+        }
+        Side::Parent(init) => {
+            drop(watched);
+            let relay = Relay::new(Place::Outer, spec.terminal);
+            let mut relay = relay.map_err(broken("catch signals of", own))?;
+            let code = relay.until_end(init);
+            let code = code.map_err(broken(
+                "wait for",
+                format!("/proc/{}", init.as_raw_nonzero()),
+            ))?;
+            drop(held);
+            tell_usage(spec);
+            Ok(code)
+        }
+    }
+}
+
+fn unshare(spec: &Spec) -> Result<(), LaunchError> {
+    let mut flags =
+        UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    if spec.own_network {
+        flags |= UnshareFlags::NEWNET;
+    }
+    if spec.user_namespace {
+        flags |= UnshareFlags::NEWUSER;
+    }
+    leave(flags)
+}
+
+/// Makes an ordinary user root of mounts of his own, where a writable root file system can be
+/// provisioned. They are gone with the last process that can see them. The process must have
+/// one thread.
+///
+/// # Errors
+/// The machine forbids it.
+pub fn enter_user_namespace() -> Result<(), LaunchError> {
+    leave(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
+}
+
+fn leave(flags: UnshareFlags) -> Result<(), LaunchError> {
+    let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
+    let of_users = flags.contains(UnshareFlags::NEWUSER);
+    raw::unshare(flags).map_err(|error| LaunchError::Namespaces {
+        of_users,
+        source: error.into(),
+    })?;
+    if of_users {
+        // The order is the kernel's (user_namespaces(7)).
+        for (file, text) in [
+            ("setgroups", "deny".to_owned()),
+            ("uid_map", format!("0 {uid} 1")),
+            ("gid_map", format!("0 {gid} 1")),
+        ] {
+            let file = Path::new("/proc/self").join(file);
+            fs::write(&file, text).map_err(broken("write", file))?;
+        }
+    }
+    Ok(())
+}
+
+fn tell_usage(spec: &Spec) {
+    if !spec.usage.cpu && !spec.usage.memory {
+        return;
+    }
+    let Ok((user, system, memory)) = raw::used_by_children() else {
+        return;
+    };
+    let mut parts = Vec::new();
+    if spec.usage.cpu {
+        let (user, system) = (user.as_secs_f64(), system.as_secs_f64());
+        parts.push(format!(
+            "cpu {:.3} s (user {user:.3} s, system {system:.3} s)",
+            user + system
+        ));
+    }
+    if spec.usage.memory {
+        // The sum over all of them is only known to a control group.
+        let largest = memory as f64 / f64::from(1 << 20);
+        parts.push(format!("memory {largest:.1} MiB (the largest process)"));
+    }
+    // There is nobody left to tell when standard error is gone.
+    let _ = writeln!(io::stderr(), "usage: {}", parts.join(", "));
+}

@@ -1,0 +1,148 @@
+//! Signals go in, the exit code comes out.
+//!
+//! Each process between the caller and the command waits for the next one and hands
+//! signals on to it. A command that has the caller's terminal is in the caller's
+//! process group, so the terminal's own signals (Ctrl-C, Ctrl-\, Ctrl-Z) reach it without us,
+//! and it stops and goes on together with us; only those that somebody sends
+//! are handed on. Without a terminal it has a session of its own, and all are.
+
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpgrp, getpid, kill_process, kill_process_group,
+    test_kill_process_group,
+};
+use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
+use signal_hook::consts::signal::{
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
+};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::siginfo::Cause;
+
+use super::raw;
+
+/// Who waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The caller's child: it stops when the terminal says so.
+    Keeper,
+    /// Between the two.
+    Outer,
+    /// Process 1 in there: it has orphans to reap.
+    Init,
+}
+
+/// From when on signals are kept for the next process.
+pub struct Relay {
+    signals: SignalsInfo<WithOrigin>,
+    place: Place,
+    terminal: bool,
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay")
+            .field("place", &self.place)
+            .field("terminal", &self.terminal)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Relay {
+    /// From now on.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn new(place: Place, terminal: bool) -> io::Result<Self> {
+        let mut caught = vec![SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+        if !terminal {
+            caught.extend([SIGTSTP, SIGCONT]);
+        }
+        Ok(Self {
+            signals: SignalsInfo::new(caught)?,
+            place,
+            terminal,
+        })
+    }
+
+    /// Until the next process has ended; its exit code, 128 + N if signal N has ended it.
+    ///
+    /// # Errors
+    /// It is no child of ours.
+    pub fn until_end(&mut self, child: Pid) -> io::Result<u8> {
+        loop {
+            if let Some(code) = self.reap(child)? {
+                return Ok(code);
+            }
+            let arrived: Vec<_> = self.signals.wait().collect();
+            for origin in arrived {
+                // The terminal has told it already.
+                let told = self.terminal && origin.cause == Cause::Kernel;
+                if origin.signal != SIGCHLD && !told {
+                    self.hand_on(origin.signal, child);
+                }
+            }
+        }
+    }
+
+    fn reap(&self, child: Pid) -> io::Result<Option<u8>> {
+        loop {
+            let ended = match self.place {
+                Place::Init => rustix::process::wait(WaitOptions::NOHANG)?,
+                _ => rustix::process::waitpid(Some(child), WaitOptions::NOHANG)?,
+            };
+            match ended {
+                None => return Ok(None),
+                Some((pid, status)) if pid == child => return Ok(Some(exit_code(status))),
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn hand_on(&self, signal: i32, child: Pid) {
+        // That it is gone we shall see next.
+        let _ = match (self.place, signal) {
+            // The stop of an orphaned process group is not the kernel's business, but ours.
+            (Place::Init, SIGTSTP) => kill_process_group(child, Signal::STOP),
+            (Place::Init, SIGCONT) => kill_process_group(child, Signal::CONT),
+            (Place::Keeper, SIGTSTP) => kill_process(child, Signal::TSTP)
+                .and_then(|()| kill_process(getpid(), Signal::STOP)),
+            _ => match Signal::from_named_raw(signal) {
+                Some(signal) => kill_process(child, signal),
+                None => Ok(()),
+            },
+        };
+    }
+}
+
+fn exit_code(status: WaitStatus) -> u8 {
+    let code = match status.terminating_signal() {
+        Some(signal) => 128 + signal,
+        None => status.exit_status().unwrap_or(1),
+    };
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+/// Whether the terminal of our session is at standard input.
+#[must_use]
+pub fn has_terminal() -> bool {
+    let stdin = io::stdin();
+    // That of another session does not know us.
+    isatty(&stdin) && tcgetpgrp(&stdin).is_ok()
+}
+
+/// Takes the terminal back from a shell that had it in the container and has ended. Whoever else has
+/// it keeps it: we may have been in the background.
+pub fn take_terminal_back() {
+    let stdin = io::stdin();
+    let Ok(group) = tcgetpgrp(&stdin) else {
+        return;
+    };
+    if test_kill_process_group(group) == Err(Errno::SRCH) {
+        raw::ignore_terminal_output_stop();
+        // The terminal may be gone.
+        let _ = tcsetpgrp(&stdin, getpgrp());
+    }
+}

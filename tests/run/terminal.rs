@@ -1,0 +1,195 @@
+//! A terminal: Ctrl-C, Ctrl-Z and job control, as for any other command.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::lab::has;
+use super::launcher::Launcher;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A shell of the machine at a terminal of its own.
+struct Terminal {
+    shell: Child,
+    keys: ChildStdin,
+    screen: Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl Terminal {
+    fn new(here: &Launcher) -> Option<Self> {
+        // It makes the terminal, and gives it to a shell.
+        if !has("script") || !has("bash") {
+            return None;
+        }
+        let program = env!("CARGO_BIN_EXE_lazyroot");
+        let mut command = Command::new("script");
+        let shell = "bash --norc --noprofile -i";
+        command
+            .args([
+                "--quiet",
+                "--flush",
+                "--return",
+                "--command",
+                shell,
+                "/dev/null",
+            ])
+            .env("LAZYROOT_STORE", here.lab.path("store"))
+            .env("LAZYROOT_ROOTFS_DIR", here.containers())
+            .env("LAZYROOT_LOG", here.lab.path("log"))
+            .env("L", program)
+            .env("PS1", "")
+            .env("TERM", "dumb")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut shell = command.spawn().unwrap();
+        let (to, screen) = channel();
+        let mut from = shell.stdout.take().unwrap();
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(got) = from.read(&mut piece) {
+                if got == 0 || to.send(piece[..got].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let keys = shell.stdin.take().unwrap();
+        Some(Self {
+            shell,
+            keys,
+            screen,
+            seen: String::new(),
+        })
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Waits until the screen shows something, and forgets all up to it.
+    #[track_caller]
+    fn shows(&mut self, text: &str) {
+        let begin = Instant::now();
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                self.seen.drain(..at + text.len());
+                return;
+            }
+            let left = PATIENCE.saturating_sub(begin.elapsed());
+            match self.screen.recv_timeout(left) {
+                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
+                Err(_) => panic!("no `{text}` in: {}", self.seen),
+            }
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+#[test]
+fn ctrl_c_ends_the_command_and_the_shell_goes_on() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    at.press("$L run app:1 -- sh -c 'trap \"echo int''errupted; exit 5\" INT; echo be''gun; while :; do sleep 0.05; done'; echo code=$?\n");
+    at.shows("begun");
+    at.press("\x03");
+    at.shows("interrupted");
+    // A shell stops a list at Ctrl-C only when the command died of it.
+    at.shows("code=5");
+    at.press("$L run app:1 -- sh -c 'echo be''gun; exec sleep 100'\n");
+    at.shows("begun");
+    at.press("\x03");
+    at.press("echo co''de=$?\n");
+    at.shows("code=130");
+    here.is_clean();
+}
+
+#[test]
+fn ctrl_z_stops_the_command_and_fg_goes_on_with_it() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    at.press("$L run app:1 -- sh -c 'echo be''gun; read x; echo got=$x; exit 6'\n");
+    at.shows("begun");
+    at.press("\x1a");
+    at.shows("Stopped");
+    at.press("jo''bs\n");
+    at.shows("Stopped");
+    at.press("fg\n");
+    at.shows("run app:1");
+    at.press("more\n");
+    at.shows("got=more");
+    at.press("echo co''de=$?\n");
+    at.shows("code=6");
+    here.is_clean();
+}
+
+#[test]
+fn a_command_in_the_background_leaves_the_terminal_to_the_shell() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    at.press("$L run app:1 -- sh -c 'echo be''gun; sleep 2; echo en''ded'\n");
+    at.shows("begun");
+    at.press("\x1a");
+    at.shows("Stopped");
+    at.press("bg\n");
+    at.shows("ended");
+    at.press("wait; echo sti''ll\n");
+    at.shows("still");
+    // Whoever reads in the background is stopped, and takes no keys from the shell.
+    at.press("$L run app:1 cat &\n");
+    at.press("sleep 1; jo''bs\n");
+    at.shows("Stopped");
+    at.press("echo mi''ne; kill -KILL %%; wait; $L recover\n");
+    at.shows("mine");
+    at.shows("the run that it was for has ended");
+    here.is_clean();
+}
+
+#[test]
+fn a_shell_in_the_container_has_the_terminal_and_job_control() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    at.press("$L run -e PS1= app:1; echo co''de=$?\n");
+    at.press("tty; test -c /dev/console && echo con''sole; echo TERM=$TERM\n");
+    at.shows("console");
+    at.shows("TERM=xterm");
+    at.press("sleep 100\n");
+    thread::sleep(Duration::from_millis(500));
+    at.press("\x1a");
+    at.shows("Stopped");
+    at.press("kill -KILL %1; sleep 0.3; echo in''side=$?\n");
+    at.shows("inside=0");
+    at.press("exit 9\n");
+    at.shows("code=9");
+    // The terminal is the machine's shell's again.
+    at.press("echo ba''ck; exit\n");
+    at.shows("back");
+    here.is_clean();
+}
+
+#[test]
+fn a_window_that_changes_its_size_is_told_to_the_command() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    at.press("stty rows 11 cols 77; $L run app:1 -- stty size\n");
+    at.shows("11 77");
+}
