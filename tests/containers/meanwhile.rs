@@ -92,6 +92,8 @@ fn an_image_that_is_gone_before_it_is_looked_up_makes_no_container() {
             hostname: None,
             volumes: Vec::new(),
             now: 0,
+            new: false,
+            transient: false,
         };
         let error = containers.provision(&request, &mut |_, _| ()).unwrap_err();
         let is_missing = matches!(&error, ContainerError::Store(StoreError::NoImage(_)));

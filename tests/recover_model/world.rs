@@ -450,6 +450,7 @@ fn new_record(id: &ContainerId) -> Record {
         rootfs_dir: ROOT.into(),
         created: 0,
         destroying: false,
+        transient: false,
         implicit: true,
         hostname: None,
         volumes: Vec::new(),
