@@ -23,6 +23,8 @@ mod walk;
 
 #[path = "containers/appc.rs"]
 mod appc;
+#[path = "containers/changes.rs"]
+mod changes;
 #[path = "containers/counted.rs"]
 mod counted;
 #[path = "containers/crowd.rs"]

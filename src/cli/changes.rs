@@ -13,6 +13,7 @@ use crate::view::Stack;
 
 /// Whose changes.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// The container; with --upper the image: name or ID.
     #[arg(value_name = "CONTAINER|IMAGE")]
