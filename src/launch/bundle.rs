@@ -68,11 +68,13 @@ pub fn config(spec: &Spec, ids: (u32, u32)) -> Result<Value, NotText> {
             "namespaces": namespaces(spec),
             "maskedPaths": masks::MASKED,
             "readonlyPaths": masks::READ_ONLY,
+            "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
         },
     });
     if spec.privileged {
         let linux = &mut config["linux"];
         (linux["maskedPaths"], linux["readonlyPaths"]) = (json!([]), json!([]));
+        linux["resources"] = json!({});
     }
     if spec.user_namespace {
         let map = |id: u32| json!([{ "containerID": 0, "hostID": id, "size": 1 }]);

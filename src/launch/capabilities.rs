@@ -1,5 +1,6 @@
 //! What root may do in the container: Docker's default set
-//! (`oci/caps/defaults.go`). What is not in the bounding set no program in there can
+//! (`oci/caps/defaults.go`) without CAP_MKNOD, since no control group keeps devices of the
+//! machine from whoever can name them. What is not in the bounding set no program in there can
 //! ever have.
 
 use rustix::io::Errno;
@@ -9,12 +10,11 @@ use rustix::thread::{
 };
 
 /// Their names as OCI's runtime specification has them.
-pub(super) const KEPT: [(&str, CapabilitySet); 14] = [
+pub(super) const KEPT: [(&str, CapabilitySet); 13] = [
     ("CAP_CHOWN", CapabilitySet::CHOWN),
     ("CAP_DAC_OVERRIDE", CapabilitySet::DAC_OVERRIDE),
     ("CAP_FSETID", CapabilitySet::FSETID),
     ("CAP_FOWNER", CapabilitySet::FOWNER),
-    ("CAP_MKNOD", CapabilitySet::MKNOD),
     ("CAP_NET_RAW", CapabilitySet::NET_RAW),
     ("CAP_SETGID", CapabilitySet::SETGID),
     ("CAP_SETUID", CapabilitySet::SETUID),

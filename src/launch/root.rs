@@ -36,6 +36,10 @@ pub(super) fn build(spec: &Spec) -> Result<(), LaunchError> {
     // A directory that is no mount cannot become the root.
     let rootfs = &spec.rootfs;
     mount_bind(rootfs, rootfs).map_err(failed("bind", rootfs))?;
+    if !spec.privileged {
+        // Whatever nodes an image has: no control group guards the machine's devices.
+        restrict(rootfs, MountFlags::NODEV)?;
+    }
     chdir(rootfs).map_err(failed("enter", rootfs))?;
     pivot_root(".", ".").map_err(failed("make a root of", rootfs))?;
     // The machine's lies above ours now.
@@ -176,11 +180,16 @@ fn make_read_only(path: &str) -> Result<(), LaunchError> {
 
 /// Closes one mount for writing.
 pub(super) fn read_only(at: impl AsRef<Path>) -> Result<(), LaunchError> {
-    let at = at.as_ref();
+    restrict(at.as_ref(), MountFlags::RDONLY)
+}
+
+/// Adds to what is forbidden in a mount.
+fn restrict(at: &Path, more: MountFlags) -> Result<(), LaunchError> {
     let is = statvfs(at).map_err(failed("read", at))?.f_flag;
-    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    let mut flags = MountFlags::BIND | more;
     // What a user namespace did not set it may not take away.
     for (has, flag) in [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
         (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
         (StatVfsMountFlags::NODEV, MountFlags::NODEV),
         (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
@@ -192,7 +201,7 @@ pub(super) fn read_only(at: impl AsRef<Path>) -> Result<(), LaunchError> {
             flags |= flag;
         }
     }
-    mount_remount(at, flags, "").map_err(failed("make read-only", at))
+    mount_remount(at, flags, "").map_err(failed("restrict", at))
 }
 
 /// A directory at the top of the root that is no link: what is mounted there must be found there.

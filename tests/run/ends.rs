@@ -71,6 +71,33 @@ fn signals_reach_the_command_and_orphans_are_reaped() {
 }
 
 #[test]
+fn a_run_without_a_terminal_stops_and_goes_on_with_its_command() {
+    let Some(here) = Launcher::new() else { return };
+    let word = "16.1803";
+    let script = format!("echo ready; sleep {word}; exit 8");
+    let mut run = begun(here.command(&["run", "app:1", "--", "sh", "-c", &script]));
+    let state = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next())
+    };
+    let sleeper = || having(word).into_iter().next().unwrap();
+    let stopped = |yes: bool| {
+        let (outside, inside) = (state(run.0.id()), state(sleeper()));
+        (outside == Some('T')) == yes && (inside == Some('T')) == yes
+    };
+    until("it sleeps", || !having(word).is_empty());
+    signal(run.0.id(), Signal::TSTP);
+    until("both stop", || stopped(true));
+    signal(run.0.id(), Signal::CONT);
+    until("both go on", || stopped(false));
+    signal(sleeper(), Signal::KILL);
+    assert_eq!(code(&mut run.0), Some(8));
+    here.is_clean();
+}
+
+#[test]
 fn a_killed_run_takes_all_its_processes_along_and_recover_destroys_its_container() {
     let Some(here) = Launcher::new() else { return };
     let word = "27.1828";
