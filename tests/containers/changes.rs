@@ -14,7 +14,7 @@ fn a_container_is_compared_and_becomes_an_image_by_its_name() {
         fs::write(path.join("etc/new"), "new").unwrap();
         fs::remove_file(path.join("etc/says")).unwrap();
         let changes = host.run(&["diff", "web"]);
-        assert_eq!(changes, "A /etc/new\nD /etc/says\n", "{kind}");
+        assert_eq!(changes, "C /etc\nA /etc/new\nD /etc/says\n", "{kind}");
         host.run(&["commit", "--quiet", "web", "made:1"]);
         let again = host.provision("bind", "made:1", "again");
         assert_eq!(fs::read_to_string(again.join("etc/new")).unwrap(), "new");
@@ -26,6 +26,9 @@ fn a_container_is_compared_and_becomes_an_image_by_its_name() {
     }
     let told = host.fails(2, &["diff", "app:1"]);
     assert!(told.contains("--upper DIR"), "{told}");
-    assert!(host.fails(3, &["diff", "web"]).contains("there is no container"));
+    assert!(
+        host.fails(3, &["diff", "web"])
+            .contains("there is no container")
+    );
     host.nothing_is_left();
 }

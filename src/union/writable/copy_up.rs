@@ -354,17 +354,16 @@ impl Writable {
         times: (Time, SetTime),
         caps: Option<&[u8]>,
     ) -> Result<(), FsError> {
-        if let Some(caps) = caps {
-            self.upper
-                .set_xattr(key, CAPABILITY, caps, SetXattr::Any)
-                .map_err(FsError::Upper)?;
-        }
+        let put = |caps| self.upper.set_xattr(key, CAPABILITY, caps, SetXattr::Any);
+        let caps = caps.map_or(Ok(()), put);
         let change = Change {
             atime: Some(SetTime::To(times.0)),
             mtime: Some(times.1),
             ..Change::default()
         };
-        self.upper.set_attr(key, &change).map_err(FsError::Upper)
+        // Both, whatever becomes of the other.
+        let times = self.upper.set_attr(key, &change);
+        caps.and(times).map_err(FsError::Upper)
     }
 
     /// Copies the first `size` bytes of a layer's file, and leaves its holes holes.
