@@ -11,7 +11,7 @@
 //! * [`catalogue`]: the store's images by name, for a mount that shows them all.
 //!
 //! All show the same tree, and have no rules of their own for what is in it. None of
-//! them undoes anything: what is mounted below a directory is undone by [`mounts`],
+//! them undoes anything: what is mounted below a directory is undone by [`mounts`](crate::mounts),
 //! whoever made it.
 
 mod bind;

@@ -27,7 +27,7 @@ const NAMED: usize = 5;
 pub(super) struct Args {
     #[command(flatten)]
     of: changes::Args,
-    /// The new image's name; of an AppC image NAME[:VERSION][,label=value].
+    /// The new image's name; of an AppC image `NAME:VERSION,LABEL=VALUE` (version and labels may be left out).
     #[arg(value_name = "NAME")]
     name: String,
     /// What happened, for the image's history.
