@@ -5,7 +5,7 @@
 //! times: the lock goes with the process, at kill -9 and at a loss of power. And
 //! while the lock is held, the pid is that of its holder.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::thread;
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+
+use crate::mounts;
 
 /// Whoever looks whether a server lives has the lock for a moment.
 const MOMENT: Duration = Duration::from_secs(2);
@@ -73,6 +75,18 @@ pub fn holder(path: &Path) -> io::Result<Option<u32>> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a process has a mount at that path that we do not have.
+#[must_use]
+pub fn is_elsewhere(pid: u32, path: &Path) -> bool {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+    let theirs = namespace(&pid.to_string());
+    if theirs.is_none() || theirs == namespace("self") {
+        return false;
+    }
+    let table = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    mounts::uppermost(&mounts::parse(&table), path).is_some()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::fuse::{ServeCommand, start};
-use super::hold::holder;
+use super::hold::{holder, is_elsewhere};
 use super::{BackendError, Task, failed};
 use crate::digest::Digest;
 use crate::mounts::{self, Mount};
@@ -56,6 +56,8 @@ pub struct Lower {
     pub name: String,
     /// Its mount is there, and its server lives.
     pub lives: bool,
+    /// Its server lives, and has it mounted in another mount namespace than ours.
+    pub elsewhere: bool,
     /// The device of its mount.
     pub device: Option<(u32, u32)>,
     /// Where mounts are that stand on it.
@@ -89,11 +91,12 @@ pub fn all(store: &Store, mounts: &[Mount]) -> Result<Vec<Lower>, BackendError> 
 fn look(directory: &Path, name: String, mounts: &[Mount]) -> Result<Lower, BackendError> {
     let tree = directory.join(&name).join("tree");
     let server = tree.with_file_name("server");
-    let held = holder(&server).map_err(failed("read", &server))?.is_some();
+    let held = holder(&server).map_err(failed("read", &server))?;
     let mount = mounts::uppermost(mounts, &tree);
     let users = mounts.iter().filter(|m| stands_on(m, &tree, mount));
     Ok(Lower {
-        lives: held && mount.is_some_and(Mount::is_ours) && !name.ends_with(GONE),
+        elsewhere: mount.is_none() && held.is_some_and(|pid| is_elsewhere(pid, &tree)),
+        lives: held.is_some() && mount.is_some_and(Mount::is_ours) && !name.ends_with(GONE),
         device: mount.map(|mount| mount.device),
         users: users.map(|user| user.at.clone()).collect(),
         name,
@@ -221,7 +224,8 @@ pub fn sweep_locks(store: &Store) -> Result<(), BackendError> {
 fn drop_unused(store: &Store, name: &str) -> Result<bool, BackendError> {
     let directory = directory(store);
     let lower = look(&directory, name.to_owned(), &mounts::all()?)?;
-    if !lower.users.is_empty() {
+    // Who stands on it in another namespace cannot be seen.
+    if !lower.users.is_empty() || lower.elsewhere {
         return Ok(false);
     }
     let gone = match name.ends_with(GONE) {

@@ -192,7 +192,9 @@ pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action>
     // After all that may stand on them.
     let stays = |lower: &Lower| {
         let cleared = |user: &PathBuf| user.ancestors().any(|place| cleared.contains(place));
-        lower.lives && wanted.contains(lower.name.as_str()) || !lower.users.iter().all(cleared)
+        lower.elsewhere
+            || lower.lives && wanted.contains(lower.name.as_str())
+            || !lower.users.iter().all(cleared)
     };
     let unused = facts.lowers.iter().filter(|lower| !stays(lower));
     actions.extend(unused.map(|lower| Action::DropLower {
@@ -278,6 +280,12 @@ fn of_rootfs(facts: &Facts, record: &Record, rootfs: &Rootfs) -> Option<Action> 
     }
     let mount = mounts::uppermost(&facts.mounts, &record.path(rootfs));
     if rootfs.is_shared() {
+        let mut lowers = facts.lowers.iter();
+        let elsewhere =
+            |lower: &Lower| lower.elsewhere && Some(&lower.name) == rootfs.lower.as_ref();
+        if mount.is_none() && lowers.any(elsewhere) {
+            return Some(Action::Elsewhere { id, rootfs: name });
+        }
         return (!stands(facts, rootfs, mount)).then_some(Action::Remount { id, rootfs: name });
     }
     match (facts.servers.get(&rootfs.name), mount) {

@@ -16,7 +16,7 @@ use super::record::{Record, Rootfs, trash};
 use super::recover::{Action, Facts, Server, Why, is_going, plan};
 use super::{ContainerError, Containers, entries, failed};
 use crate::backend::Kind;
-use crate::backend::hold::holder;
+use crate::backend::hold::{holder, is_elsewhere};
 use crate::backend::lower;
 use crate::container_id::ContainerId;
 use crate::mounts;
@@ -257,17 +257,6 @@ fn server(record: &Record, rootfs: &Rootfs) -> Result<Option<Server>, ContainerE
         pid,
         elsewhere: is_elsewhere(pid, &record.path(rootfs)),
     }))
-}
-
-/// Whether a process has a mount at that path that we do not have.
-fn is_elsewhere(pid: u32, path: &Path) -> bool {
-    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
-    let theirs = namespace(&pid.to_string());
-    if theirs.is_none() || theirs == namespace("self") {
-        return false;
-    }
-    let table = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-    mounts::uppermost(&mounts::parse(&table), path).is_some()
 }
 
 /// Kills the holder of a lock and waits until it is gone.

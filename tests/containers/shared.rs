@@ -1,10 +1,11 @@
 //! The lazy mount that `overlay` and `bind` containers of an image share.
 
 use std::fs;
+use std::process::Command;
 
 use super::host::{Host, is_there};
 use super::images::Pack;
-use super::lab::{alive, signal, until};
+use super::lab::{alive, has, signal, succeeded, until};
 use rustix::process::Signal;
 
 #[test]
@@ -98,5 +99,40 @@ fn a_shared_mount_that_nothing_stands_on_any_more_goes_with_recover() {
     );
     fs::remove_dir_all(host.rootfs_dir().join("a")).unwrap();
     fs::remove_dir_all(host.rootfs_dir().join("b")).unwrap();
+    host.nothing_is_left();
+}
+
+/// A second overlayfs on an upper directory that another has may damage it.
+#[test]
+fn what_stands_on_a_mount_of_another_namespace_is_left_alone_until_its_server_is_gone() {
+    let Some(host) = Host::with_image() else {
+        return;
+    };
+    if !has("unshare") {
+        return;
+    }
+    for (id, kind) in [("a", "overlay"), ("b", "bind")] {
+        let inside = host.lazyroot(&["--backend", kind, "provision", "app:1", "--id", id]);
+        let made = Command::new("unshare")
+            .args(["--mount", "--propagation", "private"])
+            .arg(inside.get_program())
+            .args(inside.get_args())
+            .output();
+        succeeded(&inside, &made.unwrap());
+        assert_eq!(host.state(id), "elsewhere");
+    }
+    let servers = host.servers();
+    let told = host.run(&["recover"]);
+    assert_eq!(told.matches("another mount namespace").count(), 2, "{told}");
+    assert_eq!(told.lines().count(), 2, "{told}");
+    assert_eq!((host.servers(), host.lowers()), (servers, Vec::new()));
+    host.kill_servers();
+    host.run(&["recover"]);
+    assert_eq!(
+        (host.state("a"), host.state("b")),
+        ("ready".into(), "ready".into())
+    );
+    host.destroy("a");
+    host.destroy("b");
     host.nothing_is_left();
 }

@@ -131,6 +131,7 @@ impl World {
         let mount = mounts::uppermost(&self.mounts, &tree(name));
         Lower {
             name: name.to_owned(),
+            elsewhere: false,
             lives: self.servers.contains_key(name) && mount.is_some() && !name.ends_with(".gone"),
             device: mount.map(|mount| mount.device),
             users: self.users(name),
