@@ -12,18 +12,15 @@
 //! | `template` | places from templates |
 //! | `page` | `meta` tags of a page |
 //! | `meta` | the walk from a name to its host |
-//! | `http`, `proxy` | one bounded request |
 //! | `download` | going on with a file that was cut |
 //! | `keyring` | trusted keys and signatures |
 //! | `error` | what went wrong, with all places |
 
 mod download;
 mod error;
-mod http;
 mod keyring;
 mod meta;
 mod page;
-mod proxy;
 mod template;
 mod wanted;
 
@@ -33,18 +30,15 @@ use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use crate::http::{Client, FetchError, Network, part};
 use crate::reference::{DEFAULT_TAG, Reference};
 use error::{is_absent, missed};
-use http::Client;
 use template::{Ext, SIMPLE};
 
 pub use error::{DiscoveryError, Tried};
-pub use http::{FetchError, Network};
 pub use keyring::{Keyring, SignatureError, Signer};
-pub use proxy::{Proxies, ProxyError};
 pub use template::TemplateError;
 pub use wanted::Wanted;
 
@@ -52,8 +46,6 @@ pub use wanted::Wanted;
 const SIGNATURE_MAX: u64 = 1 << 20;
 /// Bytes of a local file that are copied at once.
 const COPIED: u64 = 32 << 20;
-/// How often it is looked whether somebody wants to stop.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Who wants to know how far fetching is.
 pub trait Progress: Send + Sync {
@@ -193,23 +185,6 @@ pub struct Fetched {
     pub signature: Signature,
 }
 
-/// Removes the parts in a directory that [`Discovery::fetch`] keeps for the next time,
-/// but for those that are being fetched; how many there were, and their bytes.
-///
-/// # Errors
-/// What the system says.
-pub fn remove_parts(dir: &Path) -> io::Result<(u64, u64)> {
-    download::remove_parts(dir, Duration::ZERO)
-}
-
-/// What [`remove_parts`] would remove: how many parts there are, and their bytes.
-///
-/// # Errors
-/// What the system says.
-pub fn count_parts(dir: &Path) -> io::Result<(u64, u64)> {
-    download::visit_parts(dir, Duration::ZERO, &mut |_| Ok(()))
-}
-
 /// Looks for images, and fetches them.
 #[derive(Debug)]
 pub struct Discovery {
@@ -265,7 +240,8 @@ impl Discovery {
                 Ok(Place::Url(format!("{prefix}{rest}")))
             }),
             Method::Meta => {
-                self.guarded(stop, || meta::walk(&self.client, wanted, &mut found, stop));
+                self.client
+                    .guarded(stop, || meta::walk(&self.client, wanted, &mut found, stop));
                 return match (stop.load(Ordering::Relaxed), found.candidates.is_empty()) {
                     (true, _) => Err(DiscoveryError::Interrupted),
                     (false, true) => Err(missed(found.wanted, found.tried, None)),
@@ -333,7 +309,7 @@ impl Discovery {
     ) -> Result<Fetched, DiscoveryError> {
         let (mut tried, mut hint) = (found.tried, None);
         for candidate in found.candidates {
-            let got = self.guarded(stop, || {
+            let got = self.client.guarded(stop, || {
                 self.get(&candidate, &found.name, into, progress, stop)
             });
             match got {
@@ -417,25 +393,6 @@ impl Discovery {
             Err(error) => Err(error.into()),
         }
     }
-
-    /// Runs something that may wait for a server; when somebody wants to stop, its
-    /// connections are closed.
-    fn guarded<T>(&self, stop: &AtomicBool, work: impl FnOnce() -> T) -> T {
-        std::thread::scope(|scope| {
-            let (done, wait) = mpsc::channel::<()>();
-            scope.spawn(move || {
-                while let Err(mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(LOOK) {
-                    if stop.load(Ordering::Relaxed) {
-                        self.client.shutdown();
-                        return;
-                    }
-                }
-            });
-            let result = work();
-            drop(done);
-            result
-        })
-    }
 }
 
 /// Why one candidate is not it.
@@ -461,14 +418,14 @@ fn open(path: &Path) -> Result<File, FetchError> {
             true => Ok(file),
             false => Err(io::Error::other("it is not a file")),
         });
-    opened.map_err(download::failed(path))
+    opened.map_err(part::failed(path))
 }
 
 fn whole(file: &File, path: &Path) -> Result<Vec<u8>, FetchError> {
     use io::Read as _;
     let mut bytes = Vec::new();
     let read = file.take(SIGNATURE_MAX + 1).read_to_end(&mut bytes);
-    let len = read.map_err(download::failed(path))? as u64;
+    let len = read.map_err(part::failed(path))? as u64;
     match len > SIGNATURE_MAX {
         true => Err(FetchError::TooLarge {
             size: None,
@@ -480,7 +437,7 @@ fn whole(file: &File, path: &Path) -> Result<Vec<u8>, FetchError> {
 
 /// A file that is no larger than it may be.
 fn within(file: File, path: &Path, limit: u64) -> Result<File, FetchError> {
-    let size = file.metadata().map_err(download::failed(path))?.len();
+    let size = file.metadata().map_err(part::failed(path))?.len();
     match size > limit {
         true => Err(FetchError::TooLarge {
             size: Some(size),
@@ -500,21 +457,21 @@ fn copy(
     limit: u64,
     stop: &AtomicBool,
 ) -> Result<File, FetchError> {
-    std::fs::create_dir_all(into).map_err(download::failed(into))?;
-    let mut to = tempfile::tempfile_in(into).map_err(download::failed(into))?;
+    std::fs::create_dir_all(into).map_err(part::failed(into))?;
+    let mut to = tempfile::tempfile_in(into).map_err(part::failed(into))?;
     let mut size = 0;
     loop {
         if stop.load(Ordering::Relaxed) {
-            return Err(download::failed(path)(io::Error::other("interrupted")));
+            return Err(part::failed(path)(io::Error::other("interrupted")));
         }
         let copied = io::copy(&mut io::Read::take(&mut from, COPIED), &mut to);
-        let copied = copied.map_err(download::failed(path))?;
+        let copied = copied.map_err(part::failed(path))?;
         size += copied;
         if size > limit {
             return Err(FetchError::TooLarge { size: None, limit });
         }
         if copied == 0 {
-            to.rewind().map_err(download::failed(into))?;
+            to.rewind().map_err(part::failed(into))?;
             return Ok(to);
         }
     }

@@ -20,6 +20,8 @@
 //! | 2 places, heart | [`store`] | the content store on disk |
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |
 //! | | [`discovery`] | where images come from: local, simple, meta; signatures |
+//! | | [`http`] | requests over HTTP, bounded |
+//! | | [`registry`] | the distribution API: images from registries, and back |
 //! | | [`mounts`] | the mount table; mounting and unmounting |
 //! | | [`remove`] | removing a tree without leaving its mount |
 //! | | [`union`](mod@union) | the heart: layers make one tree; no disk, no kernel |
@@ -53,6 +55,7 @@ pub mod digest;
 pub mod discovery;
 pub mod export;
 pub mod fuse;
+pub mod http;
 pub mod image;
 pub mod import;
 pub mod launch;
@@ -62,6 +65,7 @@ pub mod mesos;
 pub mod mounts;
 pub mod node;
 pub mod reference;
+pub mod registry;
 pub mod remove;
 pub mod store;
 pub mod tree_path;

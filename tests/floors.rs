@@ -22,6 +22,16 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "a reference may end in a digest, `name@sha256:...`",
     ),
     (
+        "discovery",
+        "http",
+        "it asks for pages and files; http knows neither",
+    ),
+    (
+        "registry",
+        "http",
+        "it asks for manifests and blobs; http knows neither",
+    ),
+    (
         "store",
         "remove",
         "trash is emptied as every other tree is; it knows nothing of the store",

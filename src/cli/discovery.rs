@@ -4,9 +4,8 @@ use std::env;
 use std::path::PathBuf;
 
 use super::report::{Exit, Failure};
-use crate::discovery::{
-    self, Discovery, DiscoveryError, Keyring, Method, Network, Prefix, Proxies,
-};
+use crate::discovery::{self, Discovery, DiscoveryError, Keyring, Method, Prefix};
+use crate::http::{Network, Proxies};
 
 /// How images are looked for that the store does not have.
 #[derive(Debug, Clone)]

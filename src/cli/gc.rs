@@ -130,8 +130,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     if !swept.idle {
         let parts = store.fetch_path();
         let (files, bytes) = match args.dry_run {
-            true => crate::discovery::count_parts(&parts)?,
-            false => crate::discovery::remove_parts(&parts)?,
+            true => crate::http::part::count(&parts)?,
+            false => crate::http::part::remove_all(&parts)?,
         };
         swept.files += files;
         swept.bytes += bytes;

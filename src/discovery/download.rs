@@ -14,30 +14,25 @@
 //! part never has bytes of another version than its mark says (*one part, one
 //! version*). Both are gone as soon as the file is whole.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
 use ureq::http::header;
 
 use super::Progress;
-use super::http::{Answer, Client, FetchError};
 use crate::digest::Digest;
+use crate::http::part::{self, FORGOTTEN, failed};
+use crate::http::{Answer, Client, DRIP, FetchError};
 
 /// Repetitions without any progress before it is given up.
 const REPEATS: u32 = 5;
 /// Longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Fewer bytes than this within the time of a stall are one: a server that drips.
-const DRIP: u64 = 1024;
 /// Bytes that are read at once.
 const CHUNK: usize = 128 << 10;
-/// Parts that nobody touched for this long are removed.
-const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a part is a part of.
 #[derive(Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -211,7 +206,7 @@ fn receive(
     loop {
         let got = body
             .read(&mut chunk)
-            .map_err(|error| client.failed(error.into()))?;
+            .map_err(|error| client.broken(error))?;
         if stop.load(Ordering::Relaxed) {
             return Err(FetchError::Interrupted);
         }
@@ -238,10 +233,10 @@ impl Part {
     /// The part of `url`, locked; another file where somebody else has that.
     fn open(dir: &Path, url: &str) -> Result<Self, FetchError> {
         fs::create_dir_all(dir).map_err(failed(dir))?;
-        remove_parts(dir, FORGOTTEN).map_err(failed(dir))?;
+        part::remove_parts(dir, FORGOTTEN).map_err(failed(dir))?;
         let name = Digest::sha256(url.as_bytes()).hex();
         let path = dir.join(format!("{name}.part"));
-        let Some(file) = locked(&path, true).map_err(failed(&path))? else {
+        let Some(file) = part::locked(&path, true).map_err(failed(&path))? else {
             let file = tempfile::tempfile_in(dir).map_err(failed(dir))?;
             return Ok(Self {
                 file,
@@ -318,76 +313,6 @@ impl Part {
     }
 }
 
-/// The file at a path, locked; nothing where somebody else has it. What is locked is
-/// what has the name: whoever finished in between took the name of the file away that
-/// was opened, and two would then write one mark.
-fn locked(path: &Path, create: bool) -> io::Result<Option<File>> {
-    loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(false)
-            .open(path)?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(None);
-        }
-        let (ours, named) = (file.metadata()?, fs::metadata(path));
-        if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
-            return Ok(Some(file));
-        }
-    }
-}
-
-/// Removes parts of files in `dir` (and locks of those who fetch) that nobody is fetching
-/// and that were not touched for `age`; how many there were and their bytes.
-///
-/// # Errors
-/// What the system says; a directory that is not there has no parts.
-pub(super) fn remove_parts(dir: &Path, age: Duration) -> io::Result<(u64, u64)> {
-    visit_parts(dir, age, &mut |path| {
-        remove_name(&path.with_extension("json"))?;
-        remove_name(path)
-    })
-}
-
-/// Shows such parts one by one, locked; how many there are, and their bytes.
-pub(super) fn visit_parts(
-    dir: &Path,
-    age: Duration,
-    each: &mut dyn FnMut(&Path) -> io::Result<()>,
-) -> io::Result<(u64, u64)> {
-    let (mut files, mut bytes) = (0, 0);
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
-        other => other?,
-    };
-    for entry in entries {
-        let path = entry?.path();
-        if path
-            .extension()
-            .is_none_or(|kind| kind != "part" && kind != "lock")
-        {
-            continue;
-        }
-        let file = match locked(&path, false) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        let Some(data) = file.as_ref().map(File::metadata).transpose()? else {
-            continue;
-        };
-        // A clock that was put back makes nothing old.
-        let untouched = data.modified()?.elapsed().unwrap_or_default();
-        if untouched >= age {
-            each(&path)?;
-            files += 1;
-            bytes += data.len();
-        }
-    }
-    Ok((files, bytes))
-}
-
 /// Which start of the machine this is; nothing where the kernel does not say.
 fn boot() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
@@ -395,20 +320,5 @@ fn boot() -> Option<String> {
 }
 
 fn remove(path: &Path) -> Result<(), FetchError> {
-    remove_name(path).map_err(failed(path))
-}
-
-fn remove_name(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// An error at a file.
-pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<'_> {
-    move |source| FetchError::File {
-        path: path.display().to_string(),
-        source,
-    }
+    part::remove_name(path).map_err(failed(path))
 }

@@ -3,10 +3,10 @@
 use std::io;
 
 use super::Place;
-use super::http::FetchError;
 use super::keyring::SignatureError;
 use super::template::TemplateError;
 use crate::causes::chain;
+use crate::http::FetchError;
 
 /// A place that did not have it, and why.
 #[derive(Debug)]

@@ -7,9 +7,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::http::{Client, FetchError};
 use super::template;
 use super::{Candidate, Found, Place, Tried, Wanted, page};
+use crate::http::{Client, FetchError};
 
 /// Largest page that is read, in bytes. Discovery pages are one line.
 const PAGE_MAX: u64 = 1 << 20;

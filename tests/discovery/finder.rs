@@ -7,8 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use lazyroot::discovery::{
-    Discovery, DiscoveryError, Fetched, Keyring, Method, Network, Progress, Proxies, Settings,
-    Wanted,
+    Discovery, DiscoveryError, Fetched, Keyring, Method, Progress, Settings, Wanted,
 };
 
 use crate::web::Web;

@@ -26,6 +26,18 @@ impl Proxies {
     /// A value that is not the URL of an http or https proxy. Nothing is asked for
     /// without the proxy that somebody wanted.
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
+        Self::read(get, "")
+    }
+
+    /// The same, but this machine is always asked without a proxy, as Docker does.
+    ///
+    /// # Errors
+    /// Those of [`Self::from_variables`].
+    pub fn but_loopback(get: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
+        Self::read(get, "localhost,127.0.0.1,[::1],::1")
+    }
+
+    fn read(get: impl Fn(&str) -> Option<String>, also: &str) -> Result<Self, ProxyError> {
         let set = |name: &str| {
             let upper = name.to_ascii_uppercase();
             let forged = name == "http_proxy" && get("REQUEST_METHOD").is_some();
@@ -37,6 +49,7 @@ impl Proxies {
             found.filter(|(_, value)| !value.is_empty())
         };
         let except = set("no_proxy").map(|(_, list)| list).unwrap_or_default();
+        let except = format!("{except},{also}");
         let proxy = |name: &str| match set(name).or_else(|| set("all_proxy")) {
             None => Ok(None),
             Some((variable, url)) => match proxy(&url, &except) {

@@ -1,26 +1,43 @@
-//! Getting things over HTTP.
+//! Requests over HTTP.
 //!
 //! What it is for: one request at a time, with everything that a hostile or broken
-//! server may do bounded: redirects, silence, headers, sizes of pages. Must not
-//! know what is fetched; resuming is `download`'s.
+//! server may do bounded: redirects, silence, headers, sizes of pages. Used by
+//! `discovery` and `registry`. Must not know what is fetched, nor from whom; who waits
+//! between repetitions, and how often, is theirs.
 //!
-//! TLS is rustls with the roots of the system. Bytes come without any coding of the
-//! transfer's content: what is fetched is what was signed.
+//! TLS is rustls with the roots of the system, and those of a file where one is named.
+//! Bytes come without any coding of the transfer's content: what is fetched is what was
+//! signed, or has a digest.
+//!
+//! * `part`: files that are being fetched, and who has them. `proxy`: who asks for us.
 
-use std::io::{ErrorKind, Read as _};
+pub mod part;
+mod proxy;
+mod tls;
+mod url;
+
+use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ureq::http::{HeaderMap, Uri, header};
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body, ResponseExt as _};
+use ureq::http::{HeaderMap, HeaderName, Method, Request, Uri, header};
+use ureq::tls::TlsConfig;
+use ureq::{Agent, Body, ResponseExt as _, SendBody};
 
-use super::proxy::Proxies;
+pub use proxy::{Proxies, ProxyError};
+pub use tls::{Roots, RootsError};
+pub(crate) use url::{host, is_https, join};
 
 /// Most redirects that are followed, as in most clients.
-const REDIRECTS_MAX: u32 = 10;
+pub(crate) const REDIRECTS_MAX: u32 = 10;
 /// Longest name resolution and connecting, per address.
 const CONNECT_MAX: Duration = Duration::from_secs(20);
+/// How often it is looked whether somebody wants to stop.
+const LOOK: Duration = Duration::from_millis(50);
+/// Fewer bytes than this within the time of a stall are one: a server that drips.
+pub(crate) const DRIP: u64 = 1024;
 
 /// How requests are made.
 #[derive(Debug, Clone)]
@@ -29,6 +46,8 @@ pub struct Network {
     pub allow_http: bool,
     /// Who asks for us.
     pub proxies: Proxies,
+    /// Who vouches for servers.
+    pub roots: Roots,
     /// How long a server may be silent before it counts as gone.
     pub stall: Duration,
     /// The pause before the first repetition; it doubles with each.
@@ -40,6 +59,7 @@ impl Default for Network {
         Self {
             allow_http: false,
             proxies: Proxies::default(),
+            roots: Roots::default(),
             stall: Duration::from_secs(60),
             pause: Duration::from_millis(500),
         }
@@ -117,7 +137,7 @@ impl FetchError {
     }
 
     /// Whether the same request may succeed later.
-    pub(super) fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Status(code) => matches!(code, 408 | 429 | 500 | 502..=504),
             Self::Stalled(_) | Self::Cut { .. } | Self::WrongPart => true,
@@ -135,7 +155,7 @@ impl FetchError {
     }
 
     /// What to try.
-    pub(super) fn hint(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Plain => Some("--allow-http, if the network can be trusted"),
             Self::TooLarge { .. } => Some("--max-size raises the limit"),
@@ -147,24 +167,56 @@ impl FetchError {
     }
 }
 
-/// What a server answered: a status of success, and a body to read.
+/// What is asked for.
+pub(crate) struct Ask<'a> {
+    pub(crate) method: Method,
+    pub(crate) url: &'a str,
+    pub(crate) headers: Vec<(HeaderName, String)>,
+    pub(crate) sent: Sent<'a>,
+}
+
+/// What is sent with it.
+pub(crate) enum Sent<'a> {
+    Nothing,
+    Bytes(&'a [u8]),
+    /// So many bytes of a stream.
+    Stream(&'a mut dyn Read, u64),
+}
+
+impl<'a> Ask<'a> {
+    pub(crate) fn new(method: Method, url: &'a str) -> Self {
+        Self {
+            method,
+            url,
+            headers: Vec::new(),
+            sent: Sent::Nothing,
+        }
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+/// What a server answered, and a body to read.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Body,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
 }
 
 impl Answer {
     /// A header's value, where it is text.
-    pub(super) fn header(&self, name: header::HeaderName) -> Option<&str> {
+    pub(crate) fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
 /// Makes requests.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     https: Agent,
     /// For URLs that begin with http; absent where that is not allowed.
     http: Option<Agent>,
@@ -172,12 +224,12 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(network: Network) -> Self {
+    pub(crate) fn new(network: Network) -> Self {
         let agent = |https_only, proxy| {
             // A provider of our own: rustls has none until somebody installs it.
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let tls = TlsConfig::builder()
-                .root_certs(RootCerts::PlatformVerifier)
+                .root_certs(network.roots.certs())
                 .unversioned_rustls_crypto_provider(provider)
                 .build();
             Agent::config_builder()
@@ -204,12 +256,12 @@ impl Client {
         }
     }
 
-    pub(super) fn network(&self) -> &Network {
+    pub(crate) fn network(&self) -> &Network {
         &self.network
     }
 
     /// Ends all connections; requests that wait end at once, later ones fail.
-    pub(super) fn shutdown(&self) {
+    pub(crate) fn shutdown(&self) {
         for agent in [Some(&self.https), self.http.as_ref()]
             .into_iter()
             .flatten()
@@ -218,16 +270,77 @@ impl Client {
         }
     }
 
+    /// Runs something that may wait for a server; when somebody wants to stop, all
+    /// connections are closed.
+    pub(crate) fn guarded<T>(&self, stop: &AtomicBool, work: impl FnOnce() -> T) -> T {
+        std::thread::scope(|scope| {
+            let (done, wait) = mpsc::channel::<()>();
+            scope.spawn(move || {
+                while let Err(mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(LOOK) {
+                    if stop.load(Ordering::Relaxed) {
+                        self.shutdown();
+                        return;
+                    }
+                }
+            });
+            let result = work();
+            drop(done);
+            result
+        })
+    }
+
+    fn agent(&self, url: &str) -> Result<&Agent, FetchError> {
+        match scheme(url)? {
+            Scheme::Https => Ok(&self.https),
+            Scheme::Http => self.http.as_ref().ok_or(FetchError::Plain),
+        }
+    }
+
+    /// One request and its answer, whatever that is; no redirect is followed, so
+    /// that who has a secret to send says to whom.
+    ///
+    /// # Errors
+    /// [`FetchError`], where nothing was answered.
+    pub(crate) fn send(&self, ask: Ask<'_>) -> Result<Answer, FetchError> {
+        let agent = self.agent(ask.url)?;
+        let mut request = Request::builder().method(ask.method).uri(ask.url);
+        for (name, value) in ask.headers {
+            request = request.header(name, value);
+        }
+        let mut bytes: &[u8] = match ask.sent {
+            Sent::Bytes(bytes) => bytes,
+            _ => &[],
+        };
+        let (body, len) = match ask.sent {
+            Sent::Nothing => (SendBody::none(), None),
+            Sent::Bytes(all) => (SendBody::from_reader(&mut bytes), Some(all.len() as u64)),
+            Sent::Stream(from, len) => (SendBody::from_reader(from), Some(len)),
+        };
+        if let Some(len) = len {
+            request = request.header(header::CONTENT_LENGTH, len);
+        }
+        let request = request.body(body).map_err(|_| FetchError::NotHttp)?;
+        let request = agent
+            .configure_request(request)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .build();
+        let (head, body) = (agent.run(request))
+            .map_err(|error| self.failed(error))?
+            .into_parts();
+        Ok(Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+        })
+    }
+
     /// Asks for `url`; `part` is where to begin and the mark that the thing had.
     ///
     /// # Errors
     /// [`FetchError`]; a status that is neither 200 nor 206 too.
-    pub(super) fn get(&self, url: &str, part: Option<(u64, &str)>) -> Result<Answer, FetchError> {
-        let agent = match scheme(url)? {
-            Scheme::Https => &self.https,
-            Scheme::Http => self.http.as_ref().ok_or(FetchError::Plain)?,
-        };
-        let mut request = agent.get(url);
+    pub(crate) fn get(&self, url: &str, part: Option<(u64, &str)>) -> Result<Answer, FetchError> {
+        let mut request = self.agent(url)?.get(url);
         if let Some((from, mark)) = part {
             request = request
                 .header(header::RANGE, format!("bytes={from}-"))
@@ -254,8 +367,15 @@ impl Client {
     ///
     /// # Errors
     /// [`FetchError`]; more than `limit` bytes.
-    pub(super) fn page(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
-        let answer = self.get(url, None)?;
+    pub(crate) fn page(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
+        self.whole(self.get(url, None)?, limit)
+    }
+
+    /// All of an answer's body.
+    ///
+    /// # Errors
+    /// [`FetchError`]; more than `limit` bytes.
+    pub(crate) fn whole(&self, answer: Answer, limit: u64) -> Result<Vec<u8>, FetchError> {
         if let Some(coding) = answer.header(header::CONTENT_ENCODING)
             && coding != "identity"
         {
@@ -283,8 +403,13 @@ impl Client {
         }
     }
 
+    /// What a failed read of a body means.
+    pub(crate) fn broken(&self, error: io::Error) -> FetchError {
+        self.failed(error.into())
+    }
+
     /// What a failed request or read means.
-    pub(super) fn failed(&self, error: ureq::Error) -> FetchError {
+    fn failed(&self, error: ureq::Error) -> FetchError {
         match error {
             ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => {
                 FetchError::Connection(Box::new(error))
