@@ -15,7 +15,7 @@
 //! | `challenge` | what a 401 demands |
 //! | `session` | one request: token, redirects, what an answer means |
 //! | `blob` | a blob while it comes; going on where it was cut |
-//! | `credentials` | who somebody is |
+//! | `credentials` | who somebody is: files of logins, helpers |
 //! | `error` | what went wrong |
 //!
 //! Rules: the OCI distribution specification; tokens as in Docker's "Token

@@ -127,6 +127,7 @@ impl RegistryError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
+            Self::Credentials(error) => return error.hint(),
             Self::Refused {
                 registry, known, ..
             } => {
