@@ -11,6 +11,7 @@
 #[expect(dead_code, reason = "the tests of imports need more of it")]
 mod images;
 #[path = "support/web.rs"]
+#[expect(dead_code, reason = "the tests of registries need more of it")]
 mod web;
 
 #[path = "discovery/appc.rs"]

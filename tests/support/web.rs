@@ -20,15 +20,25 @@ const HOSTS: [&str; 3] = ["example.com", "storage.example.com", "other.org"];
 /// One request.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
+    /// `GET`, `HEAD` ...
+    pub(crate) method: String,
     /// All of the URL, the default port left out.
     pub(crate) url: String,
     /// Its headers, with names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
-    /// How often the same URL was asked for before.
+    /// What came with it; less than its length says if the client went away.
+    pub(crate) body: Vec<u8>,
+    /// How often the same was asked for before.
     pub(crate) before: usize,
 }
 
 impl Asked {
+    /// The URL behind the host.
+    pub(crate) fn path(&self) -> &str {
+        let rest = self.url.split_once("://").map_or("", |(_, rest)| rest);
+        rest.find('/').map_or("/", |at| &rest[at..])
+    }
+
     /// Where a range begins that is asked for.
     fn from(&self) -> Option<usize> {
         let range = self.headers.get("range")?;
@@ -47,6 +57,8 @@ enum End {
     Close,
     /// Nothing, for as long as the server lives.
     Silence,
+    /// The connection is broken: the client gets an error and no end.
+    Reset,
 }
 
 /// One answer.
@@ -158,10 +170,38 @@ impl Reply {
         }
     }
 
+    /// The connection breaks after so many bytes of the body.
+    pub(crate) fn reset(self, after: usize) -> Self {
+        Self {
+            end: End::Reset,
+            ..self.cut(after)
+        }
+    }
+
+    /// The length of the body that is to be.
+    pub(crate) fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// A byte of the body is another one.
+    pub(crate) fn flip(mut self, at: usize) -> Self {
+        self.body[at] ^= 1;
+        self
+    }
+
     /// A few bytes at a time.
     pub(crate) fn drip(self, bytes: usize, pause: Duration) -> Self {
         Self {
             drip: Some((bytes, pause)),
+            ..self
+        }
+    }
+
+    /// The answer to HEAD: what there would be.
+    fn head(self) -> Self {
+        Self {
+            body: Vec::new(),
+            chunked: false,
             ..self
         }
     }
@@ -313,46 +353,100 @@ impl Shared {
         let mut words = line.split(' ');
         let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         if method != "CONNECT" {
-            return self.answer(
-                &format!("http://{address}{target}"),
-                headers,
-                &mut (&stream),
-            );
+            let url = format!("http://{address}{target}");
+            let end = self.answer(method, &url, headers, &mut (&stream))?;
+            return finish(&stream, end);
         }
         (&stream).write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
         if let Some(host) = target.strip_suffix(":443") {
             let tls = rustls::ServerConnection::new(Arc::clone(&self.tls));
             let mut secured = rustls::StreamOwned::new(tls.map_err(std::io::Error::other)?, stream);
             let (line, headers) = head(&mut secured)?;
-            let path = line.split(' ').nth(1).unwrap_or("").to_owned();
-            self.answer(&format!("https://{host}{path}"), headers, &mut secured)?;
-            secured.conn.send_close_notify();
-            return secured.flush();
+            let (method, path) = method_and_path(&line);
+            let url = format!("https://{host}{path}");
+            let end = self.answer(method, &url, headers, &mut secured)?;
+            if end != End::Reset {
+                secured.conn.send_close_notify();
+                secured.flush()?;
+            }
+            return finish(&secured.sock, end);
         }
         let host = target.strip_suffix(":80").unwrap_or(target);
         let (line, headers) = head(&mut (&stream))?;
-        let path = line.split(' ').nth(1).unwrap_or("").to_owned();
-        self.answer(&format!("http://{host}{path}"), headers, &mut (&stream))
+        let (method, path) = method_and_path(&line);
+        let url = format!("http://{host}{path}");
+        let end = self.answer(method, &url, headers, &mut (&stream))?;
+        finish(&stream, end)
     }
 
     fn answer(
         &self,
+        method: &str,
         url: &str,
         headers: BTreeMap<String, String>,
-        to: &mut dyn Write,
-    ) -> std::io::Result<()> {
+        connection: &mut (impl Read + Write),
+    ) -> std::io::Result<End> {
+        let body = body(&headers, connection)?;
         let asked = {
             let mut all = self.asked.lock().unwrap();
+            let same = |asked: &&Asked| asked.url == url && asked.method == method;
             let asked = Asked {
+                method: method.to_owned(),
                 url: url.to_owned(),
                 headers,
-                before: all.iter().filter(|asked| asked.url == url).count(),
+                body,
+                before: all.iter().filter(same).count(),
             };
             all.push(asked.clone());
             asked
         };
-        (self.script)(&asked).send(to, &self.stop)
+        let reply = (self.script)(&asked);
+        let reply = match method {
+            "HEAD" => reply.head(),
+            _ => reply,
+        };
+        reply.send(connection, &self.stop)?;
+        Ok(reply.end)
     }
+}
+
+fn method_and_path(line: &str) -> (&str, &str) {
+    let mut words = line.split(' ');
+    (words.next().unwrap_or(""), words.next().unwrap_or(""))
+}
+
+/// Ends a connection as an answer demands.
+fn finish(stream: &TcpStream, end: End) -> std::io::Result<()> {
+    if end == End::Reset {
+        // What was sent has time to arrive, then closing sends RST and no FIN.
+        thread::sleep(Duration::from_millis(20));
+        rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
+    }
+    Ok(())
+}
+
+/// What comes with a request: by its length, or in chunks.
+fn body(headers: &BTreeMap<String, String>, from: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if headers.contains_key("transfer-encoding") {
+        let mut from = BufReader::with_capacity(1, from);
+        loop {
+            let mut line = String::new();
+            from.read_line(&mut line)?;
+            let len = u64::from_str_radix(line.trim(), 16).unwrap_or(0);
+            from.by_ref().take(len).read_to_end(&mut body)?;
+            from.read_line(&mut line)?;
+            if len == 0 {
+                return Ok(body);
+            }
+        }
+    }
+    let len = headers
+        .get("content-length")
+        .and_then(|len| len.parse().ok());
+    // Who goes away in the middle has sent what he has sent.
+    let _ = from.take(len.unwrap_or(0)).read_to_end(&mut body);
+    Ok(body)
 }
 
 /// The first line of a request, and its headers.

@@ -1,0 +1,16 @@
+//! Registries: logins, pulling and pushing, against one on loopback that does everything
+//! wrong that registries do.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/images.rs"]
+#[expect(dead_code, reason = "the tests of imports need more of it")]
+mod images;
+#[path = "support/web.rs"]
+#[expect(dead_code, reason = "the tests of discovery need more of it")]
+mod web;
+
+#[path = "registry/lab.rs"]
+mod lab;
+#[path = "registry/server.rs"]
+mod server;
