@@ -24,11 +24,11 @@ use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderMap, HeaderName, Method, Request, Uri, header};
 use ureq::tls::TlsConfig;
-use ureq::{Agent, Body, ResponseExt as _, SendBody};
+use ureq::{Agent, AsSendBody, Body, SendBody};
 
 pub use proxy::{Proxies, ProxyError};
 pub use tls::{Roots, RootsError};
-pub(crate) use url::{host, is_https, join};
+pub(crate) use url::{escaped, host, is_https, join, query};
 
 /// Most redirects that are followed, as in most clients.
 pub(crate) const REDIRECTS_MAX: u32 = 10;
@@ -154,6 +154,12 @@ impl FetchError {
         }
     }
 
+    /// Whether nobody is there.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Connection(error)
+            if matches!(&**error, ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused))
+    }
+
     /// What to try.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
@@ -239,8 +245,8 @@ impl Client {
                 .user_agent(concat!("lazyroot/", env!("CARGO_PKG_VERSION")))
                 .accept_encoding("identity")
                 .http_status_as_error(false)
-                .max_redirects(REDIRECTS_MAX)
-                .save_redirect_history(true)
+                .max_redirects(0)
+                .max_redirects_will_error(false)
                 .timeout_resolve(Some(CONNECT_MAX))
                 .timeout_connect(Some(CONNECT_MAX))
                 .timeout_recv_response(Some(network.stall))
@@ -307,27 +313,12 @@ impl Client {
         for (name, value) in ask.headers {
             request = request.header(name, value);
         }
-        let mut bytes: &[u8] = match ask.sent {
-            Sent::Bytes(bytes) => bytes,
-            _ => &[],
+        let response = match ask.sent {
+            Sent::Nothing => run(agent, request, None, ()),
+            Sent::Bytes(bytes) => run(agent, request, Some(bytes.len() as u64), bytes),
+            Sent::Stream(from, len) => run(agent, request, Some(len), SendBody::from_reader(from)),
         };
-        let (body, len) = match ask.sent {
-            Sent::Nothing => (SendBody::none(), None),
-            Sent::Bytes(all) => (SendBody::from_reader(&mut bytes), Some(all.len() as u64)),
-            Sent::Stream(from, len) => (SendBody::from_reader(from), Some(len)),
-        };
-        if let Some(len) = len {
-            request = request.header(header::CONTENT_LENGTH, len);
-        }
-        let request = request.body(body).map_err(|_| FetchError::NotHttp)?;
-        let request = agent
-            .configure_request(request)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .build();
-        let (head, body) = (agent.run(request))
-            .map_err(|error| self.failed(error))?
-            .into_parts();
+        let (head, body) = response.map_err(|error| self.failed(error))?.into_parts();
         Ok(Answer {
             status: head.status.as_u16(),
             headers: head.headers,
@@ -335,32 +326,28 @@ impl Client {
         })
     }
 
-    /// Asks for `url`; `part` is where to begin and the mark that the thing had.
+    /// Asks for `url`, and for what it is redirected to; `part` is where to begin and
+    /// the mark that the thing had.
     ///
     /// # Errors
     /// [`FetchError`]; a status that is neither 200 nor 206 too.
     pub(crate) fn get(&self, url: &str, part: Option<(u64, &str)>) -> Result<Answer, FetchError> {
-        let mut request = self.agent(url)?.get(url);
-        if let Some((from, mark)) = part {
-            request = request
-                .header(header::RANGE, format!("bytes={from}-"))
-                .header(header::IF_RANGE, mark);
+        let mut url = url.to_owned();
+        for _ in 0..=REDIRECTS_MAX {
+            let mut ask = Ask::new(Method::GET, &url);
+            if let Some((from, mark)) = part {
+                ask = ask
+                    .header(header::RANGE, format!("bytes={from}-"))
+                    .header(header::IF_RANGE, mark);
+            }
+            let answer = self.send(ask)?;
+            match redirect(&url, &answer)? {
+                Some(to) => url = to,
+                None if matches!(answer.status, 200 | 206) => return Ok(answer),
+                None => return Err(FetchError::Status(answer.status)),
+            }
         }
-        let response = request.call().map_err(|error| self.failed(error))?;
-        let history = response.get_redirect_history().unwrap_or_default();
-        // One that begins with http may have been at https in between.
-        if let Some(to) = downgrade(history) {
-            return Err(FetchError::Downgrade(to));
-        }
-        let (head, body) = response.into_parts();
-        match head.status.as_u16() {
-            status @ (200 | 206) => Ok(Answer {
-                status,
-                headers: head.headers,
-                body,
-            }),
-            status => Err(FetchError::Status(status)),
-        }
+        Err(FetchError::Redirects)
     }
 
     /// All of something small.
@@ -416,10 +403,39 @@ impl Client {
             }
             ureq::Error::Timeout(_) => FetchError::Stalled(self.network.stall),
             ureq::Error::RequireHttpsOnly(to) => FetchError::Downgrade(to),
-            ureq::Error::TooManyRedirects => FetchError::Redirects,
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => FetchError::NotHttp,
             error => FetchError::Connection(Box::new(error)),
         }
+    }
+}
+
+fn run(
+    agent: &Agent,
+    mut request: ureq::http::request::Builder,
+    len: Option<u64>,
+    body: impl AsSendBody,
+) -> Result<ureq::http::Response<Body>, ureq::Error> {
+    if let Some(len) = len {
+        request = request.header(header::CONTENT_LENGTH, len);
+    }
+    agent.run(request.body(body)?)
+}
+
+/// Where an answer leads to that is a redirect; nothing where it is none.
+///
+/// # Errors
+/// One from https to http, or to nowhere.
+pub(crate) fn redirect(from: &str, answer: &Answer) -> Result<Option<String>, FetchError> {
+    if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let to = answer.header(header::LOCATION);
+    let to = to
+        .and_then(|to| join(from, to))
+        .ok_or(FetchError::NotHttp)?;
+    match (scheme(from)?, scheme(&to)?) {
+        (Scheme::Https, Scheme::Http) => Err(FetchError::Downgrade(to)),
+        _ => Ok(Some(to)),
     }
 }
 
@@ -438,30 +454,9 @@ fn scheme(url: &str) -> Result<Scheme, FetchError> {
     }
 }
 
-/// Where a chain of redirects left TLS.
-fn downgrade(history: &[Uri]) -> Option<String> {
-    let is = |uri: &Uri, scheme| uri.scheme_str() == Some(scheme);
-    history
-        .windows(2)
-        .find(|pair| is(&pair[0], "https") && !is(&pair[1], "https"))
-        .map(|pair| pair[1].to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn leaving_tls_is_found_anywhere_in_a_chain() {
-        let chain = |urls: &[&str]| {
-            let urls: Vec<Uri> = urls.iter().map(|url| url.parse().unwrap()).collect();
-            downgrade(&urls)
-        };
-        assert_eq!(chain(&["http://a/", "https://b/", "https://c/"]), None);
-        assert_eq!(chain(&["http://a/", "http://b/"]), None);
-        let left = chain(&["http://a/", "https://b/", "http://c/x", "https://d/"]);
-        assert_eq!(left.as_deref(), Some("http://c/x"));
-    }
 
     #[test]
     fn only_http_and_https_are_asked_for() {

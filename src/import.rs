@@ -12,6 +12,7 @@ mod aci;
 mod layer;
 mod layout;
 mod publish;
+mod pull;
 mod reframe;
 mod seekable;
 mod stream;
@@ -26,6 +27,7 @@ use crate::image::appc::{Dependency, ManifestError};
 use crate::image::{FoundImage, ImageError, Want};
 use crate::layer::{Limits, ReadError, path_set};
 use crate::reference::Reference;
+use crate::registry::RegistryError;
 use crate::store::layers::StagedLayer;
 use crate::store::metrics::Counter;
 use crate::store::staging::Staging;
@@ -36,6 +38,7 @@ use crate::union::FsError;
 pub use aci::check_aci;
 pub use layer::LayerError;
 pub use layout::LayoutError;
+pub use pull::{Pull, pull};
 
 /// Who wants to know how far an import is. All methods may be called by several threads.
 pub trait Progress: Send + Sync {
@@ -160,6 +163,9 @@ pub enum ImportError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A registry does not give it.
+    #[error(transparent)]
+    Registry(RegistryError),
     /// Somebody asked to stop.
     #[error("interrupted; the store is as it was")]
     Interrupted,
@@ -184,6 +190,7 @@ impl ImportError {
             }
             Self::OneName(_) => Some("import without --name, then lazyroot tag".to_owned()),
             Self::Store(error) => error.hint(),
+            Self::Registry(error) => error.hint(),
             Self::Tree(_) | Self::Interrupted => None,
         }
     }
@@ -205,6 +212,15 @@ impl ImportError {
                 layer: layer.to_owned(),
                 source,
             },
+        }
+    }
+}
+
+impl From<RegistryError> for ImportError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Interrupted => Self::Interrupted,
+            error => Self::Registry(error),
         }
     }
 }
@@ -281,8 +297,8 @@ fn counted(
 ) -> Result<Vec<Imported>, ImportError> {
     match &imported {
         Ok(images) => store.tally(&[(Counter::Imports, images.len() as u64)]),
-        // Somebody's wish is no failure.
-        Err(ImportError::Interrupted) => {}
+        // Somebody's wish is no failure, and what did not come was not imported.
+        Err(ImportError::Interrupted | ImportError::Registry(_)) => {}
         Err(_) => store.count(Counter::ImportErrors),
     }
     imported

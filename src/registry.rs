@@ -21,14 +21,26 @@
 //! Rules: the OCI distribution specification; tokens as in Docker's "Token
 //! authentication specification" (distribution/distribution, docs/spec/auth).
 
+mod blob;
+mod challenge;
 pub mod credentials;
+mod endpoint;
 mod error;
+mod repository;
+mod session;
 
+use std::sync::atomic::AtomicBool;
+
+pub use blob::{Coming, Reader};
 pub use credentials::{Credentials, CredentialsError, Login, Secret};
+pub use endpoint::{Mirror, MirrorError};
 pub use error::RegistryError;
+pub use repository::{Document, Halt, Kind, Repository};
 
-use crate::http::Network;
+use crate::digest::Digest;
+use crate::http::{Client, Network};
 use crate::reference::Reference;
+use session::Known;
 
 /// What is needed to ask registries. `network.allow_http` does not count: whoever may be
 /// asked without TLS is named here.
@@ -36,21 +48,23 @@ use crate::reference::Reference;
 pub struct Settings {
     /// How requests are made.
     pub network: Network,
-    /// Hosts that are asked without TLS: `host`, `host:port`.
+    /// Hosts that are asked without TLS: `host`, `host:port`. This machine's own are,
+    /// where they speak no TLS.
     pub insecure: Vec<String>,
-    /// Who is asked before the registry.
+    /// Who is asked before the registry, in this order.
     pub mirrors: Vec<Mirror>,
     /// Who somebody is.
     pub credentials: Credentials,
 }
 
-/// A server that has images of a registry: `[REGISTRY=][http://]HOST[:PORT][/PREFIX]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mirror {
-    registry: String,
-    host: String,
-    prefix: String,
-    plain: bool,
+/// Who wants to know how far a transfer is. All methods may be called by several threads.
+pub trait Progress: Send + Sync {
+    /// A blob begins, or goes on: bytes that are there, and all, if known.
+    fn begin(&self, _blob: &Digest, _there: u64, _len: Option<u64>) {}
+    /// So many more bytes came.
+    fn advance(&self, _blob: &Digest, _bytes: u64) {}
+    /// It is asked for again, as something went wrong.
+    fn again(&self, _blob: &Digest) {}
 }
 
 /// What is to be done, which a token is asked for.
@@ -62,34 +76,45 @@ pub enum Access {
     Push,
 }
 
-/// Asks registries. `send` (crate-private, in `session`) is what push builds on:
-///
-/// ```text
-/// fn origin(&self, name: &Reference) -> Endpoint
-/// fn send(&self, to: &Endpoint, call: Call<'_>) -> Result<Answer, RegistryError>
-/// Call { method, target: "blobs/uploads/" | a whole URL of that registry (Location),
-///        headers, payload: Nothing | Bytes(&[u8]) | File(&File, offset, len), access, mount_from: Option<&str> }
-/// ```
-///
-/// A 401 is answered with a token (once), redirects of GET and HEAD are followed, any other
-/// status is returned for the caller to look at (`session::refused` makes an error of it).
+/// Asks registries. Tokens and logins are kept as long as this lives. Its `send` (in
+/// `session`) is one request, for whatever is to be done.
 #[derive(Debug)]
 pub struct Registry {
-    _settings: Settings,
+    client: Client,
+    settings: Settings,
+    known: Known,
 }
 
 impl Registry {
     /// With these settings.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
+        // Which servers may be asked so is decided here, server by server.
+        let network = Network {
+            allow_http: true,
+            ..settings.network.clone()
+        };
         Self {
-            _settings: settings,
+            client: Client::new(network),
+            settings,
+            known: Known::default(),
         }
     }
 
-    /// What a registry is called in credentials: the reference's domain.
+    /// The repository of an image.
     #[must_use]
-    pub fn key(name: &Reference) -> &str {
-        name.domain()
+    pub fn repository(&self, name: &Reference) -> Repository<'_> {
+        Repository::new(self, name)
+    }
+
+    /// Runs something that asks; when somebody wants to stop, all connections are
+    /// closed, and this value is of no use any more.
+    pub fn guarded<T>(&self, stop: &AtomicBool, work: impl FnOnce() -> T) -> T {
+        self.client.guarded(stop, work)
+    }
+
+    /// Closes all connections. This value is of no use any more.
+    pub fn shutdown(&self) {
+        self.client.shutdown();
     }
 }

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Wanted;
+use crate::http::escaped;
 
 /// The template of simple discovery, and of files in a local directory.
 pub(super) const SIMPLE: &str = "{name}-{version}-{os}-{arch}.{ext}";
@@ -108,22 +109,6 @@ fn render(
         true => Ok(out),
         false => Err(TemplateError::NoExt(template.to_owned())),
     }
-}
-
-/// Everything but the unreserved characters of RFC 3986 (section 2.3) in percent.
-fn escaped(value: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::new();
-    for byte in value.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(char::from(byte));
-            }
-            // Writing to a string does not fail.
-            _ => _ = write!(out, "%{byte:02X}"),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

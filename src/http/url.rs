@@ -42,6 +42,28 @@ pub(crate) fn join(base: &str, to: &str) -> Option<String> {
     Some(format!("{scheme}://{authority}{dir}/{to}"))
 }
 
+/// Names and values as a query or a form has them.
+pub(crate) fn query(pairs: &[(&str, &str)]) -> String {
+    let pair = |(name, value): &(&str, &str)| format!("{}={}", escaped(name), escaped(value));
+    pairs.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+/// Everything but the unreserved characters of RFC 3986 (section 2.3) in percent.
+pub(crate) fn escaped(value: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    for byte in value.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            // Writing to a string does not fail.
+            _ => _ = write!(out, "%{byte:02X}"),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +84,13 @@ mod tests {
             assert_eq!(join(base, to).as_deref(), Some(leads), "{to}");
         }
         assert_eq!(join("nothing", "/x"), None);
+    }
+
+    #[test]
+    fn a_query_has_nothing_that_ends_a_value() {
+        let pairs = [("scope", "repository:a/b:pull,push x"), ("account", "ü&=%")];
+        let text = "scope=repository%3Aa%2Fb%3Apull%2Cpush%20x&account=%C3%BC%26%3D%25";
+        assert_eq!(query(&pairs), text);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! From manifests and indexes to the images that are wanted.
 //!
-//! Shared by the OCI layout and skopeo's directory, which differ only in how a
-//! blob's file is called.
+//! Shared by the OCI layout, skopeo's directory and repositories, which differ only in
+//! how a blob's file is called.
 
-use super::documents::{Documents, check_size, parse};
+use super::documents::{Documents, There, check_size, parse};
 use super::manifest::{Descriptor, Document, Manifest};
 use super::{
     Config, DESCRIPTORS_MAX, FoundImage, INDEX_DEPTH_MAX, ImageError, LayerRef, Platform, Source,
@@ -73,13 +73,13 @@ impl Chooser<'_> {
             // Only a look into it tells what has no media type.
             if descriptor.is_index() || descriptor.media_type.is_empty() {
                 let name = (self.layout.manifest)(&descriptor.digest);
-                let document = match self.documents.size(&name)? {
-                    None if descriptor.is_index() => {
+                let document = match self.documents.there(&name)? {
+                    There::No if descriptor.is_index() => {
                         let what = format!("an index named by `{file}`");
                         return Err(ImageError::Missing { file: name, what });
                     }
-                    None => None,
-                    Some(_) => Some(self.document(file, descriptor)?.1),
+                    There::No => None,
+                    There::Yes(_) => Some(self.document(file, descriptor)?.1),
                 };
                 match document {
                     Some(Document::Index(below)) => {
@@ -157,7 +157,7 @@ impl Chooser<'_> {
         let mut absent = None;
         for leaf in leaves {
             let name = (self.layout.manifest)(&leaf.descriptor.digest);
-            let is_there = self.documents.size(&name)?.is_some();
+            let is_there = self.documents.there(&name)? != There::No;
             let (platform, image) = match &leaf.platform {
                 Some(platform) => (platform.clone(), None),
                 None if !is_there => {
@@ -235,6 +235,7 @@ impl Chooser<'_> {
             names: Vec::new(),
             other_names: Vec::new(),
             manifest: Some(bytes),
+            index: None,
             config,
             config_digest: Some(said.digest),
             layers,
@@ -262,16 +263,17 @@ impl Chooser<'_> {
         let mut layers = Vec::with_capacity(diffs.len());
         for (layer, diff) in manifest.layers.iter().zip(diffs) {
             let name = (self.layout.blob)(&layer.digest);
-            match self.documents.size(&name)? {
-                Some(size) => check_size(&name, layer.size, size)?,
-                None if layer.is_foreign() => {
+            match self.documents.there(&name)? {
+                There::Yes(Some(size)) => check_size(&name, layer.size, size)?,
+                There::Yes(None) => {}
+                There::No if layer.is_foreign() => {
                     let digest = layer.digest.to_string();
                     return Err(ImageError::Foreign {
                         digest,
                         url: layer.urls.first().cloned(),
                     });
                 }
-                None => {
+                There::No => {
                     let what = format!("a layer named by `{file}`");
                     return Err(ImageError::Missing { file: name, what });
                 }

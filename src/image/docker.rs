@@ -62,6 +62,7 @@ impl Item {
             names: Vec::new(),
             other_names: Vec::new(),
             manifest: None,
+            index: None,
             config,
             config_digest: declared,
             layers,

@@ -17,11 +17,23 @@ use crate::tree_path::{TreePath, printable};
 const TOTAL_MAX: u64 = 512 << 20;
 /// What a document costs at least, so that empty ones are not free.
 const COST_MIN: u64 = 1 << 10;
+/// The same of one that somebody has to be asked for: 8192 are the most.
+const COST_REMOTE: u64 = 64 << 10;
 
-/// The JSON files of one archive.
+/// The JSON files of one archive, or of a repository.
 pub(super) struct Documents<'a> {
     files: &'a dyn Files,
     left: Cell<u64>,
+    /// Whether files can only be asked for: what is there is known when it comes.
+    remote: bool,
+}
+
+/// Whether a file is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum There {
+    No,
+    /// With this length, where that is known before it is read.
+    Yes(Option<u64>),
 }
 
 impl<'a> Documents<'a> {
@@ -29,7 +41,25 @@ impl<'a> Documents<'a> {
         Self {
             files,
             left: Cell::new(TOTAL_MAX),
+            remote: false,
         }
+    }
+
+    /// Of a repository.
+    pub(super) fn remote(files: &'a dyn Files) -> Self {
+        Self {
+            remote: true,
+            ..Self::new(files)
+        }
+    }
+
+    /// Whether a file is there, as far as nobody has to be asked.
+    pub(super) fn there(&self, file: &str) -> Result<There, ImageError> {
+        if self.remote {
+            return Ok(There::Yes(None));
+        }
+        let size = self.size(file)?;
+        Ok(size.map_or(There::No, |size| There::Yes(Some(size))))
     }
 
     /// Length of a file; nothing where there is none.
@@ -43,6 +73,16 @@ impl<'a> Documents<'a> {
 
     /// A whole file; nothing where there is none.
     pub(super) fn get(&self, file: &str) -> Result<Option<Vec<u8>>, ImageError> {
+        let read = |source| ImageError::Read {
+            file: file.to_owned(),
+            source,
+        };
+        if self.remote {
+            let bytes = self.files.read(file, JSON_MAX).map_err(read)?;
+            let size = bytes.as_ref().map_or(0, Vec::len) as u64;
+            self.spend(file, size.max(COST_REMOTE))?;
+            return Ok(bytes);
+        }
         let Some(size) = self.size(file)? else {
             return Ok(None);
         };
@@ -52,17 +92,19 @@ impl<'a> Documents<'a> {
                 size,
             });
         }
+        self.spend(file, size)?;
+        self.files.read(file, JSON_MAX).map_err(read)
+    }
+
+    /// Counts what is read.
+    fn spend(&self, file: &str, size: u64) -> Result<(), ImageError> {
         let left = self.left.get().checked_sub(size.max(COST_MIN));
         self.left.set(left.ok_or_else(|| ImageError::Limit {
             file: file.to_owned(),
             what: "bytes of JSON in what leads to it",
             limit: TOTAL_MAX,
         })?);
-        let read = |source| ImageError::Read {
-            file: file.to_owned(),
-            source,
-        };
-        self.files.read(file, JSON_MAX).map_err(read)
+        Ok(())
     }
 
     /// A whole file that has to be there. `what` is what it would be.

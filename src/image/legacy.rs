@@ -143,6 +143,7 @@ fn image(documents: &Documents<'_>, top: &str, names: &[String]) -> Result<Found
         names: Vec::new(),
         other_names: Vec::new(),
         manifest: None,
+        index: None,
         // Nothing only for an empty ID, which `check_id` has refused.
         config: config.unwrap_or_default(),
         config_digest: None,

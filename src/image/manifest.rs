@@ -90,7 +90,8 @@ impl Descriptor {
 }
 
 /// Whether a media type is that of a layer that archives leave out.
-pub(super) fn is_foreign(media_type: &str) -> bool {
+#[must_use]
+pub fn is_foreign(media_type: &str) -> bool {
     media_type.contains(".foreign.") || media_type.contains(".nondistributable.")
 }
 

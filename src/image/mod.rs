@@ -8,7 +8,7 @@
 //! * [`find`]: the one way in.
 //! * [`Config`]: what a config says. [`Platform`]: who can run it.
 //! * [`appc`]: AppC images, which are told from others before that.
-//! * `oci`, `docker`, `legacy`, `dir`: one file a form. `choose`: which of
+//! * `oci`, `docker`, `legacy`, `dir`, `repository`: one file a form. `choose`: which of
 //!   several platforms. `manifest`, `documents`: the JSON below them.
 //!
 //! Nothing of an archive is believed: lengths and digests are compared, names
@@ -25,11 +25,14 @@ mod legacy;
 mod manifest;
 mod oci;
 mod platform;
+mod repository;
 
 pub use config::{Config, History, RootFs, RunConfig};
 pub use error::{ImageError, Seems};
 pub use legacy::legacy_config;
+pub use manifest::is_foreign;
 pub use platform::{Platform, PlatformError};
+pub use repository::{Named, find_in_repository};
 
 use std::io;
 
@@ -126,6 +129,8 @@ pub enum Source {
     Dir,
     /// An App Container Image.
     Appc,
+    /// A repository of a registry.
+    Registry,
 }
 
 /// One image found in an archive; its layers not looked at yet.
@@ -140,6 +145,9 @@ pub struct FoundImage {
     pub other_names: Vec<String>,
     /// Its manifest, raw, digest checked; nothing for a `docker save` archive.
     pub manifest: Option<Vec<u8>>,
+    /// Digest of the index of several platforms that its manifest was chosen from, if
+    /// it was asked for by that.
+    pub index: Option<Digest>,
     /// Its config, raw, digest checked. For a legacy archive: the JSON of the top layer.
     pub config: Vec<u8>,
     /// The declared digest of the config where there is one.
@@ -205,7 +213,7 @@ pub fn find(files: &dyn Files, want: &Want) -> Result<Vec<FoundImage>, ImageErro
 
 /// Keeps what suits a platform that somebody asked for.
 fn fitting(found: Vec<FoundImage>, want: &Want) -> Result<Vec<FoundImage>, ImageError> {
-    if !want.strict {
+    if !want.strict || found.is_empty() {
         return Ok(found);
     }
     let runs = |image: &FoundImage| want.platform.rank(&image.platform).is_some();

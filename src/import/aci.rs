@@ -137,6 +137,7 @@ fn record(
         id: id.image(),
         source: Source::Appc,
         manifest: Some(BlobId(Digest::sha256(bytes))),
+        index: None,
         platform: manifest.platform(),
         layers: vec![ImageLayer {
             diff: layer.record.diff,

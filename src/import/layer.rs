@@ -187,7 +187,22 @@ pub(super) fn take(
     name: &str,
     context: &Context<'_>,
 ) -> Result<StagedLayer, LayerError> {
-    Ok(take_any(from, expected, name, None, context)?.0)
+    Ok(take_any(from, expected, name, None, None, context)?.0)
+}
+
+/// The same of a layer whose bytes, as they come from `from`, are in the file `there`,
+/// which becomes the blob; nobody writes them again.
+///
+/// # Errors
+/// Those of [`take`].
+pub(super) fn take_there(
+    from: &mut dyn Read,
+    there: &Path,
+    expected: Expected,
+    name: &str,
+    context: &Context<'_>,
+) -> Result<StagedLayer, LayerError> {
+    Ok(take_any(from, expected, name, None, Some(there), context)?.0)
 }
 
 /// Takes the layer of an ACI, and its manifest.
@@ -200,15 +215,17 @@ pub(super) fn take_aci(
     name: &str,
     context: &Context<'_>,
 ) -> Result<(StagedLayer, Vec<u8>), LayerError> {
-    take_any(from, expected, name, Some(Layout::default()), context)
+    let layout = Some(Layout::default());
+    take_any(from, expected, name, layout, None, context)
 }
 
-/// As the two above; the manifest is empty where there is no layout.
+/// As those above; the manifest is empty where there is no layout.
 fn take_any(
     from: &mut dyn Read,
     expected: Expected,
     name: &str,
     layout: Option<Layout>,
+    there: Option<&Path>,
     context: &Context<'_>,
 ) -> Result<(StagedLayer, Vec<u8>), LayerError> {
     let head = read_head(from).map_err(LayerError::Read)?;
@@ -218,7 +235,7 @@ fn take_any(
         _ => None,
     };
     let taken = match packing {
-        None => take_seekable(from, head, name, layout, context)?,
+        None => take_seekable(from, head, name, layout, there, context)?,
         Some(packing) => {
             let whole = io::Cursor::new(head).chain(from);
             let limits = context.limits;
@@ -229,7 +246,7 @@ fn take_any(
             let context = &Context { limits, ..*context };
             let outcome = read_head(&mut reframed)
                 .map_err(LayerError::Read)
-                .and_then(|head| take_seekable(&mut reframed, head, name, layout, context));
+                .and_then(|head| take_seekable(&mut reframed, head, name, layout, None, context));
             let (mut staged, manifest) = outcome.map_err(|error| match error {
                 LayerError::Read(error) => match reframed.damage(&error) {
                     Some(damage) => LayerError::Decode(damage),
@@ -252,6 +269,7 @@ fn take_seekable(
     head: Vec<u8>,
     name: &str,
     layout: Option<Layout>,
+    there: Option<&Path>,
     context: &Context<'_>,
 ) -> Result<(StagedLayer, Vec<u8>), LayerError> {
     let compression = compression(&head)?;
@@ -259,7 +277,11 @@ fn take_seekable(
     let (blob_path, map_path, index_path) = (path("blob"), path("map"), path("idx"));
     let create =
         |path: &Path| File::create(path).map_err(|error| LayerError::Write(path.to_owned(), error));
-    let (blob_file, map_file) = (create(&blob_path)?, BufWriter::new(create(&map_path)?));
+    let blob_file = match there {
+        None => Some(create(&blob_path)?),
+        Some(_) => None,
+    };
+    let map_file = BufWriter::new(create(&map_path)?);
     let index_file = BufWriter::with_capacity(BUFFER, create(&index_path)?);
 
     let (to_tree, tree_in) = bounded::<Vec<u8>>(QUEUE);
@@ -321,6 +343,7 @@ fn take_seekable(
             record,
             summary,
             name: name.to_owned(),
+            blob: there.map(Path::to_owned),
         };
         Ok((staged, tree.manifest))
     })
@@ -404,11 +427,11 @@ struct Kept<W: Write> {
     map: MapWriter<W>,
 }
 
-/// The thread that keeps the blob and packs windows.
+/// The thread that keeps the blob, where it is not kept yet, and packs windows.
 fn keep<W: Write>(
     work: &Receiver<Keep>,
     done: &Sender<Vec<u8>>,
-    mut blob: File,
+    mut blob: Option<File>,
     map: W,
     hash: bool,
 ) -> io::Result<Kept<W>> {
@@ -418,7 +441,9 @@ fn keep<W: Write>(
     for piece in work {
         match piece {
             Keep::Raw(mut bytes) => {
-                blob.write_all(&bytes)?;
+                if let Some(blob) = &mut blob {
+                    blob.write_all(&bytes)?;
+                }
                 if hash {
                     hasher.update(&bytes);
                 }

@@ -145,6 +145,7 @@ fn ready(
             .manifest
             .as_ref()
             .map(|bytes| BlobId(Digest::sha256(bytes))),
+        index: image.index,
         platform: image.platform.clone(),
         layers: diffs
             .iter()

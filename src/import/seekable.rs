@@ -18,9 +18,9 @@ use crate::store::leases::Lease;
 
 /// Layers that are taken at once. Each keeps about a core and a half busy; a
 /// third would only wait for memory.
-const AT_ONCE: usize = 2;
+pub(super) const AT_ONCE: usize = 2;
 /// Blobs over this length (8 MiB) go to the disk while other layers are decoded.
-const FLUSH_EARLY: u64 = 8 << 20;
+pub(super) const FLUSH_EARLY: u64 = 8 << 20;
 
 pub(super) fn import(
     store: &Store,
@@ -82,7 +82,7 @@ fn stop_at(
 }
 
 /// Brings a staged blob to the disk.
-fn flush(blob: PathBuf) -> Result<(), ImportError> {
+pub(super) fn flush(blob: PathBuf) -> Result<(), ImportError> {
     File::open(&blob)
         .and_then(|file| file.sync_data())
         .map_err(|error| {
@@ -93,7 +93,7 @@ fn flush(blob: PathBuf) -> Result<(), ImportError> {
         })
 }
 
-fn expected(layer: &LayerRef) -> Expected {
+pub(super) fn expected(layer: &LayerRef) -> Expected {
     Expected {
         blob: layer.blob,
         size: layer.size,
@@ -110,6 +110,25 @@ fn plan(
     found: &[FoundImage],
     options: &Options<'_>,
 ) -> Result<(Layers, Wanted), ImportError> {
+    let (kept, missing) = divide(store, lease, found, options)?;
+    let mut wanted = Wanted::new();
+    for layer in missing {
+        let size = files
+            .size(&layer.file)
+            .map_err(|error| unreadable(layer, error))?;
+        let size = size.ok_or_else(|| ImportError::MissingLayer(layer.file.clone()))?;
+        wanted.push((layer.clone(), size));
+    }
+    Ok((kept, wanted))
+}
+
+/// The layers that the store has, and those that it has not; each once.
+pub(super) fn divide<'a>(
+    store: &Store,
+    lease: &Lease,
+    found: &'a [FoundImage],
+    options: &Options<'_>,
+) -> Result<(Layers, Vec<&'a LayerRef>), ImportError> {
     let all: BTreeMap<&str, &LayerRef> = found
         .iter()
         .flat_map(|image| &image.layers)
@@ -118,24 +137,21 @@ fn plan(
     // Pin first, look second.
     let known: Vec<_> = all.values().filter_map(|layer| layer.diff).collect();
     store.pin(lease, &known)?;
-    let (mut kept, mut wanted) = (Layers::new(), Wanted::new());
+    let (mut kept, mut missing) = (Layers::new(), Vec::new());
     for layer in all.into_values() {
         let have = match layer.diff.filter(|_| !options.again) {
             Some(diff) => store.has_layer(diff)?,
             None => None,
         };
-        if let Some(record) = have {
-            options.progress.layer_done(&layer.file, true);
-            kept.insert(layer.file.clone(), Got::Kept(record.diff));
-            continue;
+        match have {
+            Some(record) => {
+                options.progress.layer_done(&layer.file, true);
+                kept.insert(layer.file.clone(), Got::Kept(record.diff));
+            }
+            None => missing.push(layer),
         }
-        let size = files
-            .size(&layer.file)
-            .map_err(|error| unreadable(layer, error))?;
-        let size = size.ok_or_else(|| ImportError::MissingLayer(layer.file.clone()))?;
-        wanted.push((layer.clone(), size));
     }
-    Ok((kept, wanted))
+    Ok((kept, missing))
 }
 
 fn unreadable(layer: &LayerRef, error: std::io::Error) -> ImportError {

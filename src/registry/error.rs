@@ -94,6 +94,12 @@ pub enum RegistryError {
         /// By the registry.
         found: u64,
     },
+    /// A file that blobs come into.
+    #[error(transparent)]
+    File {
+        /// Which, and why.
+        source: FetchError,
+    },
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -37,6 +37,10 @@ pub struct ImageRecord {
     /// Its manifest, a blob, where it came with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<BlobId>,
+    /// Digest of the index of several platforms that it was last pulled by. The store
+    /// does not have that index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<Digest>,
     /// What it is for.
     pub platform: Platform,
     /// Lowest first.
@@ -199,7 +203,7 @@ impl Store {
                 (Some(id), _) | (None, Some(id)) => return Ok(id),
                 (None, None) => {}
             }
-            // `name@digest`: the digest is that of a manifest or of a config.
+            // `name@digest`: the digest is that of a manifest, an index or a config.
             if let Some(digest) = reference.digest() {
                 return self.find_by_digest(digest)?.ok_or_else(missing);
             }
@@ -257,12 +261,24 @@ impl Store {
     }
 
     fn find_by_digest(&self, digest: Digest) -> Result<Option<ImageId>, StoreError> {
+        let mut of_index = Vec::new();
         for id in self.image_ids()? {
-            if id.0 == digest || self.image(id)?.manifest == Some(BlobId(digest)) {
+            if id.0 == digest {
                 return Ok(Some(id));
             }
+            let record = self.image(id)?;
+            if record.manifest == Some(BlobId(digest)) {
+                return Ok(Some(id));
+            }
+            if record.index == Some(digest) {
+                of_index.push((id, record.platform));
+            }
         }
-        Ok(None)
+        // Several platforms of one index: what this machine runs best.
+        let host = Platform::host();
+        let rank = |platform: &Platform| host.rank(platform).unwrap_or(usize::MAX);
+        of_index.sort_by_key(|(_, platform)| rank(platform));
+        Ok(of_index.first().map(|(id, _)| *id))
     }
 
     /// Publishes an image whose layers are published already, and its names.

@@ -1,5 +1,6 @@
 //! Layers in the store: record, index, map and blob become a [`Layer`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::contents::Contents;
@@ -45,6 +46,8 @@ pub struct StagedLayer {
     pub summary: Summary,
     /// The files' common name in the staging directory.
     pub name: String,
+    /// Where its blob is, if that is not in the staging directory.
+    pub blob: Option<PathBuf>,
 }
 
 impl Store {
@@ -153,7 +156,7 @@ impl Store {
         let file = |suffix: &str| staging.file(&format!("{}.{suffix}", layer.name));
         Ok(vec![
             Staged {
-                from: file("blob"),
+                from: layer.blob.clone().unwrap_or_else(|| file("blob")),
                 to: self.blob_path(record.blob),
             },
             Staged {
