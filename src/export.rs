@@ -1,12 +1,13 @@
-//! A stored image as an archive that other programs take.
+//! A stored image for other programs: as an archive, or in a registry.
 //!
 //! What it is for: the way out of the store, as OCI archive, `docker save` archive or
-//! ACI. Blobs that came in go out byte for byte; everything that is read is
+//! ACI, or to a registry. Blobs that came in go out byte for byte; everything that is read is
 //! compared with its digest while it is written. The same image makes the same archive:
 //! times are 0, the order is fixed. May assume: what the store says of an image. Must not
 //! know terminals.
 //!
 //! * `oci`, `docker`, `aci`: one file a format;
+//! * [`push`]: to a registry;
 //! * `bytes`: stored bytes on their way out, checked;
 //! * `tarball`: members of the archive;
 //! * `place`: the file that is written: all of it or nothing.
@@ -16,6 +17,7 @@ mod bytes;
 mod docker;
 mod oci;
 mod place;
+pub mod push;
 mod tarball;
 
 use std::fmt;
@@ -23,11 +25,13 @@ use std::io::{self, Write};
 use std::sync::atomic::AtomicBool;
 
 use crate::appc::AppcReference;
-use crate::digest::{AciId, BlobId, DiffId, ImageId};
+use crate::digest::{AciId, BlobId, DiffId, Digest, ImageId};
 use crate::layer::ReadError;
 use crate::reference::Reference;
+use crate::registry::RegistryError;
 use crate::store::images::ImageRecord;
 use crate::store::layers::LayerRecord;
+use crate::store::leases::Lease;
 use crate::store::{Store, StoreError};
 use bytes::Watched;
 
@@ -88,20 +92,20 @@ impl fmt::Debug for Options<'_> {
 /// What somebody may not expect of an archive that is right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
-    /// A layer is in it in another packing than it came in.
+    /// A layer goes out in another packing than it came in.
     OtherPacking {
         /// The layer.
         diff: DiffId,
         /// The blob that the image's manifest names.
         declared: BlobId,
-        /// The blob that is in the archive.
+        /// The blob that goes out.
         blob: BlobId,
     },
     /// The manifest is not the one that came.
     NewManifest {
         /// The one that came.
         old: BlobId,
-        /// The one in the archive.
+        /// The one that goes out.
         new: BlobId,
     },
     /// An ACI that came in a packing of which the store keeps none.
@@ -119,7 +123,7 @@ impl fmt::Display for Note {
                 blob,
             } => write!(
                 f,
-                "layer {diff} is in the archive as {blob}: the store has it in that packing, not as {declared}"
+                "layer {diff} goes out as {blob}: the store has it in that packing, not as {declared}"
             ),
             Self::NewManifest { old, new } => write!(
                 f,
@@ -165,9 +169,32 @@ pub enum ExportError {
     /// Names for an ACI.
     #[error("an ACI is called what its manifest says, so it cannot get a name")]
     Named,
+    /// An AppC image to a registry.
+    #[error("{0} is an AppC image, which registries do not take")]
+    AppcPush(AciId),
+    /// A name with the digest of another manifest.
+    #[error("the image's manifest is {found}, and not {wanted}")]
+    OtherDigest {
+        /// By the name.
+        wanted: Digest,
+        /// By the image.
+        found: Digest,
+    },
+    /// The registry does not take it.
+    #[error(transparent)]
+    Registry(RegistryError),
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<RegistryError> for ExportError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Interrupted => Self::Interrupted,
+            error => Self::Registry(error),
+        }
+    }
 }
 
 impl ExportError {
@@ -183,6 +210,11 @@ impl ExportError {
             Self::NotAppc(_) => Some("--format oci or --format docker".to_owned()),
             Self::NoTag(_) => Some("--name NAME:TAG".to_owned()),
             Self::Named => Some("export without --name".to_owned()),
+            Self::AppcPush(_) => {
+                Some("lazyroot export writes an ACI, which any web server can give".to_owned())
+            }
+            Self::OtherDigest { .. } => Some("name it by a tag, or without `@`".to_owned()),
+            Self::Registry(error) => error.hint(),
             Self::Write(_) | Self::Interrupted => None,
         }
     }
@@ -208,6 +240,35 @@ struct Outgoing<'a> {
     /// Where its layers are read from, lowest first.
     layers: Vec<LayerRecord>,
     names: &'a [Reference],
+    /// Keeps them; nothing where this user may not write to the store.
+    _lease: Option<Lease>,
+}
+
+impl<'a> Outgoing<'a> {
+    fn new(
+        store: &'a Store,
+        record: ImageRecord,
+        names: &'a [Reference],
+    ) -> Result<Self, StoreError> {
+        // Pinned first, looked at second. Who may not write here keeps nothing from being
+        // removed, and is told of a layer that went.
+        let lease = store.lease()?;
+        if let Some(lease) = &lease {
+            let diffs: Vec<_> = record.layers.iter().map(|layer| layer.diff).collect();
+            store.pin(lease, &diffs)?;
+        }
+        let layers = record.layers.iter().map(|layer| {
+            let stored = store.layer(layer.diff)?;
+            stored.ok_or(StoreError::NoLayer(layer.diff))
+        });
+        Ok(Self {
+            store,
+            layers: layers.collect::<Result<_, _>>()?,
+            record,
+            names,
+            _lease: lease,
+        })
+    }
 }
 
 /// Writes an image as an archive. `to` is buffered by whoever gives it.
@@ -232,24 +293,7 @@ pub fn export(
         (None, Format::Aci) => return Err(ExportError::NotAppc(id)),
         _ => {}
     }
-    // Pinned first, looked at second. Who may not write here keeps nothing from being
-    // removed, and is told of a layer that went.
-    let lease = store.lease()?;
-    if let Some(lease) = &lease {
-        let diffs: Vec<_> = record.layers.iter().map(|layer| layer.diff).collect();
-        store.pin(lease, &diffs)?;
-    }
-    let layers = record.layers.iter().map(|layer| {
-        let stored = store.layer(layer.diff)?;
-        stored.ok_or(StoreError::NoLayer(layer.diff))
-    });
-    let layers = layers.collect::<Result<_, _>>()?;
-    let image = Outgoing {
-        store,
-        record,
-        layers,
-        names: options.names,
-    };
+    let image = Outgoing::new(store, record, options.names)?;
     let mut to = Watched::new(to, options);
     let notes = match options.format {
         Format::Oci => oci::write(&image, &mut to)?,
@@ -257,6 +301,5 @@ pub fn export(
         Format::Aci => aci::write(&image, &mut to)?,
     };
     to.flush()?;
-    drop(lease);
     Ok(notes)
 }

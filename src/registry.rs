@@ -15,6 +15,8 @@
 //! | `challenge` | what a 401 demands |
 //! | `session` | one request: token, redirects, what an answer means |
 //! | `blob` | a blob while it comes; going on where it was cut |
+//! | `upload` | a blob, a manifest on its way there |
+//! | `check` | whether a login is taken |
 //! | `credentials` | who somebody is: files of logins, helpers |
 //! | `error` | what went wrong |
 //!
@@ -23,11 +25,13 @@
 
 mod blob;
 mod challenge;
+mod check;
 pub mod credentials;
 mod endpoint;
 mod error;
 mod repository;
 mod session;
+mod upload;
 
 use std::sync::atomic::AtomicBool;
 
@@ -36,6 +40,7 @@ pub use credentials::{Credentials, CredentialsError, Login, Secret};
 pub use endpoint::{Mirror, MirrorError};
 pub use error::RegistryError;
 pub use repository::{Document, Halt, Kind, Repository};
+pub use upload::Arrival;
 
 use crate::digest::Digest;
 use crate::http::{Client, Network};
@@ -70,6 +75,8 @@ pub trait Progress: Send + Sync {
 /// What is to be done, which a token is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
+    /// Only ask whether one is let in.
+    Nothing,
     /// Only read.
     Pull,
     /// Read and write.

@@ -9,6 +9,7 @@ pub(super) use crate::causes::chain;
 use crate::export::ExportError;
 use crate::image::appc::graph::GraphError;
 use crate::import::ImportError;
+use crate::registry::RegistryError;
 use crate::store::StoreError;
 use crate::union::FsError;
 
@@ -152,14 +153,34 @@ impl From<ExportError> for Failure {
         let exit = match &error {
             ExportError::Interrupted => Exit::Interrupted,
             ExportError::Store(error) => store_exit(error),
-            ExportError::Write(_) => Exit::Failed,
-            ExportError::Appc { .. }
+            ExportError::Write(_) | ExportError::OtherDigest { .. } => Exit::Failed,
+            ExportError::Registry(error) => registry_exit(error),
+            ExportError::AppcPush(_)
+            | ExportError::Appc { .. }
             | ExportError::NotAppc(_)
             | ExportError::NoTag(_)
             | ExportError::Named => Exit::Usage,
         };
         Self {
             exit,
+            hint: error.hint(),
+            message: chain(&error),
+        }
+    }
+}
+
+fn registry_exit(error: &RegistryError) -> Exit {
+    match error {
+        RegistryError::NotFound { .. } => Exit::NotFound,
+        RegistryError::Interrupted => Exit::Interrupted,
+        _ => Exit::Failed,
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self {
+            exit: registry_exit(&error),
             hint: error.hint(),
             message: chain(&error),
         }

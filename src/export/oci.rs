@@ -21,7 +21,7 @@ use crate::store::layers::LayerRecord;
 /// `oci-layout`.
 pub const OCI_MARK: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
@@ -29,7 +29,7 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// the layers are.
 pub(super) fn write(image: &Outgoing<'_>, to: &mut Watched<'_>) -> Result<Vec<Note>, ExportError> {
     let config = image.store.small_blob(BlobId(image.record.id.0))?;
-    let (manifest, notes) = manifest(image, &config)?;
+    let (manifest, notes) = manifest(image, &config, Form::Oci)?;
     let index = index(image, &manifest);
     // The same layer may be there twice; a blob is in the archive once.
     let layers: BTreeMap<BlobId, &LayerRecord> = image
@@ -77,8 +77,21 @@ fn describe(layer: &LayerRecord) -> Map<String, Value> {
     descriptor(&format!("{LAYER}{suffix}"), &layer.blob.0, layer.blob_size)
 }
 
+/// What a manifest may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// OCI's only: an archive is that.
+    Oci,
+    /// Whatever it came as.
+    Any,
+}
+
 /// The manifest, and what is to be said about it.
-fn manifest(image: &Outgoing<'_>, config: &[u8]) -> Result<(Vec<u8>, Vec<Note>), ExportError> {
+pub(super) fn manifest(
+    image: &Outgoing<'_>,
+    config: &[u8],
+    form: Form,
+) -> Result<(Vec<u8>, Vec<Note>), ExportError> {
     let mut notes = Vec::new();
     let Some(old) = image.record.manifest else {
         return Ok((plain_manifest(image, config), notes));
@@ -98,7 +111,7 @@ fn manifest(image: &Outgoing<'_>, config: &[u8]) -> Result<(Vec<u8>, Vec<Note>),
         }
     }
     let new = match is_oci(&said) {
-        true if notes.is_empty() => return Ok((bytes, notes)),
+        oci if notes.is_empty() && (oci || form == Form::Any) => return Ok((bytes, notes)),
         true => mended(said, image),
         false => plain_manifest(image, config),
     };

@@ -31,6 +31,14 @@ pub enum RegistryError {
         /// What the registry says.
         said: Option<String>,
     },
+    /// A login that was to be looked at is none.
+    #[error("`{registry}` does not take this login{}", words(.said))]
+    NoLogin {
+        /// The registry.
+        registry: String,
+        /// What the registry says.
+        said: Option<String>,
+    },
     /// Too many requests, by its own count.
     #[error("`{registry}` takes no more requests now{}", words(.said))]
     TooMany {
@@ -134,6 +142,9 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Credentials(error) => return error.hint(),
+            Self::NoLogin { .. } => {
+                "another user or password; some registries want a token in its place"
+            }
             Self::Refused {
                 registry, known, ..
             } => {

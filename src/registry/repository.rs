@@ -36,7 +36,7 @@ pub struct Repository<'a> {
     pub(super) registry: &'a Registry,
     name: Reference,
     /// In the order in which they are asked; the last one is the registry itself.
-    endpoints: Vec<Endpoint>,
+    pub(super) endpoints: Vec<Endpoint>,
 }
 
 /// A document from a registry, and its digest as it was computed.

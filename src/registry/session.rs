@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 use ureq::http::{HeaderName, Method, header};
 
@@ -51,11 +53,17 @@ pub(crate) enum Target<'a> {
 }
 
 /// What is sent; it may have to be sent again.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) enum Payload<'a> {
     Nothing,
     Bytes(&'a [u8]),
-    File { file: &'a File, from: u64, len: u64 },
+    File {
+        file: &'a File,
+        from: u64,
+        len: u64,
+        /// Told of bytes that leave.
+        told: &'a dyn Fn(u64),
+    },
 }
 
 impl<'a> Call<'a> {
@@ -78,6 +86,7 @@ impl<'a> Call<'a> {
     /// What a token has to be for (Docker's token specification, "scope").
     fn scopes(&self, to: &Endpoint) -> Vec<String> {
         let actions = match self.access {
+            Access::Nothing => return Vec::new(),
             Access::Pull => "pull",
             Access::Push => "pull,push",
         };
@@ -213,11 +222,17 @@ impl Registry {
             ask.sent = match call.payload {
                 Payload::Nothing => Sent::Nothing,
                 Payload::Bytes(bytes) => Sent::Bytes(bytes),
-                Payload::File { file, from, len } => {
+                Payload::File {
+                    file,
+                    from,
+                    len,
+                    told,
+                } => {
                     stream = Piece {
                         file,
                         at: from,
                         end: from + len,
+                        told,
                     };
                     Sent::Stream(&mut stream, len)
                 }
@@ -242,7 +257,7 @@ impl Registry {
     }
 
     /// Whether a server is asked with TLS.
-    fn https(&self, to: &Endpoint) -> Result<bool, RegistryError> {
+    pub(super) fn https(&self, to: &Endpoint) -> Result<bool, RegistryError> {
         match to.plain {
             Plain::Never => return Ok(true),
             Plain::Always => return Ok(false),
@@ -274,6 +289,11 @@ impl Registry {
         };
         known.insert(to.host.clone(), https);
         Ok(https)
+    }
+
+    /// Whether a server has demanded a login by now.
+    pub(super) fn was_asked_for_login(&self, to: &Endpoint) -> bool {
+        self.known.ways.lock().contains_key(&to.host)
     }
 
     fn login(&self, to: &Endpoint) -> Result<Option<Login>, RegistryError> {
@@ -525,25 +545,7 @@ fn bearer(token: &Secret) -> Secret {
 
 fn basic(user: &str, password: &Secret) -> Secret {
     let pair = format!("{user}:{}", password.reveal());
-    Secret::new(format!("Basic {}", base64(pair.as_bytes())))
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for three in bytes.chunks(3) {
-        let at = |n: usize| u32::from(three.get(n).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for n in 0..4 {
-            let digit = bits >> (18 - 6 * n) & 63;
-            text.push(match n <= three.len() {
-                true => char::from(DIGITS[digit as usize]),
-                false => '=',
-            });
-        }
-    }
-    text
+    Secret::new(format!("Basic {}", STANDARD.encode(pair)))
 }
 
 /// Bytes of a file from one place to another, whoever else reads it.
@@ -551,6 +553,7 @@ struct Piece<'a> {
     file: &'a File,
     at: u64,
     end: u64,
+    told: &'a dyn Fn(u64),
 }
 
 impl io::Read for Piece<'_> {
@@ -559,6 +562,7 @@ impl io::Read for Piece<'_> {
         let most = left.min(to.len());
         let got = self.file.read_at(&mut to[..most], self.at)?;
         self.at += got as u64;
+        (self.told)(got as u64);
         Ok(got)
     }
 }
@@ -566,21 +570,6 @@ impl io::Read for Piece<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_as_the_rfc_has_it() {
-        for (plain, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("foobar", "Zm9vYmFy"),
-            ("\u{ff}\u{3ff}", "w7/Pvw=="),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), text);
-        }
-    }
 
     #[test]
     fn what_a_registry_says_is_one_short_line() {
