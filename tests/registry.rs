@@ -12,5 +12,7 @@ mod web;
 
 #[path = "registry/lab.rs"]
 mod lab;
+#[path = "registry/push.rs"]
+mod push;
 #[path = "registry/server.rs"]
 mod server;

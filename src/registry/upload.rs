@@ -56,6 +56,16 @@ struct Outgoing<'a> {
     len: u64,
     /// Told of bytes that left, and with a negative number of those that leave again.
     told: &'a (dyn Fn(i64) + Sync),
+    /// What it was told in all.
+    sum: Cell<u64>,
+}
+
+impl Outgoing<'_> {
+    /// So many bytes are there, as far as is known.
+    fn so_far(&self, bytes: u64) {
+        let told = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        (self.told)(told(bytes) - told(self.sum.replace(bytes)));
+    }
 }
 
 /// What became of a wish to mount, and to upload else.
@@ -103,6 +113,7 @@ impl Repository<'_> {
             file,
             len,
             told,
+            sum: Cell::new(0),
         };
         let mut pieces = false;
         self.retried(to, halt, |last| {
@@ -222,6 +233,7 @@ impl Repository<'_> {
                 Begun::Mounted => return Ok(()),
             },
         };
+        what.so_far(at.at);
         if at.at > what.len {
             // It has more than there is: not ours.
             return Err(self.confused(to, &at.url));
@@ -243,7 +255,7 @@ impl Repository<'_> {
                 return Err(self.confused(to, &at.url));
             }
             // What it did not take of the piece is sent again.
-            (what.told)(-i64::try_from(at.at + len - there).unwrap_or(0));
+            what.so_far(there);
             at = Session {
                 url,
                 at: there,
@@ -284,12 +296,7 @@ impl Repository<'_> {
         from: u64,
         len: u64,
     ) -> Result<Answer, RegistryError> {
-        let left = Cell::new(0i64);
-        let tell = |bytes: u64| {
-            let bytes = i64::try_from(bytes).unwrap_or(0);
-            left.set(left.get() + bytes);
-            (what.told)(bytes);
-        };
+        let tell = |bytes: u64| what.so_far(what.sum.get() + bytes);
         let payload = match len {
             0 => Payload::Bytes(&[]),
             len => Payload::File {
@@ -300,8 +307,9 @@ impl Repository<'_> {
             },
         };
         let outcome = self.registry.send(to, &Call { payload, ..call });
-        if !matches!(&outcome, Ok(answer) if answer.status < 300) {
-            (what.told)(-left.get());
+        match &outcome {
+            Ok(answer) if answer.status < 300 => what.so_far(from + len),
+            _ => what.so_far(from),
         }
         outcome
     }

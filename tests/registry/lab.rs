@@ -153,7 +153,7 @@ fn who_has_no_login_is_told_how_to_log_in() {
     assert_eq!(
         get(&registry, path, &pull).0,
         401,
-        "it was good for two requests"
+        "the first one was good for two requests"
     );
     let other = token("repository:team/b:pull", "").unwrap();
     assert_eq!(get(&registry, path, &other).0, 401);

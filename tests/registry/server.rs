@@ -40,7 +40,7 @@ pub(crate) enum Auth {
         realm: Option<String>,
         /// Whether everybody gets a token to pull with.
         anonymous: bool,
-        /// Requests that a token is good for.
+        /// Requests that the first token is good for; then another one is needed.
         uses: usize,
     },
 }
@@ -133,6 +133,11 @@ impl Registry {
     pub(crate) fn host(&self) -> String {
         let proxy = self.web.proxy();
         proxy.trim_start_matches("http://").to_owned()
+    }
+
+    /// Whether somebody has to log in.
+    pub(crate) fn has_login(&self) -> bool {
+        self.state.auth != Auth::Open
     }
 
     /// Puts an image there as an OCI image.
@@ -420,15 +425,10 @@ impl State {
             (false, false) => String::new(),
         });
         let scopes = scopes.collect::<Vec<_>>().join(" ");
-        content.counter += 1;
-        let token = format!("token-{}", content.counter);
-        content.tokens.insert(
-            token.clone(),
-            Token {
-                scopes,
-                uses: *uses,
-            },
-        );
+        let first = content.tokens.is_empty();
+        let token = format!("token-{}", content.tokens.len());
+        let uses = if first { *uses } else { usize::MAX };
+        content.tokens.insert(token.clone(), Token { scopes, uses });
         Reply::ok(json!({ "token": token, "expires_in": 300 }).to_string())
     }
 }

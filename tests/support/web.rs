@@ -71,6 +71,8 @@ pub(crate) struct Reply {
     claim: Option<usize>,
     chunked: bool,
     end: End,
+    /// Not even a status comes.
+    mute: bool,
     /// Bytes that come at once, and the time between.
     drip: Option<(usize, Duration)>,
 }
@@ -85,6 +87,7 @@ impl Reply {
             body,
             chunked: false,
             end: End::Close,
+            mute: false,
             drip: None,
         }
     }
@@ -178,6 +181,24 @@ impl Reply {
         }
     }
 
+    /// The connection breaks before anything is answered.
+    pub(crate) fn hang_up(self) -> Self {
+        Self {
+            mute: true,
+            end: End::Reset,
+            ..self
+        }
+    }
+
+    /// Nothing is ever answered.
+    pub(crate) fn silence(self) -> Self {
+        Self {
+            mute: true,
+            end: End::Silence,
+            ..self
+        }
+    }
+
     /// The length of the body that is to be.
     pub(crate) fn len(&self) -> usize {
         self.body.len()
@@ -207,6 +228,12 @@ impl Reply {
     }
 
     fn send(&self, to: &mut dyn Write, stop: &AtomicBool) -> std::io::Result<()> {
+        if self.mute {
+            if self.end == End::Silence {
+                sleep(Duration::from_secs(60), stop);
+            }
+            return Ok(());
+        }
         write!(to, "HTTP/1.1 {} Word\r\nConnection: close\r\n", self.status)?;
         for (name, value) in &self.headers {
             write!(to, "{name}: {value}\r\n")?;
