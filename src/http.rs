@@ -160,6 +160,16 @@ impl FetchError {
             if matches!(&**error, ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused))
     }
 
+    /// Whether no TLS could be agreed on: the server speaks none, or nobody vouches for it.
+    pub(crate) fn is_about_tls(&self) -> bool {
+        matches!(self, Self::Connection(error) if match &**error {
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => true,
+            // What rustls says of a connection comes so.
+            ureq::Error::Io(error) => error.kind() == ErrorKind::InvalidData,
+            _ => false,
+        })
+    }
+
     /// What to try.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {

@@ -69,7 +69,7 @@ pub trait Progress: Send + Sync {
     /// So many more bytes came.
     fn advance(&self, _blob: &Digest, _bytes: u64) {}
     /// It is asked for again, as something went wrong.
-    fn again(&self, _blob: &Digest) {}
+    fn again(&self, _blob: &Digest, _why: &str) {}
 }
 
 /// What is to be done, which a token is asked for.

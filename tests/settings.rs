@@ -73,8 +73,8 @@ const SETTINGS: &[(&str, [&str; 3], [&str; 3])] = &[
     ("log", ["/f", "/e", "'/c'"], ["/f", "/e", "/c"]),
     (
         "discovery",
-        ["local", "simple", "'meta'"],
-        ["local", "simple", "meta"],
+        ["local", "registry", "'meta'"],
+        ["local", "registry", "meta"],
     ),
     ("local-dir", ["/f", "/e", "'/c'"], ["/f", "/e", "/c"]),
     (
@@ -94,6 +94,22 @@ const SETTINGS: &[(&str, [&str; 3], [&str; 3])] = &[
         ["true", "true", "true"],
     ),
     ("max-size", ["1", "2", "3"], ["1", "2", "3"]),
+    (
+        "mirror",
+        [
+            "m.lan",
+            "m.lan,quay.io=http://n:5000/x",
+            "['m.lan', 'n.lan']",
+        ],
+        ["m.lan", "m.lan,quay.io=http://n:5000/x", "m.lan,n.lan"],
+    ),
+    (
+        "insecure",
+        ["a:1", "a.b,c:2", "['a.b', 'c:2']"],
+        ["a:1", "a.b,c:2", "a.b,c:2"],
+    ),
+    ("cacert", ["/f", "/e", "'/c'"], ["/f", "/e", "/c"]),
+    ("transfers", ["1", "2", "16"], ["1", "2", "16"]),
 ];
 
 #[test]
@@ -285,12 +301,8 @@ fn values_that_are_wrong_are_refused_at_once() {
             "--provisioners and --image_providers are the same setting",
         ),
         (
-            &[
-                "--docker_registry",
-                "https://registry.example.com",
-                "images",
-            ],
-            "--docker_registry=https://registry.example.com: registries cannot be asked yet",
+            &["--docker_registry", "hdfs://registry.example.com", "images"],
+            "--docker_registry=hdfs://registry.example.com: it is neither a URL of a registry nor",
         ),
     ] {
         says(&run(&bench, args, &[]), 2, &[words]);
@@ -321,6 +333,12 @@ fn the_flags_of_mesos_agent_say_the_same() {
         ("provisioner_backend", "copy", "backend", "copy"),
         ("image_provisioner_backend", "overlay", "backend", "overlay"),
         ("docker_registry", "/srv", "local-dir", "/srv"),
+        (
+            "docker_registry",
+            "https://h.example/",
+            "mirror",
+            "h.example",
+        ),
         ("docker_local_archives_dir", "/srv", "local-dir", "/srv"),
         (
             "appc_simple_discovery_uri_prefix",
@@ -401,6 +419,10 @@ fn without_a_word_the_defaults_are_those_of_the_documents() {
         ("log", Value::Null),
         ("cache-size", (20_u64 << 30).into()),
         ("max-size", (64_u64 << 30).into()),
+        ("mirror", "".into()),
+        ("insecure", "".into()),
+        ("cacert", Value::Null),
+        ("transfers", 3.into()),
     ] {
         assert_eq!(setting(&bench, name, &[], &[]).0, expected, "{name}");
     }

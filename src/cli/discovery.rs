@@ -14,8 +14,6 @@ pub(super) struct Settings {
     pub(super) how: How,
     /// The directory of local discovery.
     pub(super) local_dir: PathBuf,
-    /// Whether anybody has named that directory.
-    pub(super) local_dir_named: bool,
     /// Where simple discovery begins.
     pub(super) prefix: Prefix,
     /// Ask also without TLS.
@@ -38,6 +36,8 @@ pub(super) enum How {
     Simple,
     /// By what the host in the image's name says.
     Meta,
+    /// From registries, where Docker images are; AppC images as with meta.
+    Registry,
 }
 
 impl How {
@@ -47,6 +47,7 @@ impl How {
             Self::Local => "local",
             Self::Simple => "simple",
             Self::Meta => "meta",
+            Self::Registry => "registry",
         }
     }
 }
@@ -57,17 +58,22 @@ impl Settings {
         self.open(match self.how {
             How::Local => Method::Local(self.local_dir.clone()),
             How::Simple => Method::Simple(self.prefix.clone()),
-            How::Meta => Method::Meta,
+            How::Meta | How::Registry => Method::Meta,
         })
     }
 
-    /// Discovery of Docker images: in the local directory, also where AppC images are
-    /// found in another way, if somebody has named that directory.
-    pub(super) fn docker(&self) -> Result<Discovery, Failure> {
-        match self.local_dir_named {
-            true => self.open(Method::Local(self.local_dir.clone())),
-            false => self.appc(),
+    /// The directory that Docker images are looked for in, if they are in any.
+    pub(super) fn docker(&self) -> Result<Option<Discovery>, Failure> {
+        match self.how {
+            How::Registry => Ok(None),
+            _ => self.open(Method::Local(self.local_dir.clone())).map(Some),
         }
+    }
+
+    /// Whether registries are asked for Docker images that are in no directory. Who
+    /// names a directory and nothing else does not expect that.
+    pub(super) fn asks_registries(&self) -> bool {
+        self.how != How::Local
     }
 
     fn open(&self, method: Method) -> Result<Discovery, Failure> {

@@ -16,6 +16,7 @@ use super::Context;
 use super::report::{Exit, Failure};
 use crate::appc::{self, AppcReference, Labels};
 use crate::digest::{AciId, ImageId};
+use crate::image::Platform;
 use crate::image::appc::Dependency;
 use crate::image::appc::graph::Wanted;
 use crate::import::Imported;
@@ -88,12 +89,23 @@ pub(super) enum Fetched {
 pub(super) struct Fetch<'a> {
     context: &'a Context,
     quiet: bool,
+    /// Those that somebody asked for; else it is this machine's.
+    platforms: &'a [Platform],
 }
 
 impl<'a> Fetch<'a> {
     /// With the settings of `context`, whose `stop` ends it; `quiet` says nothing.
     pub(super) fn new(context: &'a Context, quiet: bool) -> Self {
-        Self { context, quiet }
+        Self {
+            context,
+            quiet,
+            platforms: &[],
+        }
+    }
+
+    /// The same for these platforms, if there are any.
+    pub(super) fn platforms(self, platforms: &'a [Platform]) -> Self {
+        Self { platforms, ..self }
     }
 
     /// An image, whole; fetched as `policy` says.
@@ -107,6 +119,13 @@ impl<'a> Fetch<'a> {
             Asked::Docker(_) => ("docker", "Docker"),
         };
         self.enabled(word, kind)?;
+        if let (Asked::Appc { .. }, Some(platform)) = (asked, self.platforms.first()) {
+            let what = "--platform is for Docker images; an AppC image is asked for by its labels";
+            return Err(Failure::new(Exit::Usage, what).hint(format!(
+                "appc:NAME,os={},arch={}",
+                platform.os, platform.architecture
+            )));
+        }
         let (id, fetched) = match asked {
             Asked::Docker(name) => self.docker(name, policy)?,
             Asked::Appc { image, id } => self.appc(image, *id, policy)?,
@@ -187,7 +206,7 @@ impl<'a> Fetch<'a> {
 
     fn docker(&self, name: &Reference, policy: Policy) -> Result<(ImageId, Fetched), Failure> {
         let look = || match self.store()? {
-            Some(store) => Ok::<_, Failure>(stored::docker(&store, name)?),
+            Some(store) => Ok::<_, Failure>(stored::docker(&store, name, self.platforms)?),
             None => Ok(Stored::Not),
         };
         let mut damage = None;
@@ -204,7 +223,14 @@ impl<'a> Fetch<'a> {
             }
         }
         let transfer = Transfer::new(self, self.context.discovery.docker()?)?;
-        let turn = match transfer.turn(&name.familiar())? {
+        let called = match self.platforms {
+            [] => name.familiar(),
+            some => {
+                let some: Vec<String> = some.iter().map(ToString::to_string).collect();
+                format!("{} ({})", name.familiar(), some.join(", "))
+            }
+        };
+        let turn = match transfer.turn(&called)? {
             Turn::Joined(id) => return Ok((id, Fetched::Cached)),
             Turn::Ours(turn) => turn,
         };
@@ -242,7 +268,8 @@ impl<'a> Fetch<'a> {
         let mut transfer = None;
         let (mut all, mut last) = (Vec::new(), None);
         if policy == Policy::Always {
-            let transfer = transfer.insert(Transfer::new(self, self.context.discovery.appc()?)?);
+            let transfer =
+                transfer.insert(Transfer::new(self, Some(self.context.discovery.appc()?))?);
             let (id, imported) = transfer.appc(&top, &|| Ok(true))?;
             all.extend(imported);
             // From now on it is that very image.
@@ -264,7 +291,7 @@ impl<'a> Fetch<'a> {
             }
             let transfer = match &transfer {
                 Some(transfer) => transfer,
-                None => transfer.insert(Transfer::new(self, self.context.discovery.appc()?)?),
+                None => transfer.insert(Transfer::new(self, Some(self.context.discovery.appc()?))?),
             };
             let needed = || Ok(missing(&top)?.as_ref() == Some(&wanted));
             let came = transfer.appc(&wanted, &needed);
@@ -309,9 +336,11 @@ impl<'a> Fetch<'a> {
     }
 }
 
-/// The image that was imported for one that was asked for.
+/// The image that was imported for one that was asked for: of several platforms the one
+/// that has the name.
 fn first(imported: &[Imported]) -> Result<ImageId, Failure> {
-    let id = imported.first().map(|image| image.id);
+    let named = imported.iter().find(|image| !image.names.is_empty());
+    let id = named.or(imported.first()).map(|image| image.id);
     id.ok_or_else(|| Failure::new(Exit::Failed, "there is no image in what was fetched"))
 }
 

@@ -26,6 +26,7 @@ mod inspect;
 mod launch;
 mod launching;
 mod logging;
+mod logins;
 mod ls;
 mod man;
 mod message;
@@ -35,6 +36,7 @@ mod progress;
 mod provision;
 mod pull;
 mod recover;
+mod registry;
 mod remove;
 mod report;
 mod run;
@@ -163,6 +165,8 @@ pub(crate) struct Context {
     switch_user: bool,
     /// How images are looked for.
     discovery: discovery::Settings,
+    /// How registries are asked.
+    registry: registry::Settings,
     /// All settings, for people.
     settings: Vec<settings::Setting>,
     /// Set by SIGINT and SIGTERM.
@@ -218,6 +222,7 @@ impl Context {
             isolation: all.isolation,
             switch_user: all.switch_user,
             discovery: all.discovery,
+            registry: all.registry,
             settings: all.list,
             stop: Arc::default(),
         })

@@ -1,10 +1,13 @@
 //! How far an import is: a bar on a terminal, a line per layer otherwise.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
+use crate::digest::Digest;
+use crate::image::Named;
 use crate::import::Progress;
 
 /// Shows progress on standard error.
@@ -81,6 +84,100 @@ impl crate::discovery::Progress for Shown {
 
     fn advance(&self, bytes: u64) {
         self.bar.inc(bytes);
+    }
+}
+
+/// Shows layers that come from a registry: a bar for each on a terminal, lines otherwise.
+#[derive(Debug)]
+pub(super) struct Layers {
+    all: MultiProgress,
+    /// Those that are on their way.
+    bars: Mutex<BTreeMap<Digest, ProgressBar>>,
+    lines: bool,
+}
+
+impl Layers {
+    /// Bars when standard error is a terminal, lines when not; nothing when `quiet`.
+    pub(super) fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = match terminal && !quiet {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        Self {
+            all: MultiProgress::with_draw_target(target),
+            bars: Mutex::default(),
+            lines: !terminal && !quiet,
+        }
+    }
+
+    /// Takes the bars away, so that results and errors stand alone.
+    pub(super) fn end(&self) {
+        for bar in std::mem::take(&mut *self.bars.lock()).into_values() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn line(&self, text: &str) {
+        if self.lines {
+            // Nobody may be there to read it.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{text}\n"));
+        }
+    }
+}
+
+impl crate::registry::Progress for Layers {
+    fn begin(&self, blob: &Digest, there: u64, len: Option<u64>) {
+        let mut bars = self.bars.lock();
+        let known = bars.contains_key(blob);
+        let bar = bars.entry(*blob).or_insert_with(|| {
+            let bar = self.all.add(ProgressBar::no_length());
+            let style = "{prefix} {bytes:>10} of {total_bytes:<10} [{bar:30}] {bytes_per_sec}";
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix(blob.hex()[..12].to_owned());
+            bar
+        });
+        if let Some(len) = len {
+            bar.set_length(len);
+        }
+        bar.set_position(there);
+        drop(bars);
+        if !known {
+            let what = match (there, len) {
+                (0, _) => "fetches",
+                (there, Some(len)) if there == len => "has",
+                _ => "goes on with",
+            };
+            let len = len.map_or_else(String::new, |len| format!(", {}", super::human(len)));
+            self.line(&format!("{what} layer {}{len}", &blob.hex()[..12]));
+        }
+    }
+
+    fn advance(&self, blob: &Digest, bytes: u64) {
+        if let Some(bar) = self.bars.lock().get(blob) {
+            bar.inc(bytes);
+        }
+    }
+
+    fn again(&self, blob: &Digest, why: &str) {
+        self.line(&format!(
+            "layer {} is asked for again: {why}",
+            &blob.hex()[..12]
+        ));
+    }
+}
+
+impl Progress for Layers {
+    fn layer_done(&self, name: &str, kept: bool) {
+        if let Some(Named::Blob(digest)) = Named::of(name) {
+            if let Some(bar) = self.bars.lock().remove(&digest) {
+                bar.finish_and_clear();
+            }
+            let what = if kept { "is in the store" } else { "taken" };
+            self.line(&format!("layer {} {what}", &digest.hex()[..12]));
+        }
     }
 }
 

@@ -138,6 +138,7 @@ impl From<ImportError> for Failure {
         let exit = match &error {
             ImportError::Interrupted => Exit::Interrupted,
             ImportError::Store(error) => store_exit(error),
+            ImportError::Registry(error) => registry_exit(error),
             _ => Exit::Failed,
         };
         Self {

@@ -6,6 +6,7 @@
 //! default; flags of Mesos' agent ([`mesos`]) are flags.
 
 mod file;
+mod list;
 pub(super) mod mesos;
 mod words;
 
@@ -19,10 +20,13 @@ use clap::parser::ValueSource;
 use serde_json::Value;
 
 use super::discovery::{self, How};
+use super::registry;
 use super::report::{Exit, Failure};
 use crate::backend::{Choice, Kind};
 use crate::discovery::Prefix;
+use crate::registry::Mirror;
 
+pub(super) use list::{Host, List};
 pub(super) use words::{Containerizers, Isolation, Providers, Words};
 
 /// What somebody wants of each setting; nothing where nothing is said.
@@ -118,6 +122,10 @@ pub(super) struct Wishes {
     )]
     log: Option<PathBuf>,
     /// Where images are looked for. Default: local where --local-dir is given, else meta.
+    ///
+    /// Docker images: local is the directory --local-dir alone, registry the registry
+    /// alone; with simple and meta it is the directory first, then the registry. AppC
+    /// images are in no registry: registry is meta for them.
     #[arg(
         long,
         global = true,
@@ -174,6 +182,48 @@ pub(super) struct Wishes {
         num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_short_help = true
     )]
     require_signature: Option<bool>,
+    /// Servers that are asked before a registry: [REGISTRY=][http://]HOST[:PORT][/PREFIX], with
+    /// commas between them.
+    ///
+    /// Without REGISTRY it is one of docker.io. What none of them has comes from the registry.
+    #[arg(
+        long,
+        global = true,
+        env = "LAZYROOT_MIRROR",
+        value_name = "MIRRORS",
+        hide_short_help = true
+    )]
+    mirror: Option<List<Mirror>>,
+    /// Registries that are asked without TLS: HOST or HOST:PORT, with commas between them.
+    ///
+    /// Whoever is on the way sees passwords then. This machine's own registries are asked so
+    /// without being named, if they speak no TLS.
+    #[arg(
+        long,
+        global = true,
+        env = "LAZYROOT_INSECURE",
+        value_name = "HOSTS",
+        hide_short_help = true
+    )]
+    insecure: Option<List<Host>>,
+    /// Certificates (PEM) of authorities that vouch for registries, besides the system's.
+    #[arg(
+        long,
+        global = true,
+        env = "LAZYROOT_CACERT",
+        value_name = "FILE",
+        hide_short_help = true
+    )]
+    cacert: Option<PathBuf>,
+    /// Layers that are fetched at once from a registry. Default: 3.
+    #[arg(
+        long,
+        global = true,
+        env = "LAZYROOT_TRANSFERS",
+        value_name = "NUMBER",
+        hide_short_help = true
+    )]
+    transfers: Option<Transfers>,
     /// Largest image that is fetched, or taken from a directory. Default: 64G.
     #[arg(
         long,
@@ -194,6 +244,7 @@ impl Wishes {
             &mut self.log,
             &mut self.local_dir,
             &mut self.keyring,
+            &mut self.cacert,
         ];
         for path in paths.into_iter().flatten() {
             *path = base.join(&path);
@@ -229,6 +280,28 @@ impl<'de> serde::Deserialize<'de> for Size {
             Written::Number(bytes) => Ok(Self(bytes)),
             Written::Text(text) => text.parse().map_err(serde::de::Error::custom),
         }
+    }
+}
+
+/// How many transfers there may be at once: 1 to 16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Transfers(u8);
+
+impl FromStr for Transfers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| (1..=16).contains(number));
+        number
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is not a number from 1 to 16"))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Transfers {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(from)?;
+        number.to_string().parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -273,6 +346,7 @@ pub(super) struct Settings {
     pub(super) switch_user: bool,
     pub(super) log: Option<PathBuf>,
     pub(super) discovery: discovery::Settings,
+    pub(super) registry: registry::Settings,
     /// All of them, for people.
     pub(super) list: Vec<Setting>,
 }
@@ -295,6 +369,8 @@ pub(super) struct Defaults {
 
 const CACHE_SIZE: u64 = 20 << 30;
 const MAX_SIZE: u64 = 64 << 30;
+/// As Docker has it.
+const TRANSFERS: Transfers = Transfers(3);
 
 impl Settings {
     /// Joins all sources.
@@ -359,7 +435,6 @@ impl Sources<'_> {
                 |all| all.local_dir.clone(),
                 Some(store.with_file_name("images")),
             )?,
-            local_dir_named: local_dir,
             prefix: self.must(
                 "discovery-prefix",
                 |all| all.discovery_prefix.clone(),
@@ -376,9 +451,27 @@ impl Sources<'_> {
                 .must("max-size", |all| all.max_size, Some(Size(MAX_SIZE)))?
                 .0,
         };
+        let registry = registry::Settings {
+            mirrors: self
+                .must("mirror", |all| all.mirror.clone(), Some(List::default()))?
+                .0,
+            insecure: self
+                .must(
+                    "insecure",
+                    |all| all.insecure.clone(),
+                    Some(List::default()),
+                )?
+                .0,
+            cacert: self.pick("cacert", |all| all.cacert.clone(), None)?,
+            at_once: self
+                .must("transfers", |all| all.transfers, Some(TRANSFERS))?
+                .0
+                .into(),
+        };
         Ok(Settings {
             store,
             discovery,
+            registry,
             cache_size: self
                 .must("cache-size", |all| all.cache_size, Some(Size(CACHE_SIZE)))?
                 .0,
@@ -485,6 +578,18 @@ impl Tell for bool {
 impl Tell for Size {
     fn tell(&self) -> Value {
         Value::from(self.0)
+    }
+}
+
+impl Tell for Transfers {
+    fn tell(&self) -> Value {
+        Value::from(self.0)
+    }
+}
+
+impl<T: std::fmt::Display> Tell for List<T> {
+    fn tell(&self) -> Value {
+        Value::from(self.to_string())
     }
 }
 

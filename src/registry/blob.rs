@@ -19,6 +19,7 @@ use super::endpoint::Endpoint;
 use super::repository::{Halt, Repository};
 use super::session::{Call, Target, shown};
 use super::{Access, Progress, RegistryError};
+use crate::causes;
 use crate::digest::{self, Digest, Hasher};
 use crate::http::part::{self, failed};
 use crate::http::{Answer, DRIP, FetchError};
@@ -263,8 +264,8 @@ impl Repository<'_> {
         // begins anew each time would be asked for ever.
         let mut best = coming.len();
         self.retried(to, halt, |again| {
-            if again.is_some() {
-                progress.again(&coming.digest);
+            if let Some(why) = again {
+                progress.again(&coming.digest, &causes::chain(why));
             }
             let outcome = self.once(to, coming, limit, progress, halt);
             let further = coming.len() >= best + DRIP;

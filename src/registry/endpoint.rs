@@ -37,20 +37,19 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// The registry that the name says.
     pub(super) fn origin(name: &Reference, insecure: &[String]) -> Self {
-        let registry = name.domain().to_owned();
-        let host = match registry.as_str() {
-            DEFAULT_DOMAIN => DEFAULT_HOST.to_owned(),
-            other => other.to_owned(),
+        let registry = name.domain();
+        let host = match registry {
+            DEFAULT_DOMAIN => DEFAULT_HOST,
+            other => other,
         };
-        let plain = plain(
-            &host,
-            insecure.contains(&registry) || insecure.contains(&host),
-        );
+        let named = insecure
+            .iter()
+            .any(|other| other == registry || other == host);
         Self {
-            registry,
-            host,
+            registry: registry.to_owned(),
+            host: host.to_owned(),
             path: name.path().to_owned(),
-            plain,
+            plain: plain(host, named),
             mirror: false,
         }
     }

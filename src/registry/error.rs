@@ -169,10 +169,7 @@ impl RegistryError {
                 source: FetchError::Stalled(_) | FetchError::Cut { .. },
                 ..
             } => "the same again: what was fetched is kept",
-            Self::Fetch {
-                source: FetchError::Connection(_),
-                ..
-            } => {
+            Self::Fetch { source, .. } if source.is_about_tls() => {
                 "--insecure HOST for a registry without TLS, --cacert FILE for one with a \
                  certificate of your own"
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use lazyroot::discovery::{
     Discovery, DiscoveryError, Fetched, Keyring, Method, Progress, Settings, Wanted,
 };
+use lazyroot::http::{Network, Proxies};
 
 use crate::web::Web;
 
@@ -39,6 +40,7 @@ impl Finder {
                 network: Network {
                     allow_http: true,
                     proxies: Proxies::default(),
+                    roots: lazyroot::http::Roots::default(),
                     stall: Duration::from_millis(400),
                     pause: Duration::from_millis(1),
                 },

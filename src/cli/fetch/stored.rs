@@ -5,6 +5,7 @@ use std::io;
 use crate::appc::Labels;
 use crate::cli::report::Failure;
 use crate::digest::{AciId, DiffId, ImageId};
+use crate::image::Platform;
 use crate::image::appc::Dependency;
 use crate::image::appc::graph::{Outline, Wanted};
 use crate::import::ImportError;
@@ -23,8 +24,16 @@ pub(super) enum Stored {
     Damaged(StoreError),
 }
 
-/// A Docker image, by its name or digest.
-pub(super) fn docker(store: &Store, name: &Reference) -> Result<Stored, StoreError> {
+/// A Docker image, by its name or digest, for a platform where one is asked for. Of
+/// several that are asked for nobody knows whether they are there: a name is one image's.
+pub(super) fn docker(
+    store: &Store,
+    name: &Reference,
+    platforms: &[Platform],
+) -> Result<Stored, StoreError> {
+    if platforms.len() > 1 {
+        return Ok(Stored::Not);
+    }
     let found = match name.digest() {
         Some(_) => store.find(&name.to_string()),
         None => store.names().and_then(|names| {
@@ -33,8 +42,12 @@ pub(super) fn docker(store: &Store, name: &Reference) -> Result<Stored, StoreErr
         }),
     };
     let whole = found.and_then(|id| {
-        let layers = store.image(id)?.layers;
-        for layer in layers {
+        let record = store.image(id)?;
+        let fits = |asked: &Platform| asked.rank(&record.platform).is_some();
+        if !platforms.iter().all(fits) {
+            return Err(StoreError::NoImage(name.familiar()));
+        }
+        for layer in record.layers {
             if !has_layer(store, layer.diff)? {
                 return Ok(None);
             }

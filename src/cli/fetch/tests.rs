@@ -25,13 +25,13 @@ fn context(dir: &Path) -> Context {
         discovery: Settings {
             how: How::Local,
             local_dir: dir.to_owned(),
-            local_dir_named: true,
             prefix: Prefix::Dir(dir.to_owned()),
             allow_http: false,
             keyring: None,
             require_signature: false,
             max_size: 1 << 30,
         },
+        registry: crate::cli::registry::Settings::default(),
         settings: Vec::new(),
         stop: Arc::default(),
     }

@@ -8,15 +8,16 @@ use super::{Fetch, first};
 use crate::appc::Labels;
 use crate::archive::Archive;
 use crate::cli::Context;
-use crate::cli::progress::Shown;
+use crate::cli::progress::{Layers, Shown};
 use crate::cli::report::{Exit, Failure, chain};
 use crate::digest::ImageId;
 use crate::discovery::{Discovery, DiscoveryError, Fetched, Found, Signature, Wanted};
-use crate::image::Want;
 use crate::image::appc::{Dependency, graph};
-use crate::import::{self, ImportError, Imported, Options};
+use crate::image::{Platform, Want};
+use crate::import::{self, ImportError, Imported, Options, Pull};
 use crate::layer::Limits;
 use crate::reference::Reference;
+use crate::registry::Registry;
 use crate::store::metrics::{Counter, Timer};
 use crate::store::{Store, StoreError};
 
@@ -24,18 +25,21 @@ use crate::store::{Store, StoreError};
 pub(super) struct Transfer<'a> {
     context: &'a Context,
     quiet: bool,
+    platforms: &'a [Platform],
     store: Store,
-    discovery: Discovery,
+    /// Absent where only registries are asked.
+    discovery: Option<Discovery>,
 }
 
 /// How what was fetched gets into the store.
 type Import<'a> = dyn Fn(Archive, &Options<'_>) -> Result<Vec<Imported>, ImportError> + 'a;
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(fetch: &Fetch<'a>, discovery: Discovery) -> Result<Self, Failure> {
+    pub(super) fn new(fetch: &Fetch<'a>, discovery: Option<Discovery>) -> Result<Self, Failure> {
         Ok(Self {
             context: fetch.context,
             quiet: fetch.quiet,
+            platforms: fetch.platforms,
             store: fetch.context.create()?,
             discovery,
         })
@@ -49,9 +53,19 @@ impl<'a> Transfer<'a> {
             ))
         };
         // Who looks elsewhere, or wants a signature, does not take what comes to others.
-        let what = format!("{called} {:?}", self.context.discovery);
+        let Context {
+            discovery,
+            registry,
+            ..
+        } = self.context;
+        let what = format!("{called} {discovery:?} {registry:?}");
         let turn = turn::take(&self.store.fetch_path(), &what, &self.context.stop, &waits)?;
         turn.ok_or_else(|| DiscoveryError::Interrupted.into())
+    }
+
+    fn appc_discovery(&self) -> Result<&Discovery, Failure> {
+        let none = || Failure::new(Exit::Usage, "AppC images are in no registry");
+        self.discovery.as_ref().ok_or_else(none)
     }
 
     /// A line for people, who may not be there to read it.
@@ -63,37 +77,124 @@ impl<'a> Transfer<'a> {
 
     /// Says that nobody has looked at signatures, if that is so.
     pub(super) fn tell_unverified(&self) {
-        if !self.discovery.verifies() {
+        if self
+            .discovery
+            .as_ref()
+            .is_some_and(|discovery| !discovery.verifies())
+        {
             self.say("note: no signature was looked at, as there is no keyring (--keyring DIR)");
         }
     }
 
-    /// A Docker image; what is damaged in the store is made again.
+    /// A Docker image, from the directory or from its registry; what is damaged in the
+    /// store is made again.
     pub(super) fn docker(
         &self,
         name: &Reference,
         damage: Option<StoreError>,
     ) -> Result<Vec<Imported>, Failure> {
-        if name.digest().is_some() {
+        let asks = self.context.discovery.asks_registries();
+        if name.digest().is_some() && !asks {
             // A file's name says nothing of what is in it.
             let what = format!("`{name}` cannot be pulled by its digest from a directory");
-            return Err(Failure::new(Exit::Usage, what).hint("name it without `@`"));
+            return Err(Failure::new(Exit::Usage, what)
+                .hint("name it without `@`, or --discovery registry"));
         }
         self.counted(|| {
-            let found = self.discovery.find_archive(name)?;
             if let Some(damage) = &damage {
                 self.say(&format!("note: it is fetched again, as {}", chain(damage)));
             }
-            self.take(found, &|archive, options| {
-                let names = [name.clone()];
-                let options = Options {
-                    names: &names,
-                    again: damage.is_some(),
-                    ..*options
-                };
-                import::import(&self.store, archive, &options)
-            })
+            let again = damage.is_some();
+            let dir = self.discovery.as_ref();
+            // An archive is found by its tag, and is one platform's.
+            let asks_archive = !asks || (name.digest().is_none() && self.platforms.len() < 2);
+            if let Some(discovery) = dir.filter(|_| asks_archive) {
+                match self.archive(discovery, name, again) {
+                    Err(failure) if failure.exit == Exit::NotFound && asks => {}
+                    other => return other,
+                }
+            }
+            self.registry(name, again)
         })
+    }
+
+    /// A Docker image out of an archive of the local directory.
+    fn archive(
+        &self,
+        discovery: &Discovery,
+        name: &Reference,
+        again: bool,
+    ) -> Result<Vec<Imported>, Failure> {
+        let want = match self.platforms {
+            [] => Want::host(),
+            [one] => Want::only(one.clone()),
+            _ => {
+                let what = "of an archive in a directory one platform is taken at a time";
+                return Err(Failure::new(Exit::Usage, what).hint("--discovery registry"));
+            }
+        };
+        let found = discovery.find_archive(name)?;
+        self.take(discovery, found, &|archive, options| {
+            let names = [name.clone()];
+            let options = Options {
+                names: &names,
+                want: &want,
+                again,
+                ..*options
+            };
+            import::import(&self.store, archive, &options)
+        })
+    }
+
+    /// A Docker image from its registry.
+    fn registry(&self, name: &Reference, again: bool) -> Result<Vec<Imported>, Failure> {
+        let settings = &self.context.registry;
+        let registry = Registry::new(settings.settings()?);
+        let wants = match self.platforms {
+            [] => vec![Want::host()],
+            some => some.iter().cloned().map(Want::only).collect(),
+        };
+        let progress = Layers::new(self.quiet);
+        let pull = Pull {
+            registry: &registry,
+            name,
+            wants: &wants,
+            at_once: settings.at_once,
+            max_size: self.context.discovery.max_size,
+            transfers: &progress,
+        };
+        let options = Options {
+            again,
+            progress: &progress,
+            ..self.options(&wants[0], &progress)
+        };
+        let pulled = import::pull(&self.store, &pull, &options);
+        progress.end();
+        pulled.map_err(|error| {
+            let hint = super::super::registry::hint(&error);
+            let mut failure = Failure::from(error);
+            failure.hint = hint;
+            if !matches!(failure.exit, Exit::Interrupted | Exit::NotFound) {
+                let name = name.familiar();
+                failure.message = format!("cannot pull `{name}`: {}", failure.message);
+            }
+            failure
+        })
+    }
+
+    /// Options as they mostly are.
+    fn options<'b>(&'b self, want: &'b Want, progress: &'b dyn import::Progress) -> Options<'b> {
+        Options {
+            names: &[],
+            want,
+            again: false,
+            limits: Limits::default(),
+            now: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            progress,
+            stop: &self.context.stop,
+        }
     }
 
     /// One AppC image without its dependencies, if it is `needed` still when the turn
@@ -116,8 +217,9 @@ impl<'a> Transfer<'a> {
         }
         let looked_for = Wanted::new(wanted.image.clone()).for_host().like(machine);
         let imported = self.counted(|| {
-            let found = self.discovery.find(&looked_for, &self.context.stop)?;
-            self.take(found, &|archive, options| match archive {
+            let discovery = self.appc_discovery()?;
+            let found = discovery.find(&looked_for, &self.context.stop)?;
+            self.take(discovery, found, &|archive, options| match archive {
                 Archive::Aci(aci) => import::import_aci(&self.store, aci, Some(wanted), options),
                 Archive::Stored(_) | Archive::Stream(_) => Err(ImportError::NotAppc),
             })
@@ -144,27 +246,23 @@ impl<'a> Transfer<'a> {
     }
 
     /// Fetches what was found and imports it.
-    fn take(&self, found: Found, import: &Import<'_>) -> Result<Vec<Imported>, Failure> {
+    fn take(
+        &self,
+        discovery: &Discovery,
+        found: Found,
+        import: &Import<'_>,
+    ) -> Result<Vec<Imported>, Failure> {
         let progress = Shown::new(self.quiet);
         let stop = &self.context.stop;
         // In the store, so that space for images is needed in one place only.
         let parts = self.store.fetch_path();
-        let fetched = self.discovery.fetch(found, &parts, &progress, stop);
+        let fetched = discovery.fetch(found, &parts, &progress, stop);
         let fetched = fetched.inspect_err(|_| progress.end())?;
         if let Some(note) = note(&fetched) {
             self.say(&note);
         }
-        let options = Options {
-            names: &[],
-            want: &Want::host(),
-            again: false,
-            limits: Limits::default(),
-            now: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
-            progress: &progress,
-            stop,
-        };
+        let want = Want::host();
+        let options = self.options(&want, &progress);
         let from = fetched.from.to_string();
         let imported = Archive::from_file(from.clone(), fetched.file, stop)
             .map_err(ImportError::from)

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::super::discovery::How;
 use super::super::report::{Exit, Failure};
-use super::{Providers, Wishes, Words};
+use super::{List, Providers, Wishes, Words};
 use crate::backend::Choice;
 use crate::discovery::Prefix;
+use crate::registry::Mirror;
 
 /// All of them that have another name here.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -71,7 +72,11 @@ impl Flags {
     /// What they mean.
     pub(super) fn wishes(self) -> Result<Said, Failure> {
         let mut said = Said::default();
-        let registry = self.docker_registry.map(archives).transpose()?;
+        let (archives, registry) = match self.docker_registry {
+            Some(dir) if dir.starts_with('/') => (Some(PathBuf::from(dir)), None),
+            Some(url) => (None, Some(registry(&url)?)),
+            None => (None, None),
+        };
         let dir = |path: Option<PathBuf>| path.map(from_root);
         said.wishes.providers = said.one(
             "providers",
@@ -96,9 +101,10 @@ impl Flags {
                     "docker_local_archives_dir",
                     dir(self.docker_local_archives_dir),
                 ),
-                ("docker_registry", registry),
+                ("docker_registry", archives),
             ],
         )?;
+        said.wishes.mirror = said.one("mirror", [("docker_registry", registry)])?;
         said.wishes.backend = said.one(
             "backend",
             [
@@ -132,13 +138,16 @@ fn from_root(path: PathBuf) -> PathBuf {
     }
 }
 
-/// `--docker_registry` is a directory of archives when it begins with `/`.
-fn archives(registry: String) -> Result<PathBuf, Failure> {
-    if registry.starts_with('/') {
-        return Ok(PathBuf::from(registry));
-    }
-    let what = format!(
-        "--docker_registry={registry}: registries cannot be asked yet, only a directory of archives"
-    );
-    Err(Failure::new(Exit::Usage, what).hint("--docker_registry=/DIR with NAME:TAG.tar in it"))
+/// `--docker_registry` that does not begin with `/` is a registry for names that name
+/// none: one that is asked before docker.io.
+fn registry(url: &str) -> Result<List<Mirror>, Failure> {
+    let mirror = url.trim_end_matches('/').parse::<Mirror>();
+    let mirror = mirror.map_err(|_| {
+        let what =
+            format!("--docker_registry={url}: it is neither a URL of a registry nor a directory");
+        Failure::new(Exit::Usage, what).hint(
+            "--docker_registry=https://HOST, or --docker_registry=/DIR with NAME:TAG.tar in it",
+        )
+    })?;
+    Ok(List(vec![mirror]))
 }
