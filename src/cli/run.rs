@@ -48,6 +48,13 @@ pub(super) struct Args {
     /// Destroy it in the end, as is done without.
     #[arg(long, conflicts_with = "keep")]
     rm: bool,
+    /// Keep standard input open, as is done without.
+    #[arg(short, long)]
+    interactive: bool,
+    /// Refuse to run without a terminal at standard input. If one is there, the command has it in any
+    /// case.
+    #[arg(short, long)]
+    tty: bool,
     /// Nothing can be written to its root file system.
     #[arg(long)]
     read_only: bool,
@@ -78,7 +85,7 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 /// What `docker run` answers when it was not the command that failed.
-const OURS: u8 = 125;
+pub(super) const OURS: u8 = 125;
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode, Failure> {
     match args.outcome(context) {
@@ -95,6 +102,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode, Failure> {
 
 impl Args {
     fn outcome(&self, context: &Context) -> Result<u8, Failure> {
+        if self.tty && !has_terminal() {
+            let what = "there is no terminal at standard input, and -t wants one";
+            return Err(Failure::new(Exit::Usage, what).hint("without -t"));
+        }
         let caught = context.stop_for_now()?;
         let backend = context.backend.settle();
         let mut request = Request {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal, setpgid,
 };
 use rustix::time::Timespec;
 
@@ -68,6 +68,10 @@ fn outcome(spec: &Spec, watched: impl AsFd) -> Result<u8, LaunchError> {
             std::process::exit(i32::from(code))
         }
         Side::Parent(command) => {
+            if spec.terminal {
+                // What is sent to the command's group reaches us by the process outside alone.
+                setpgid(None, None).map_err(failed("leave the process group of", own))?;
+            }
             capabilities::keep_kill_only().map_err(failed("confine", own))?;
             relay.until_end(command).map_err(broken("wait for", own))
         }

@@ -43,7 +43,10 @@ pub fn launch(spec: &Spec) -> Result<u8, LaunchError> {
         }
         Side::Parent(init) => {
             drop(watched);
-            let relay = Relay::new(Place::Outer, spec.terminal);
+            let place = Place::Outer {
+                keeper: spec.keeper,
+            };
+            let relay = Relay::new(place, spec.terminal);
             let mut relay = relay.map_err(broken("catch signals of", own))?;
             let code = relay.until_end(init);
             let code = code.map_err(broken(
