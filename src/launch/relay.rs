@@ -36,6 +36,32 @@ const SPREADS: Duration = Duration::from_millis(20);
 /// that waits for [`SPREADS`], and for its turn on a busy machine.
 const TOGETHER: Duration = Duration::from_secs(1);
 
+/// What is handed on, and ends whoever does not care.
+const ENDS: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+/// What is handed on at all; of these nothing must be lost while a process begins.
+const ALL: [i32; 8] = [
+    SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGTSTP, SIGCONT,
+];
+
+/// Keeps signals for a process that is about to begin: its [`Relay`] gets them.
+///
+/// # Errors
+/// None.
+pub fn hold_back() -> io::Result<()> {
+    raw::hold(&ALL, true)
+}
+
+/// Lets them come.
+pub(super) fn let_come() -> io::Result<()> {
+    raw::hold(&ALL, false)
+}
+
+/// In a new process that is to become the command: it has no relay.
+pub(super) fn stand_alone() -> io::Result<()> {
+    raw::forget_handlers(&ALL);
+    let_come()
+}
+
 /// Who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -69,21 +95,45 @@ impl std::fmt::Debug for Relay {
 }
 
 impl Relay {
-    /// From now on.
+    /// From now on, and those that were held back.
     ///
     /// # Errors
     /// The system is out of descriptors.
     pub fn new(place: Place, terminal: bool) -> io::Result<Self> {
-        let mut caught = vec![SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
-        if !terminal {
-            caught.extend([SIGTSTP, SIGCONT]);
+        let mut caught = vec![SIGCHLD];
+        match terminal {
+            true => caught.extend(ENDS),
+            false => caught.extend(ALL),
         }
+        let signals = SignalsInfo::new(caught)?;
+        let_come()?;
         Ok(Self {
-            signals: SignalsInfo::new(caught)?,
+            signals,
             place,
             terminal,
             told: Vec::new(),
         })
+    }
+
+    /// What a command would have been ended by that has not begun: its exit code.
+    pub(super) fn has_ended(&mut self) -> Option<u8> {
+        let arrived = self.signals.pending().map(|origin| origin.signal);
+        let ends = arrived.filter(|signal| ENDS.contains(signal)).last();
+        ends.and_then(|signal| u8::try_from(128 + signal).ok())
+    }
+
+    /// Lets signals come that were held back while the next process was made. What the
+    /// terminal sent to all of us may have missed that one.
+    ///
+    /// # Errors
+    /// None.
+    pub fn catch_up(&self, child: Pid) -> io::Result<()> {
+        if self.terminal {
+            for signal in raw::held_back(&ENDS)? {
+                self.hand_on(signal, child);
+            }
+        }
+        let_come()
     }
 
     /// Until the next process has ended; its exit code, 128 + N if signal N has ended it.
@@ -116,7 +166,7 @@ impl Relay {
 
     /// Whether a command at a terminal has not got a signal itself.
     fn is_news(&mut self, origin: &Origin) -> bool {
-        if origin.cause == Cause::Kernel {
+        if origin.cause == Cause::Kernel && self.place != Place::Init {
             // The terminal has told it already.
             return false;
         }
@@ -135,6 +185,7 @@ impl Relay {
                 self.told.retain(|(signal, _)| *signal != origin.signal);
                 self.told.len() == before
             }
+            // It left the command's group when that began.
             Place::Init => true,
         }
     }

@@ -209,6 +209,7 @@ fn exit_codes_are_those_that_users_of_docker_know() {
             "--switch-user=false forbids it",
         ),
         (&["-v", "/tmp"], 125, "HOST:PATH"),
+        (&["--memory", "4M"], 125, "the least is 6M"),
         (&["--none"], 125, "unexpected argument '--none'"),
         (&["--backend", "aufs"], 125, "aufs"),
     ] {
