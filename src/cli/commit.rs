@@ -148,7 +148,7 @@ fn form(text: &str, format: Option<Format>, id: ImageId) -> Result<Form, Failure
 fn docker_name(text: &str) -> Result<Reference, Failure> {
     let name = text
         .parse::<Reference>()
-        .map_err(|error| Failure::of(Exit::Usage, &error).hint("NAME:TAG, or --format aci"))?;
+        .map_err(|error| Failure::of(Exit::Usage, &error))?;
     match name.tag() {
         Some(_) => Ok(name),
         None => Err(Failure::new(
