@@ -36,8 +36,8 @@ pub struct Target {
     pub image: ImageId,
     /// What it was made of when the changes began.
     pub stack: Stack,
-    /// The upper directory.
-    pub upper: PathBuf,
+    /// The upper directory; nothing: all is as the image has it.
+    pub upper: Option<PathBuf>,
 }
 
 /// An image and its changes.
@@ -51,7 +51,7 @@ pub struct Changed {
     pub live: bool,
 }
 
-/// Opens an image and an upper directory that was begun with it.
+/// Opens an image, and an upper directory that was begun with it.
 ///
 /// # Errors
 /// See [`ChangedError`].
@@ -67,9 +67,15 @@ pub fn open(
         identity: target.stack.identity.clone(),
         stack: target.stack.identity.clone(),
     };
-    let seen = Seen::open(&target.upper, &view.stack)?;
+    let union = Arc::clone(&view.union);
+    let Some(upper) = &target.upper else {
+        let tree = Writable::unchanged(union)?;
+        let live = false;
+        return Ok(Changed { view, tree, live });
+    };
+    let seen = Seen::open(upper, &view.stack)?;
     let live = seen.is_live();
-    let tree = Writable::frozen(Arc::clone(&view.union), Arc::new(seen))?;
+    let tree = Writable::frozen(union, Arc::new(seen))?;
     Ok(Changed { view, tree, live })
 }
 

@@ -1,13 +1,15 @@
 //! What is in an upper directory becomes an image.
 //!
 //! What it is for: a new layer of what was changed, the image's config with one more
-//! entry, and both into the store by the way that every image takes. An AppC image has no
-//! whiteouts: its commit is one archive of all that the tree has now. May assume what
+//! entry, and both into a store by the way that every image takes. An AppC image has no
+//! whiteouts: it is one archive of all that the tree has now, and what is made of one is one
+//! layer of all that. So a commit may change the kind of an image, also where
+//! nothing was changed: that is how images go out in another form. May assume what
 //! `changed` may. Must not know containers, nor terminals.
 //!
 //! * `pack`, `bytes`: members as a tar. `layer`: that tar, compressed and hashed.
 //! * `config`, `change`: what the image says of itself. `layout`: what is imported.
-//! * `appc`: the same for AppC images.
+//! * `appc`: the same for AppC images. `files`: what the tree says of users.
 //!
 //! **Consistent** means: every file comes as it was at one moment (it is looked at before and
 //! after it is read, and read again if something happened in between), and names are
@@ -20,6 +22,7 @@ mod appc;
 mod bytes;
 mod change;
 mod config;
+mod files;
 mod layer;
 mod layout;
 pub mod pack;
@@ -32,6 +35,9 @@ use crate::appc::AppcReference;
 use crate::archive::ArchiveError;
 use crate::changed::{self, Changed, ChangedError, Target};
 use crate::digest::{AciId, ImageId};
+use crate::image::appc::ManifestError;
+use crate::image::convert::Lost;
+use crate::image::identity::IdentityError;
 use crate::import::{ImportError, Progress};
 use crate::layer::Limits;
 use crate::reference::Reference;
@@ -39,6 +45,7 @@ use crate::store::leases::Lease;
 use crate::store::staging::Staging;
 use crate::store::{Caches, Store, StoreError};
 use crate::tree_path::TreePath;
+use layout::Kind;
 use pack::{Lacks, PackError};
 
 pub use change::{Change, ChangeError};
@@ -48,23 +55,25 @@ pub use layer::Packing;
 /// How often all is begun again when names change while they are looked at.
 const TRIES: usize = 5;
 
-/// What the new image is called.
+/// What kind of image it is to be, and what it is called.
 #[derive(Debug, Clone)]
-pub enum Name {
-    /// A Docker or OCI image.
-    Docker(Reference),
+pub enum Form {
+    /// An OCI image.
+    Oci(Vec<Reference>),
+    /// The same with a manifest of Docker's schema 2.
+    Docker(Vec<Reference>),
     /// An AppC image: its name, and labels to be set.
-    Appc(AppcReference),
+    Aci(AppcReference),
 }
 
 /// What whoever commits can say.
 pub struct Options<'a> {
-    /// What the new image is called.
-    pub name: &'a Name,
+    /// What the new image is.
+    pub form: &'a Form,
     /// How the layer is packed.
     pub packing: Packing,
-    /// What is said about it.
-    pub said: Said<'a>,
+    /// What is said about it; nothing: the image is only to be of another kind.
+    pub said: Option<Said<'a>>,
     /// Told how far it is.
     pub progress: &'a dyn Progress,
     /// Set from elsewhere: stop soon.
@@ -74,7 +83,7 @@ pub struct Options<'a> {
 impl std::fmt::Debug for Options<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options")
-            .field("name", &self.name)
+            .field("form", &self.form)
             .field("packing", &self.packing)
             .finish_non_exhaustive()
     }
@@ -89,6 +98,8 @@ pub struct Committed {
     pub members: usize,
     /// What is not in it as it is in the tree.
     pub lacks: Vec<Lacks>,
+    /// What its kind has no word for.
+    pub lost: Vec<Lost>,
     /// What changed while it was read, of an upper directory that a mount was at work on.
     pub moved: Vec<TreePath>,
 }
@@ -114,15 +125,18 @@ pub enum CommitError {
     /// It was not taken into the store.
     #[error(transparent)]
     Import(#[from] ImportError),
-    /// An AppC image gets an AppC name.
-    #[error("`{0}` is an AppC image, and `{1}` is no name of one")]
-    NotAppcName(AciId, Reference),
-    /// And others do not.
-    #[error("`{0}` is no AppC image, and `{1}` is the name of one")]
-    AppcName(ImageId, AppcReference),
     /// What only other images have.
     #[error("an AppC image knows no {0}")]
     NotForAppc(&'static str),
+    /// A layer in zstd, in an image of Docker's.
+    #[error("a manifest of Docker's schema 2 cannot have a layer in zstd")]
+    ZstdForDocker,
+    /// Its manifest cannot be read.
+    #[error("the manifest of {0} is damaged")]
+    Manifest(AciId, #[source] ManifestError),
+    /// It would run as nobody.
+    #[error("a config cannot say as whom it is run")]
+    Identity(#[from] IdentityError),
     /// Something cannot be written beside the store.
     #[error("cannot write `{}`", .0.display())]
     Write(PathBuf, #[source] io::Error),
@@ -143,8 +157,7 @@ impl CommitError {
                 Some("stop or pause what writes there, then commit".to_owned())
             }
             Self::Pack(PackError::Whiteout(_)) => Some("rename or remove it first".to_owned()),
-            Self::NotAppcName(..) => Some("appc:NAME[:VERSION]".to_owned()),
-            Self::AppcName(..) => Some("NAME:TAG".to_owned()),
+            Self::ZstdForDocker => Some("--format oci, or another --compression".to_owned()),
             _ => None,
         }
     }
@@ -168,6 +181,7 @@ impl From<crate::union::FsError> for CommitError {
 /// One commit.
 struct Context<'a> {
     store: &'a Store,
+    into: &'a Store,
     target: &'a Target,
     staging: &'a Staging,
     lease: Option<&'a Lease>,
@@ -192,7 +206,7 @@ impl Context<'_> {
             want,
             again: false,
             limits: limits(),
-            now: self.options.said.now,
+            now: self.options.said.map_or(0, |said| said.now),
             progress: self.options.progress,
             stop: self.options.stop,
         }
@@ -208,27 +222,21 @@ fn limits() -> Limits {
     }
 }
 
-/// Makes an image of another with what was changed of it.
+/// Makes an image of another with what was changed of it, in the store `into`.
 ///
 /// # Errors
 /// See [`CommitError`]; the store is then as it was.
 pub fn commit(
     store: &Store,
     target: &Target,
+    into: &Store,
     options: &Options<'_>,
 ) -> Result<Committed, CommitError> {
-    let image = target.image;
-    match (AciId::of_image(image), options.name) {
-        (Some(id), Name::Docker(name)) => {
-            return Err(CommitError::NotAppcName(id, name.clone()));
-        }
-        (None, Name::Appc(name)) => return Err(CommitError::AppcName(image, name.clone())),
-        _ => {}
-    }
-    let staging = store.stage()?;
+    let staging = into.stage()?;
     let lease = store.lease()?;
     let context = Context {
         store,
+        into,
         target,
         staging: &staging,
         lease: lease.as_ref(),
@@ -236,9 +244,10 @@ pub fn commit(
         options,
     };
     for _ in 0..TRIES {
-        let outcome = match options.name {
-            Name::Docker(name) => layout::commit(&context, name),
-            Name::Appc(name) => appc::commit(&context, name),
+        let outcome = match options.form {
+            Form::Oci(names) => layout::commit(&context, names, Kind::Oci),
+            Form::Docker(names) => layout::commit(&context, names, Kind::Docker),
+            Form::Aci(name) => appc::commit(&context, name),
         };
         match outcome {
             Err(error) if error.may_be_passing() => {}

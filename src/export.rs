@@ -35,7 +35,7 @@ use crate::store::leases::Lease;
 use crate::store::{Store, StoreError};
 use bytes::Watched;
 
-pub use oci::{OCI_MARK, oci_index, oci_manifest};
+pub use oci::{OCI_MARK, docker_manifest, oci_index, oci_manifest};
 pub use place::{Place, PlaceError};
 
 /// What an archive is to be.

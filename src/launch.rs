@@ -7,8 +7,7 @@
 //!
 //! | file | question |
 //! |---|---|
-//! | `command` | what is run? Pure. |
-//! | `identity` | as whom? Pure. |
+//! | `command` | what is run? Pure; as whom, `image::identity` says. |
 //! | `image_files` | what does the image say of its users? |
 //! | `spec` | all that is decided, in one value |
 //! | `outer` | the process that makes the namespaces |
@@ -37,7 +36,6 @@ pub mod bundle;
 mod capabilities;
 pub mod command;
 mod devices;
-pub mod identity;
 pub mod image_files;
 mod inside;
 pub mod limits;

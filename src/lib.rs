@@ -15,7 +15,7 @@
 //! | | [`node`] | what `stat` tells of one object |
 //! | | [`tree_path`] | a path that cannot leave its tree |
 //! | 1 formats | [`layer`] | what one layer says: index format, tar reader, seek points |
-//! | | [`image`] | what an image says: Docker archives, OCI layouts |
+//! | | [`image`] | what an image says: Docker archives, OCI layouts, AppC manifests |
 //! | | [`mesos`] | messages of Mesos in JSON: containers, images, garbage collection |
 //! | 2 places, heart | [`store`] | the content store on disk |
 //! | | [`archive`] | a tar, a directory or standard input as files of an image |

@@ -279,6 +279,84 @@ fn an_appc_image_becomes_one_that_needs_no_other() {
     assert_eq!(again.run(&["cat", "appc:new-app:/low"]).ok().text(), "low");
 }
 
+#[test]
+fn a_commit_may_be_an_image_of_another_kind() {
+    let Some(scene) = Scene::new() else { return };
+    scene.write("d/new", "new");
+    scene.whiteout("d/f");
+    let more = [
+        "new:2",
+        "--format",
+        "aci",
+        "--timestamp",
+        "1",
+        "-a",
+        "who",
+        "-m",
+        "why",
+        "-c",
+        "USER 7",
+    ];
+    scene.run("commit", &more).ok();
+    let image = scene.json(&["inspect", "--json", "appc:new:2"]);
+    let manifest = &image["manifest"];
+    assert_eq!(manifest["app"]["user"], "7");
+    let annotations = manifest["annotations"].to_string();
+    for text in ["who", "why", "1970-01-01T00:00:01Z"] {
+        assert!(annotations.contains(text), "{annotations}");
+    }
+    assert_eq!(scene.cat("appc:new:2:/d/new").ok().text(), "new");
+    assert_eq!(scene.cat("appc:new:2:/d/f").code, 3);
+    assert_eq!(scene.cat("appc:new:2:/top").ok().text(), "top");
+
+    // A manifest of schema 2, in which no layer is in zstd.
+    scene.run("commit", &["two:2", "--format", "docker"]).ok();
+    let blobs = fs::read_dir(scene.bench.path("store").join("blobs/sha256")).unwrap();
+    let manifest = blobs
+        .filter_map(|blob| {
+            serde_json::from_slice::<Value>(&fs::read(blob.unwrap().path()).unwrap()).ok()
+        })
+        .find(|said| said["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json")
+        .unwrap();
+    assert_eq!(manifest["layers"].as_array().unwrap().len(), 2);
+    for layer in manifest["layers"].as_array().unwrap() {
+        assert_eq!(
+            layer["mediaType"],
+            "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        );
+    }
+    assert_eq!(scene.cat("two:2:/d/new").ok().text(), "new");
+    scene
+        .run(
+            "commit",
+            &["x:1", "--format", "docker", "--compression", "zstd"],
+        )
+        .fails(2, "cannot have a layer in zstd");
+    scene
+        .run("commit", &["Upper", "--format", "aci"])
+        .fails(2, "is no name of an AppC image");
+
+    // And the other way: its upper directory is another one.
+    let upper = scene.bench.path("upper of appc");
+    fs::create_dir(&upper).unwrap();
+    fs::write(upper.join("added"), "added").unwrap();
+    let args = ["commit", "appc:new:2", "--upper", upper.to_str().unwrap()];
+    let args = [&args[..], &["three:3", "--format", "oci", "-c", "ENV A=1"]].concat();
+    let ran = scene.bench.run(&args).ok();
+    let config = &scene.json(&["inspect", "--json", "three:3"])["config"];
+    assert_eq!(config["config"]["User"], "7:0");
+    assert_eq!(config["config"]["Env"], json!(["A=1"]));
+    assert_eq!(
+        config["history"].as_array().unwrap().len(),
+        1,
+        "{}",
+        ran.err
+    );
+    for (path, text) in [("added", "added"), ("d/new", "new"), ("top", "top")] {
+        assert_eq!(scene.cat(&format!("three:3:/{path}")).ok().text(), text);
+    }
+}
+
 impl Ran {
     #[track_caller]
     fn fails(self, code: i32, words: &str) {

@@ -70,6 +70,11 @@ const SETTINGS: &[(&str, [&str; 3], [&str; 3])] = &[
         ["false", "0", "false"],
         ["false", "false", "false"],
     ),
+    (
+        "docker-ignore-runtime",
+        ["true", "1", "true"],
+        ["true", "true", "true"],
+    ),
     ("log", ["/f", "/e", "'/c'"], ["/f", "/e", "/c"]),
     (
         "discovery",
@@ -377,6 +382,13 @@ fn the_flags_of_mesos_agent_say_the_same() {
         &[("LAZYROOT_SWITCH_USER", "0")],
     );
     assert_eq!(got, true);
+    let (got, _) = setting(
+        &bench,
+        "docker-ignore-runtime",
+        &["--docker_ignore_runtime"],
+        &[],
+    );
+    assert_eq!(got, true);
 }
 
 #[test]
@@ -413,6 +425,7 @@ fn without_a_word_the_defaults_are_those_of_the_documents() {
         ("containerizers", "mesos".into()),
         ("isolation", "posix/cpu,posix/mem".into()),
         ("switch-user", true.into()),
+        ("docker-ignore-runtime", false.into()),
         ("discovery", "meta".into()),
         ("discovery-prefix", "https://".into()),
         ("keyring", Value::Null),

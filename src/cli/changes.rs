@@ -64,7 +64,7 @@ impl Args {
         Ok(Target {
             image: rootfs.image,
             stack: rootfs.stack.clone(),
-            upper: record.scratch(rootfs).join("upper"),
+            upper: Some(record.scratch(rootfs).join("upper")),
         })
     }
 
@@ -98,6 +98,6 @@ fn of_image(store: &Store, image: &str, upper: &Path) -> Result<Target, Failure>
     Ok(Target {
         image,
         stack: Stack::of(store, image)?,
-        upper: upper.to_owned(),
+        upper: Some(upper.to_owned()),
     })
 }

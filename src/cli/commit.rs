@@ -8,7 +8,7 @@ use super::report::{Exit, Failure};
 use super::{Context, changes, civil, print, print_json};
 use crate::appc::{AppcReference, SCHEME};
 use crate::changed::ChangedError;
-use crate::commit::{self, Change, CommitError, Committed, Name, Options, Packing, Said};
+use crate::commit::{self, Change, CommitError, Committed, Form, Options, Packing, Said};
 use crate::digest::{AciId, ImageId};
 use crate::reference::Reference;
 
@@ -22,7 +22,8 @@ const NAMED: usize = 5;
 /// The new image has one layer more, and can be mounted at once. The same changes make
 /// the same layer. A mount may be at work meanwhile: then every file comes as it
 /// was at one moment, and what changed while it was read is told. An AppC image becomes one
-/// that depends on no other.
+/// that depends on no other. With --format it may become an image of the other kind: then
+/// it has one layer with all that the tree has, and what that kind cannot say is told.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -30,6 +31,9 @@ pub(super) struct Args {
     /// The new image's name; of an AppC image `NAME:VERSION,LABEL=VALUE` (version and labels may be left out).
     #[arg(value_name = "NAME")]
     name: String,
+    /// What it is to be. Default: aci of an AppC image, oci of others.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// What happened, for the image's history.
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
@@ -54,6 +58,16 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// OCI image.
+    Oci,
+    /// The same with a manifest of Docker's schema 2.
+    Docker,
+    /// App Container Image.
+    Aci,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Compression {
     Gzip,
     Zstd,
@@ -63,7 +77,7 @@ enum Compression {
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.create()?;
     let target = args.of.target(&store)?;
-    let name = name(&args.name, target.image)?;
+    let form = form(&args.name, args.format, target.image)?;
     context.stop_by_signals()?;
     let now = args.timestamp.unwrap_or_else(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -72,23 +86,23 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let created = rfc3339(now);
     let progress = Shown::new(args.quiet);
     let options = Options {
-        name: &name,
+        form: &form,
         packing: match args.compression {
             Compression::Gzip => Packing::Gzip,
             Compression::Zstd => Packing::Zstd,
             Compression::None => Packing::Plain,
         },
-        said: Said {
+        said: Some(Said {
             message: args.message.as_deref(),
             author: args.author.as_deref(),
             changes: &args.changes,
             created: &created,
             now,
-        },
+        }),
         progress: &progress,
         stop: &context.stop,
     };
-    let committed = commit::commit(&store, &target, &options);
+    let committed = commit::commit(&store, &target, &store, &options);
     progress.end();
     let committed = committed?;
     if !args.quiet {
@@ -98,7 +112,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         return print_json(&serde_json::json!({
             "id": committed.id,
             "members": committed.members,
-            "left_out": committed.lacks.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "left_out": left_out(&committed),
             "moved": committed.moved.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }));
     }
@@ -118,26 +132,49 @@ fn rfc3339(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// A name of the kind that the image is.
-fn name(text: &str, id: ImageId) -> Result<Name, Failure> {
-    let usage = |error: &dyn std::error::Error| Failure::of(Exit::Usage, error);
-    if AciId::of_image(id).is_none() {
-        let name = text.parse::<Reference>().map_err(|error| usage(&error))?;
-        return match name.tag() {
-            Some(_) => Ok(Name::Docker(name)),
-            None => Err(Failure::new(
-                Exit::Usage,
-                format!("`{text}` names a digest, which nobody knows before"),
-            )),
-        };
+/// What it is to be, with a name of that kind.
+fn form(text: &str, format: Option<Format>, id: ImageId) -> Result<Form, Failure> {
+    let usual = || match AciId::of_image(id) {
+        Some(_) => Format::Aci,
+        None => Format::Oci,
+    };
+    match format.unwrap_or_else(usual) {
+        Format::Oci => Ok(Form::Oci(vec![docker_name(text)?])),
+        Format::Docker => Ok(Form::Docker(vec![docker_name(text)?])),
+        Format::Aci => appc_name(text).map(Form::Aci),
     }
+}
+
+fn docker_name(text: &str) -> Result<Reference, Failure> {
+    let name = text
+        .parse::<Reference>()
+        .map_err(|error| Failure::of(Exit::Usage, &error))?;
+    match name.tag() {
+        Some(_) => Ok(name),
+        None => Err(Failure::new(
+            Exit::Usage,
+            format!("`{text}` names a digest, which nobody knows before"),
+        )),
+    }
+}
+
+/// A name of an AppC image, with or without `appc:`.
+pub(super) fn appc_name(text: &str) -> Result<AppcReference, Failure> {
     let whole = match text.starts_with(SCHEME) {
         true => text.to_owned(),
         false => format!("{SCHEME}{text}"),
     };
-    let name = whole.parse::<AppcReference>();
-    let name = name.map_err(|error| Failure::new(Exit::Usage, format!("`{text}`: {error}")))?;
-    Ok(Name::Appc(name))
+    whole.parse::<AppcReference>().map_err(|error| {
+        let what = format!("`{text}` is no name of an AppC image: {error}");
+        Failure::new(Exit::Usage, what).hint("NAME[:VERSION][,LABEL=VALUE]")
+    })
+}
+
+/// What is not in the image, or not as it was.
+pub(super) fn left_out(committed: &Committed) -> Vec<String> {
+    let lost = committed.lost.iter().map(ToString::to_string);
+    let lacks = committed.lacks.iter().map(ToString::to_string);
+    lost.chain(lacks).collect()
 }
 
 /// Tells what is not in the image as it is in the tree.
@@ -153,7 +190,7 @@ fn warn(committed: &Committed) {
             let _ = writeln!(to, "note: and {more} more; --json names all");
         }
     };
-    tell(committed.lacks.iter().map(ToString::to_string).collect());
+    tell(left_out(committed));
     let moved = committed.moved.iter();
     tell(
         moved
@@ -180,10 +217,10 @@ impl From<CommitError> for Failure {
             CommitError::Store(error) => return error.into(),
             CommitError::Import(error) => return error.into(),
             CommitError::Interrupted => Exit::Interrupted,
-            CommitError::NotAppcName(..)
-            | CommitError::AppcName(..)
-            | CommitError::NotForAppc(_) => Exit::Usage,
-            CommitError::Pack(_)
+            CommitError::NotForAppc(_) | CommitError::ZstdForDocker => Exit::Usage,
+            CommitError::Manifest(..) => Exit::Damaged,
+            CommitError::Identity(_)
+            | CommitError::Pack(_)
             | CommitError::Restless
             | CommitError::Archive(_)
             | CommitError::Write(..) => Exit::Failed,

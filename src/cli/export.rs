@@ -1,18 +1,34 @@
 //! `lazyroot export`
 
+use std::env;
 use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
+use super::commit::{appc_name, left_out};
 use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, human, print};
+use crate::appc::{AppcReference, SCHEME};
+use crate::changed::Target;
+use crate::commit::{self, Form as Kind, Packing};
 use crate::digest::{AciId, ImageId};
-use crate::export::{self, ExportError, Format, Note, Options, Place, PlaceError};
+use crate::export::{self, ExportError, Format, Options, Place, PlaceError};
+use crate::import::Progress;
 use crate::reference::Reference;
+use crate::store::Store;
+use crate::view::Stack;
+
+/// Where an image of another kind is made, unless TMPDIR says so: it may be large, and
+/// `/tmp` may be memory.
+const SCRATCH: &str = "/var/tmp";
+/// Room for decoded files in there: nobody reads any.
+const NO_CACHE: u64 = 0;
 
 /// Write an image as an archive that other programs take.
 ///
-/// Blobs that came in go out byte for byte; config, diff IDs and image ID never change.
+/// Blobs that came in go out byte for byte; config, diff IDs and image ID never change,
+/// unless an AppC image goes out in the form of others or another one as ACI: then all of its
+/// tree is in one layer, and what the other kind cannot say is told.
 /// The same image always makes the same archive. The file appears when it is whole.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -26,8 +42,10 @@ pub(super) struct Args {
     #[arg(long, value_enum)]
     format: Option<Form>,
     /// Name of the image in the archive; may be repeated. Default: the name that IMAGE is.
+    /// Of an ACI that is made of another image `NAME:VERSION,LABEL=VALUE` (version and
+    /// labels may be left out).
     #[arg(long = "name", value_name = "NAME")]
-    names: Vec<Reference>,
+    names: Vec<String>,
     /// Replace FILE if it is there.
     #[arg(short, long)]
     force: bool,
@@ -60,21 +78,31 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.open()?;
     let id = store.find(&args.image)?;
     let format = args.format.map_or_else(|| usual(id), Form::format);
-    let names = names(args, format, &store.names()?);
+    let kind = kind(args, id, format, &store)?;
     context.stop_by_signals()?;
     let progress = Shown::new(args.quiet);
-    let options = Options {
-        format,
-        names: &names,
-        progress: &progress,
-        stop: &context.stop,
+    let write = |to: &mut dyn Write| {
+        let options = Options {
+            format,
+            names: match &kind {
+                Kind::Oci(names) | Kind::Docker(names) => names,
+                Kind::Aci(_) => &[],
+            },
+            progress: &progress,
+            stop: &context.stop,
+        };
+        match AciId::of_image(id).is_some() == (format == Format::Aci) {
+            true => {
+                let notes = export::export(&store, id, to, &options)?;
+                Ok(notes.iter().map(ToString::to_string).collect())
+            }
+            false => converted(&store, id, to, &kind, &options, &progress),
+        }
     };
     let piped = args.file.as_os_str() == "-";
     let outcome = match piped {
-        true => to_stdout(|to| export::export(&store, id, to, &options)),
-        false => to_file(&args.file, args.force, |to| {
-            export::export(&store, id, to, &options)
-        }),
+        true => to_stdout(write),
+        false => to_file(&args.file, args.force, write),
     };
     progress.end();
     let (notes, bytes) = outcome?;
@@ -99,19 +127,126 @@ fn usual(id: ImageId) -> Format {
     }
 }
 
-/// Whoever asks by a name wants that name in the archive; whoever asks by ID, none, as
-/// with `docker save`.
-fn names(args: &Args, format: Format, known: &crate::store::images::Names) -> Vec<Reference> {
-    if !args.names.is_empty() || format == Format::Aci {
-        return args.names.clone();
-    }
-    let named = args.image.parse::<Reference>().ok();
-    Vec::from_iter(named.filter(|name| known.contains_key(name) && name.tag().is_some()))
+/// What the archive is to be, and the names in it.
+fn kind(args: &Args, id: ImageId, format: Format, store: &Store) -> Result<Kind, Failure> {
+    let known = store.image(id)?.appc;
+    Ok(match (format, &known) {
+        (Format::Aci, Some(_)) if !args.names.is_empty() => return Err(ExportError::Named.into()),
+        (Format::Aci, Some(outline)) => Kind::Aci(AppcReference {
+            name: outline.name.clone(),
+            labels: outline.labels.clone(),
+        }),
+        (Format::Aci, None) => Kind::Aci(name_of_aci(args, store)?),
+        (Format::Oci, _) => Kind::Oci(names(args, known.is_some(), store)?),
+        (Format::Docker, _) => Kind::Docker(names(args, known.is_some(), store)?),
+    })
 }
 
-type Outcome = Result<(Vec<Note>, Option<u64>), Failure>;
+/// Whoever asks by a name wants that name in the archive; whoever asks by ID, none, as
+/// with `docker save`.
+fn names(args: &Args, of_appc: bool, store: &Store) -> Result<Vec<Reference>, Failure> {
+    if !args.names.is_empty() {
+        let names = args.names.iter().map(|name| name.parse::<Reference>());
+        let names = names.collect::<Result<_, _>>();
+        return names.map_err(|error| Failure::of(Exit::Usage, &error));
+    }
+    let name = args.image.strip_prefix(SCHEME).unwrap_or(&args.image);
+    let name = match of_appc {
+        // Its labels are none of a name of Docker's.
+        true => name.split(',').next().unwrap_or_default(),
+        false => name,
+    };
+    let named = name
+        .parse::<Reference>()
+        .ok()
+        .filter(|name| name.tag().is_some());
+    let known = store.names()?;
+    // The ID of an AppC image has the form of a name.
+    let meant = |name: &Reference| match of_appc {
+        true => args.image.parse::<AciId>().is_err() && !args.image.starts_with("sha512-"),
+        false => known.contains_key(name),
+    };
+    Ok(Vec::from_iter(named.filter(meant)))
+}
 
-fn to_stdout(write: impl FnOnce(&mut dyn Write) -> Result<Vec<Note>, ExportError>) -> Outcome {
+/// The name of an ACI that is made of another image: the one that is said, or the whole
+/// name that it was asked by, with its tag as the version.
+fn name_of_aci(args: &Args, store: &Store) -> Result<AppcReference, Failure> {
+    match args.names.as_slice() {
+        [name] => return appc_name(name),
+        [] => {}
+        _ => {
+            let what = "an ACI has one name";
+            return Err(Failure::new(Exit::Usage, what).hint("only one --name"));
+        }
+    }
+    let named = args.image.parse::<Reference>().ok();
+    let Some(name) = named.filter(|name| store.names().is_ok_and(|all| all.contains_key(name)))
+    else {
+        let what = format!("an ACI has a name, and `{}` is none", args.image);
+        return Err(Failure::new(Exit::Usage, what).hint("--name NAME:VERSION"));
+    };
+    let whole = format!("{}/{}", name.domain(), name.path());
+    let version = name.tag().map_or_else(String::new, |tag| format!(":{tag}"));
+    appc_name(&format!("{whole}{version}")).map_err(|failure| failure.hint("--name NAME:VERSION"))
+}
+
+/// What is made on the way to an archive is not told layer by layer.
+struct OnTheWay<'a>(&'a Shown);
+
+impl Progress for OnTheWay<'_> {
+    fn advance(&self, bytes: u64) {
+        Progress::advance(self.0, bytes);
+    }
+}
+
+/// Writes an image as one of the other kind: made in a store that is gone afterwards, so that
+/// whatever is checked of an image that comes is checked of it.
+fn converted(
+    store: &Store,
+    id: ImageId,
+    to: &mut dyn Write,
+    kind: &Kind,
+    export: &Options<'_>,
+    progress: &Shown,
+) -> Result<Vec<String>, Failure> {
+    let scratch = env::var_os("TMPDIR").map_or_else(|| PathBuf::from(SCRATCH), PathBuf::from);
+    let made = tempfile::Builder::new()
+        .prefix("lazyroot-")
+        .tempdir_in(&scratch);
+    let made = made.map_err(|error| {
+        let what = format!(
+            "cannot make a directory in `{}`: {error}",
+            scratch.display()
+        );
+        Failure::new(Exit::Failed, what).hint("TMPDIR=DIR, with room for the image")
+    })?;
+    let made = Store::create(made.path(), NO_CACHE).map(|store| (made, store))?;
+    let target = Target {
+        image: id,
+        stack: Stack::of(store, id)?,
+        upper: None,
+    };
+    let options = commit::Options {
+        form: kind,
+        packing: match kind {
+            // Its layers go out plain.
+            Kind::Docker(_) => Packing::Plain,
+            Kind::Oci(_) | Kind::Aci(_) => Packing::Gzip,
+        },
+        said: None,
+        progress: &OnTheWay(progress),
+        stop: export.stop,
+    };
+    let committed = commit::commit(store, &target, &made.1, &options)?;
+    let notes = export::export(&made.1, committed.id, to, export)?;
+    let notes = notes.iter().map(ToString::to_string);
+    Ok(left_out(&committed).into_iter().chain(notes).collect())
+}
+
+type Outcome = Result<(Vec<String>, Option<u64>), Failure>;
+
+fn to_stdout(write: impl FnOnce(&mut dyn Write) -> Result<Vec<String>, Failure>) -> Outcome {
     let out = std::io::stdout();
     if out.is_terminal() {
         let failure = Failure::new(Exit::Usage, "an archive is nothing for a terminal");
@@ -124,13 +259,11 @@ fn to_stdout(write: impl FnOnce(&mut dyn Write) -> Result<Vec<Note>, ExportError
 fn to_file(
     path: &Path,
     replace: bool,
-    write: impl FnOnce(&mut dyn Write) -> Result<Vec<Note>, ExportError>,
+    write: impl FnOnce(&mut dyn Write) -> Result<Vec<String>, Failure>,
 ) -> Outcome {
     let mut place = Place::open(path, replace)?;
-    let notes = write(&mut place).map_err(|error| {
-        let interrupted = matches!(error, ExportError::Interrupted);
-        let mut failure = Failure::from(error);
-        if !interrupted {
+    let notes = write(&mut place).map_err(|mut failure| {
+        if failure.exit != Exit::Interrupted {
             failure.message = format!("cannot write `{}`: {}", path.display(), failure.message);
         }
         failure

@@ -163,6 +163,8 @@ pub(crate) struct Context {
     isolation: Words<Isolation>,
     /// Whether containers run as the user who wants them to.
     switch_user: bool,
+    /// Whether what Docker images say of how they are run is ignored.
+    docker_ignore_runtime: bool,
     /// How images are looked for.
     discovery: discovery::Settings,
     /// How registries are asked.
@@ -221,6 +223,7 @@ impl Context {
             providers: all.providers,
             isolation: all.isolation,
             switch_user: all.switch_user,
+            docker_ignore_runtime: all.docker_ignore_runtime,
             discovery: all.discovery,
             registry: all.registry,
             settings: all.list,
@@ -262,16 +265,38 @@ impl Context {
 /// Parses the command line, runs the verb, prints what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            // There is nobody left to tell when standard error is gone.
+            let _ = error.print();
+            return match error.use_stderr() && means_run() {
+                true => run::OURS.into(),
+                // Help is no error.
+                false => u8::try_from(error.exit_code()).map_or(Exit::Usage.into(), Into::into),
+            };
+        }
+    };
     // It was made for this very command.
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let is_run = matches!(cli.verb, Verb::Run(_));
     match Context::resolve(&cli, &matches).and_then(|context| run(cli.verb, &context)) {
         Ok(code) => code,
         Err(failure) => {
             failure.print();
-            failure.exit.into()
+            match is_run {
+                true => run::OURS.into(),
+                false => failure.exit.into(),
+            }
         }
     }
+}
+
+/// Whether a command line that cannot be understood is one of `run`, whose other exit codes
+/// are the command's.
+fn means_run() -> bool {
+    let matches = Cli::command().ignore_errors(true).try_get_matches();
+    matches.is_ok_and(|matches| matches.subcommand_name() == Some("run"))
 }
 
 fn run(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {

@@ -17,11 +17,12 @@ use super::provision::now;
 use super::report::{Exit, Failure};
 use super::wanted::Wanted;
 use super::{Context, parse_size, progress};
+use crate::backend::Kind;
 use crate::container::{ContainerError, Containers, Provisioned, Request, unique_name};
 use crate::container_id::ContainerId;
 use crate::launch;
 use crate::launch::limits::Limits;
-use crate::launch::relay::{Place, Relay, has_terminal, take_terminal_back};
+use crate::launch::relay::{Place, Relay, has_terminal, hold_back, take_terminal_back};
 use crate::launch::spec::{Spec, Usage};
 use crate::store::Store;
 
@@ -48,6 +49,13 @@ pub(super) struct Args {
     /// Destroy it in the end, as is done without.
     #[arg(long, conflicts_with = "keep")]
     rm: bool,
+    /// Keep standard input open, as is done without.
+    #[arg(short, long)]
+    interactive: bool,
+    /// Refuse to run without a terminal at standard input. If one is there, the command has it in any
+    /// case.
+    #[arg(short, long)]
+    tty: bool,
     /// Nothing can be written to its root file system.
     #[arg(long)]
     read_only: bool,
@@ -61,7 +69,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NUMBER", value_parser = positive)]
     cpus: Option<f64>,
     /// Memory that it may have at most.
-    #[arg(short, long, value_name = "BYTES", value_parser = parse_size)]
+    #[arg(short, long, value_name = "BYTES", value_parser = memory)]
     memory: Option<u64>,
     /// In the end, say what it used, as far as --isolation has posix/cpu and posix/mem.
     #[arg(long)]
@@ -77,8 +85,18 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Less memory starts nothing (Docker's minimum).
+const MEMORY_MIN: u64 = 6 << 20;
+
+fn memory(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        bytes if bytes < MEMORY_MIN => Err("the least is 6M".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
 /// What `docker run` answers when it was not the command that failed.
-const OURS: u8 = 125;
+pub(super) const OURS: u8 = 125;
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode, Failure> {
     match args.outcome(context) {
@@ -95,11 +113,24 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode, Failure> {
 
 impl Args {
     fn outcome(&self, context: &Context) -> Result<u8, Failure> {
+        if self.tty && !has_terminal() {
+            let what = "there is no terminal at standard input, and -t wants one";
+            return Err(Failure::new(Exit::Usage, what).hint("without -t"));
+        }
         let caught = context.stop_for_now()?;
-        let backend = context.backend.settle();
+        let ordinary = !rustix::process::geteuid().is_root();
+        let settled = || {
+            let backend = context.backend.settle();
+            backend.map_err(|error| backend_failure(&error))
+        };
+        // What an ordinary user can do is known when he is root of a namespace.
+        let backend = match ordinary {
+            true => Kind::Fuse,
+            false => settled()?,
+        };
         let mut request = Request {
             id: self.id()?,
-            backend: backend.map_err(|error| backend_failure(&error))?,
+            backend,
             images: Vec::new(),
             hostname: None,
             volumes: Vec::new(),
@@ -110,7 +141,6 @@ impl Args {
         let args = self.ask(&mut request, context)?;
         let store = context.open()?;
         let mut keeper = keeper(context, &store);
-        let ordinary = !rustix::process::geteuid().is_root();
         if ordinary {
             if self.keep {
                 let what =
@@ -124,6 +154,7 @@ impl Args {
                 std::fs::create_dir_all(directory)?;
             }
             keeper.log = Some(log);
+            request.backend = settled()?;
         }
         let shown = progress::Written::new(self.wanted.quiet);
         let made = keeper.provision(&request, &mut |bytes, objects| shown.tell(bytes, objects));
@@ -252,6 +283,8 @@ fn start(spec: &Spec, caught: Vec<signal_hook::SigId>, context: &Context) -> Res
     let mut file = std::fs::File::from(file);
     file.write_all(&text)?;
     let mut relay = Relay::new(Place::Keeper, spec.terminal)?;
+    // From here on the child is to have them, which is not there yet.
+    hold_back()?;
     for id in caught {
         signal_hook::low_level::unregister(id);
     }
@@ -266,6 +299,7 @@ fn start(spec: &Spec, caught: Vec<signal_hook::SigId>, context: &Context) -> Res
     drop(file);
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Failure::new(Exit::Failed, "the child has no number"))?;
+    relay.catch_up(pid)?;
     let code = relay.until_end(pid)?;
     if spec.terminal {
         take_terminal_back();

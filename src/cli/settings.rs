@@ -109,6 +109,14 @@ pub(super) struct Wishes {
         hide_short_help = true
     )]
     switch_user: Option<bool>,
+    /// Whether containers ignore what Docker and OCI images say of their command, variables, directory
+    /// and user. Default: false.
+    #[arg(
+        long, alias = "docker_ignore_runtime", global = true, env = "LAZYROOT_DOCKER_IGNORE_RUNTIME",
+        value_name = "BOOL", value_parser = parse_bool, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", hide_short_help = true
+    )]
+    docker_ignore_runtime: Option<bool>,
     /// Append the log of mounts to this file.
     ///
     /// Else it goes to the system's log, or without one to /var/log/lazyroot.log (not
@@ -344,6 +352,7 @@ pub(super) struct Settings {
     pub(super) providers: Words<Providers>,
     pub(super) isolation: Words<Isolation>,
     pub(super) switch_user: bool,
+    pub(super) docker_ignore_runtime: bool,
     pub(super) log: Option<PathBuf>,
     pub(super) discovery: discovery::Settings,
     pub(super) registry: registry::Settings,
@@ -492,6 +501,11 @@ impl Sources<'_> {
                 Some(Words::default()),
             )?,
             switch_user: self.must("switch-user", |all| all.switch_user, Some(true))?,
+            docker_ignore_runtime: self.must(
+                "docker-ignore-runtime",
+                |all| all.docker_ignore_runtime,
+                Some(false),
+            )?,
             log: self.pick("log", |all| all.log.clone(), None)?,
             list: std::mem::take(&mut self.list),
         })

@@ -9,30 +9,33 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Map, Value, json};
 
-use super::{CommitError, Committed, Context, Packing, layer, pack};
-use crate::appc::AppcReference;
+use super::files::TreeFiles;
+use super::{CommitError, Committed, Context, Packing, config, layer, layout, pack};
+use crate::appc::{AppcReference, Identifier};
 use crate::archive::Archive;
-use crate::digest::AciId;
+use crate::changed::Changed;
+use crate::digest::{AciId, BlobId};
 use crate::image::Want;
+use crate::image::appc::Manifest;
+use crate::image::convert::{Lost, manifest_of};
 use crate::import::import;
 use crate::layer::Dialect;
 use crate::layer::tar::{Member, MemberKind, header, padding};
 use crate::store::StoreError;
+use crate::store::images::ImageRecord;
 
 /// Commits under a name.
 pub(super) fn commit(
     context: &Context<'_>,
     name: &AppcReference,
 ) -> Result<Committed, CommitError> {
-    if !context.options.said.changes.is_empty() {
-        return Err(CommitError::NotForAppc("--change"));
-    }
     if context.options.packing == Packing::Zstd {
         // spec/aci.md, "Image Archives": gzip, bzip2 and xz.
         return Err(CommitError::NotForAppc("zstd"));
     }
     let changed = context.open()?;
-    let manifest = manifest(context, &changed.view.record, name)?;
+    let (manifest, lost) = manifest(context, &changed, name)?;
+    let manifest = Value::Object(manifest).to_string().into_bytes();
     let member = Member {
         size: manifest.len() as u64,
         stored: manifest.len() as u64,
@@ -51,7 +54,7 @@ pub(super) fn commit(
     let stop = Arc::new(AtomicBool::new(false));
     let archive = Archive::from_file(name.to_string(), opened, &stop)?;
     import(
-        context.store,
+        context.into,
         archive,
         &context.import_options(&[], &Want::host()),
     )?;
@@ -59,20 +62,71 @@ pub(super) fn commit(
         id: id.image(),
         members: said.len(),
         lacks: written.packed.lacks,
+        lost,
         moved,
     })
 }
 
-/// The image's manifest with another name, without dependencies and whitelist.
+/// The manifest of the new image, and what it cannot say.
 fn manifest(
     context: &Context<'_>,
-    record: &crate::store::images::ImageRecord,
+    changed: &Changed,
     name: &AppcReference,
-) -> Result<Vec<u8>, CommitError> {
-    let blob = record.manifest.ok_or_else(|| StoreError::Damaged {
+) -> Result<(Map<String, Value>, Vec<Lost>), CommitError> {
+    let asked = &context.options.said;
+    let (mut manifest, lost) = match AciId::of_image(context.target.image) {
+        Some(_) if asked.is_some_and(|said| !said.changes.is_empty()) => {
+            return Err(CommitError::NotForAppc("--change"));
+        }
+        Some(_) => (renamed(context, &changed.view.record, name)?, Vec::new()),
+        None => {
+            let config = config::next(layout::stored_config(context)?, None, asked.as_ref());
+            let made = manifest_of(&config, name, &TreeFiles(&changed.tree));
+            made.map_err(|error| StoreError::Damaged {
+                path: context.store.blob_path(BlobId(context.target.image.0)),
+                what: format!("it is no config: {error}"),
+            })?
+        }
+    };
+    let texts = [
+        ("authors", asked.and_then(|said| said.author)),
+        ("lazyroot.message", asked.and_then(|said| said.message)),
+    ];
+    for (key, text) in texts {
+        let Some(text) = text else { continue };
+        let all = manifest.entry("annotations").or_insert_with(|| json!([]));
+        if let Some(all) = all.as_array_mut() {
+            all.retain(|annotation| annotation["name"] != key);
+            all.push(json!({ "name": key, "value": text }));
+        }
+    }
+    Ok((manifest, lost))
+}
+
+/// The manifest of an AppC image, as it was checked when it came.
+pub(super) fn stored_manifest(
+    context: &Context<'_>,
+    record: &ImageRecord,
+) -> Result<Manifest, CommitError> {
+    let bytes = context.store.small_blob(blob(context, record)?)?;
+    let id = AciId::of_image(record.id).expect("because it is the record of an AppC image");
+    Manifest::parse(&bytes).map_err(|error| CommitError::Manifest(id, error))
+}
+
+fn blob(context: &Context<'_>, record: &ImageRecord) -> Result<BlobId, StoreError> {
+    record.manifest.ok_or_else(|| StoreError::Damaged {
         path: context.store.image_path(record.id),
         what: "it names no manifest".to_owned(),
-    })?;
+    })
+}
+
+/// An AppC image's manifest with another name, without dependencies and whitelist.
+fn renamed(
+    context: &Context<'_>,
+    record: &ImageRecord,
+    name: &AppcReference,
+) -> Result<Map<String, Value>, CommitError> {
+    let blob = blob(context, record)?;
     let bytes = context.store.small_blob(blob)?;
     let mut said: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
@@ -85,24 +139,11 @@ fn manifest(
     let labels = said.entry("labels").or_insert_with(|| json!([]));
     if let Some(labels) = labels.as_array_mut() {
         labels.retain(|label| {
-            let known = |key: &crate::appc::Identifier| label["name"] == key.as_str();
+            let known = |key: &Identifier| label["name"] == key.as_str();
             !name.labels.keys().any(known)
         });
         let new = name.labels.iter();
         labels.extend(new.map(|(key, value)| json!({ "name": key, "value": value })));
     }
-    let said_now = &context.options.said;
-    let texts = [
-        ("authors", said_now.author),
-        ("lazyroot.message", said_now.message),
-    ];
-    for (key, text) in texts {
-        let Some(text) = text else { continue };
-        let all = said.entry("annotations").or_insert_with(|| json!([]));
-        if let Some(all) = all.as_array_mut() {
-            all.retain(|annotation| annotation["name"] != key);
-            all.push(json!({ "name": key, "value": text }));
-        }
-    }
-    Ok(Value::Object(said).to_string().into_bytes())
+    Ok(said)
 }

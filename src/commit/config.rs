@@ -22,13 +22,13 @@ pub struct Said<'a> {
 }
 
 /// The new config: everything that the old one says stays, also what we do not know.
-/// Nothing for `diff`: there is no new layer.
+/// Nothing for `diff`: there is no new layer. Nothing said: it is the same image in another
+/// form.
 pub(super) fn next(
     mut config: Map<String, Value>,
     diff: Option<DiffId>,
-    said: &Said<'_>,
-) -> Vec<u8> {
-    let created = json!(said.created);
+    said: Option<&Said<'_>>,
+) -> Map<String, Value> {
     let layers = diff_ids(&mut config).len();
     if let Some(diff) = diff {
         diff_ids(&mut config).push(json!(diff.to_string()));
@@ -40,6 +40,13 @@ pub(super) fn next(
     for _ in told..layers {
         history.push(json!({ "comment": "not told" }));
     }
+    let Some(said) = said else {
+        if diff.is_some() {
+            history.push(json!({ "created_by": "lazyroot export" }));
+        }
+        return config;
+    };
+    let created = json!(said.created);
     let mut entry = json!({ "created": created, "created_by": "lazyroot commit" });
     if let Some(author) = said.author {
         entry["author"] = json!(author);
@@ -63,7 +70,7 @@ pub(super) fn next(
     for change in said.changes {
         change.apply(run);
     }
-    Value::Object(config).to_string().into_bytes()
+    config
 }
 
 fn diff_ids(config: &mut Map<String, Value>) -> &mut Vec<Value> {
@@ -111,7 +118,7 @@ mod tests {
             created: "1970-01-01T00:00:00Z",
             now: 0,
         };
-        let new: Value = serde_json::from_slice(&next(old.clone(), Some(diff), &said)).unwrap();
+        let new = Value::Object(next(old.clone(), Some(diff), Some(&said)));
         assert_eq!(new["strange"], json!([1]));
         assert_eq!(new["rootfs"]["diff_ids"][2], diff.to_string());
         assert_eq!(new["history"].as_array().unwrap().len(), 3);
@@ -121,8 +128,11 @@ mod tests {
             (&json!("who"), &json!("me"))
         );
         assert!(new.get("container").is_none());
-        let none: Value = serde_json::from_slice(&next(old, None, &said)).unwrap();
+        let none = Value::Object(next(old.clone(), None, Some(&said)));
         assert_eq!(none["history"][2]["empty_layer"], true);
         assert_eq!(none["rootfs"]["diff_ids"].as_array().unwrap().len(), 2);
+        let same = Value::Object(next(old, Some(diff), None));
+        assert_eq!(same["history"].as_array().unwrap().len(), 3);
+        assert!(same.get("created").is_none() && same["config"] == json!(null));
     }
 }

@@ -22,9 +22,11 @@ use crate::union::writable::{Said, Says};
 /// Bytes of the tar that are packed by themselves: by several threads, and a layer of
 /// such frames can be read anywhere. gzip loses about one byte in seven hundred by it.
 const FRAME: usize = 1 << 20;
-/// zstd's own default, and gzip's.
+/// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
-const GZIP_LEVEL: u32 = 6;
+/// Of zlib-rs the level before its default (6), from which on time is paid for little: of
+/// Debian with Python 66 MB/s and 44.7 %, at 6 51 MB/s and 44.2 %, at 1 157 MB/s and 53.9 %.
+const GZIP_LEVEL: u32 = 4;
 
 /// How a new layer is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

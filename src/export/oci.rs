@@ -24,6 +24,10 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+// Docker's schema 2 (distribution, docs/content/spec/manifest-v2-2.md).
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 
 /// Writes the archive. Documents come first: who reads a pipe knows then what
 /// the layers are.
@@ -84,6 +88,17 @@ pub(super) enum Form {
     Oci,
     /// Whatever it came as.
     Any,
+}
+
+/// The same in Docker's words; nothing for zstd, for which schema 2 has none.
+fn describe_docker(layer: &LayerRecord) -> Option<Map<String, Value>> {
+    let suffix = match layer.compression {
+        Compression::Plain => "",
+        Compression::Gzip => ".gzip",
+        Compression::Zstd => return None,
+    };
+    let media_type = format!("{DOCKER_LAYER}{suffix}");
+    Some(descriptor(&media_type, &layer.blob.0, layer.blob_size))
 }
 
 /// The manifest, and what is to be said about it.
@@ -149,6 +164,20 @@ pub fn oci_manifest(image: ImageId, config: u64, layers: &[LayerRecord]) -> Vec<
     manifest.to_string().into_bytes()
 }
 
+/// The same as a manifest of Docker's schema 2; nothing where a layer is in zstd, which that
+/// cannot say.
+#[must_use]
+pub fn docker_manifest(image: ImageId, config: u64, layers: &[LayerRecord]) -> Option<Vec<u8>> {
+    let layers: Vec<_> = layers.iter().map(describe_docker).collect::<Option<_>>()?;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": DOCKER_MANIFEST,
+        "config": descriptor(DOCKER_CONFIG, &image.0, config),
+        "layers": layers,
+    });
+    Some(manifest.to_string().into_bytes())
+}
+
 /// The manifest that came with other blobs in it.
 fn mended(mut manifest: Value, image: &Outgoing<'_>) -> Vec<u8> {
     if let Some(layers) = manifest["layers"].as_array_mut() {
@@ -175,8 +204,11 @@ fn index(image: &Outgoing<'_>, manifest: &[u8]) -> Vec<u8> {
 #[must_use]
 pub fn oci_index(manifest: &[u8], platform: Option<&Platform>, names: &[Reference]) -> Vec<u8> {
     let digest = Digest::sha256(manifest);
+    let said: Value = serde_json::from_slice(manifest).unwrap_or_default();
+    // One of OCI need not say what it is (OCI image spec, manifest.md).
+    let media_type = said["mediaType"].as_str().unwrap_or(MANIFEST);
     let named = |name: Option<&Reference>| {
-        let mut entry = descriptor(MANIFEST, &digest, manifest.len() as u64);
+        let mut entry = descriptor(media_type, &digest, manifest.len() as u64);
         if let Some(platform) = platform.filter(|said| said.architecture != "unknown") {
             let mut said = json!({ "os": platform.os, "architecture": platform.architecture });
             if let Some(variant) = &platform.variant {

@@ -8,6 +8,8 @@
 //! * [`find`]: the one way in.
 //! * [`Config`]: what a config says. [`Platform`]: who can run it.
 //! * [`appc`]: AppC images, which are told from others before that.
+//! * [`convert`]: what one kind says, in the words of the other.
+//! * [`identity`]: as whom an image is run.
 //! * `oci`, `docker`, `legacy`, `dir`, `repository`: one file a form. `choose`: which of
 //!   several platforms. `manifest`, `documents`: the JSON below them.
 //!
@@ -17,10 +19,12 @@
 pub mod appc;
 mod choose;
 mod config;
+pub mod convert;
 mod dir;
 mod docker;
 mod documents;
 mod error;
+pub mod identity;
 mod legacy;
 mod manifest;
 mod oci;

@@ -156,7 +156,7 @@ mod tests {
     use std::os::unix::ffi::OsStringExt as _;
 
     use super::*;
-    use crate::launch::identity::Identity;
+    use crate::image::identity::Identity;
     use crate::launch::spec::Usage;
 
     fn spec() -> Spec {

@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 
 use crate::image::RunConfig;
 use crate::image::appc::App;
+use crate::image::identity::UserWish;
 
 /// The search path of an image that says none (Docker's; AppC has the same).
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -31,28 +32,6 @@ pub struct Wants {
     pub volumes: Vec<String>,
     /// Variables say who runs it (`USER`, `LOGNAME`, `SHELL`; `spec/ace.md`).
     pub names_user: bool,
-}
-
-/// As whom an image wants to be run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UserWish {
-    /// `user`, `uid`, `user:group` ...; empty: root.
-    Docker(String),
-    /// Names, numbers, or paths whose owner is meant.
-    Appc {
-        /// The user.
-        user: String,
-        /// The group.
-        group: String,
-        /// Further groups.
-        groups: Vec<u32>,
-    },
-}
-
-impl Default for UserWish {
-    fn default() -> Self {
-        Self::Docker(String::new())
-    }
 }
 
 impl From<RunConfig> for Wants {

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
 
-use super::identity::Database;
+use crate::image::identity::Database;
 
 /// Longest user database that is read: a million users.
 const FILE_MAX: u64 = 64 << 20;

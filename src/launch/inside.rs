@@ -5,12 +5,12 @@ use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal, setpgid,
 };
 use rustix::time::Timespec;
 
 use super::raw::{self, Side};
-use super::relay::{Place, Relay};
+use super::relay::{self, Place, Relay};
 use super::spec::Spec;
 use super::{LaunchError, broken, capabilities, failed, program, root};
 
@@ -40,6 +40,8 @@ fn report(error: &LaunchError) -> u8 {
 fn outcome(spec: &Spec, watched: impl AsFd) -> Result<u8, LaunchError> {
     let own = "/proc/self";
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("watch over", own))?;
+    let relay = Relay::new(Place::Init, spec.terminal);
+    let mut relay = relay.map_err(broken("catch signals of", own))?;
     // It may have died before it was watched over.
     let mut ends = [PollFd::new(&watched, PollFlags::IN)];
     let gone = poll(
@@ -60,14 +62,26 @@ fn outcome(spec: &Spec, watched: impl AsFd) -> Result<u8, LaunchError> {
     }
     // Nobody in there reaches out through `/proc/1`.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("close", own))?;
-    let relay = Relay::new(Place::Init, spec.terminal);
-    let mut relay = relay.map_err(broken("catch signals of", own))?;
+    relay::hold_back().map_err(broken("hold back signals of", own))?;
+    if let Some(code) = relay.has_ended() {
+        return Ok(code);
+    }
     match raw::fork().map_err(broken("double", own))? {
         Side::Child => {
+            if let Err(error) = relay::stand_alone() {
+                std::process::exit(i32::from(report(&broken("let signals come to", own)(
+                    error,
+                ))));
+            }
             let code = report(&program::run(spec));
             std::process::exit(i32::from(code))
         }
         Side::Parent(command) => {
+            if spec.terminal {
+                // What is sent to the command's group reaches us by the process outside alone.
+                setpgid(None, None).map_err(failed("leave the process group of", own))?;
+            }
+            relay::let_come().map_err(broken("let signals come to", own))?;
             capabilities::keep_kill_only().map_err(failed("confine", own))?;
             relay.until_end(command).map_err(broken("wait for", own))
         }

@@ -63,7 +63,6 @@ impl Limits {
         let Some((_, first)) = self.controllers().next() else {
             return Ok(None);
         };
-        let refused = |what, why: String| LaunchError::Limit { what, why };
         let table = mounts::all().map_err(|error| refused(first, error.to_string()))?;
         let top = table.iter().find(|mount| mount.fs_type == "cgroup2");
         let top = top.ok_or_else(|| {
@@ -72,24 +71,30 @@ impl Limits {
                 "control groups of version 2 are not mounted".to_owned(),
             )
         })?;
-        let top = &top.at;
-        let read = |name: &str| {
-            let path = top.join(name);
-            fs::read_to_string(&path).map_err(broken("read", path))
-        };
-        let there = read("cgroup.controllers")?;
+        self.apply_below(&top.at, keeper, container).map(Some)
+    }
+
+    /// The same below the group `top`.
+    fn apply_below(
+        &self,
+        top: &Path,
+        keeper: u32,
+        container: &str,
+    ) -> Result<ControlGroup, LaunchError> {
+        let path = top.join("cgroup.controllers");
+        let there = fs::read_to_string(&path).map_err(broken("read", path))?;
         for (controller, what) in self.controllers() {
             if !there.split_whitespace().any(|word| word == controller) {
                 return Err(refused(what, lacking(top, controller, &there)));
             }
             let file = top.join("cgroup.subtree_control");
             fs::write(&file, format!("+{controller}"))
-                .map_err(|error| refused(what, format!("`{}`: {error}", file.display())))?;
+                .map_err(|error| refused(what, closed(&file, &error)))?;
         }
         sweep(top);
-        let path = top.join(format!("{PREFIX}{keeper}-{}", container.replace('/', ".")));
-        fs::create_dir(&path)
-            .map_err(|error| refused(first, format!("`{}`: {error}", path.display())))?;
+        let name = format!("{PREFIX}{keeper}-{}", container.replace('/', "."));
+        let path = top.join(name);
+        fs::create_dir(&path).map_err(broken("create", &path))?;
         let group = ControlGroup { path };
         for (name, value) in self.settings() {
             let file = group.path.join(name);
@@ -100,8 +105,25 @@ impl Limits {
                 other => other.map_err(broken("write", file))?,
             }
         }
-        Ok(Some(group))
+        Ok(group)
     }
+}
+
+fn refused(what: &'static str, why: String) -> LaunchError {
+    LaunchError::Limit { what, why }
+}
+
+/// Why a controller cannot be handed to groups below.
+fn closed(file: &Path, error: &io::Error) -> String {
+    let why = match error.kind() {
+        // Only the top of all may have both, processes and groups with controllers
+        // (cgroup-v2.rst, "No Internal Process Constraint").
+        io::ErrorKind::ResourceBusy => {
+            "; the group has processes of its own, as the top of a container does"
+        }
+        _ => "",
+    };
+    format!("`{}`: {error}{why}", file.display())
 }
 
 fn lacking(top: &Path, controller: &str, there: &str) -> String {
@@ -177,5 +199,76 @@ mod tests {
             .collect();
         assert_eq!(names, ["memory.max", "memory.swap.max"]);
         assert!(Limits::default().apply(1, "x").unwrap().is_none());
+    }
+
+    /// A directory that looks like the top of the hierarchy; files of a new group are ordinary ones.
+    fn top(controllers: &str) -> tempfile::TempDir {
+        let top = tempfile::tempdir().unwrap();
+        fs::write(top.path().join("cgroup.controllers"), controllers).unwrap();
+        fs::write(top.path().join("cgroup.subtree_control"), "").unwrap();
+        top
+    }
+
+    #[test]
+    fn a_group_is_made_with_its_limits_and_goes_with_its_scope() {
+        let top = top("cpuset cpu io memory pids\n");
+        let limits = Limits {
+            cpus: Some(1.5),
+            bytes: Some(64 << 20),
+            ..Limits::default()
+        };
+        let group = limits.apply_below(top.path(), 7, "a/b").unwrap();
+        let path = group.path().to_owned();
+        assert_eq!(path, top.path().join("lazyroot-7-a.b"));
+        let read = |name: &str| fs::read_to_string(path.join(name)).unwrap();
+        assert_eq!(read("cpu.max"), "150000 100000");
+        assert_eq!(read("memory.max"), "67108864");
+        assert_eq!(read("memory.swap.max"), "67108864");
+        let control = top.path().join("cgroup.subtree_control");
+        // The kernel adds up what is written one by one.
+        assert_eq!(fs::read_to_string(control).unwrap(), "+memory");
+        for name in ["cpu.max", "memory.max", "memory.swap.max"] {
+            fs::remove_file(path.join(name)).unwrap();
+        }
+        drop(group);
+        assert!(!path.try_exists().unwrap());
+    }
+
+    #[test]
+    fn what_the_machine_cannot_limit_is_refused_and_no_group_is_left() {
+        let of = |cpu: bool, memory: bool| Limits {
+            cpu,
+            memory,
+            ..Limits::default()
+        };
+        for (there, limits, says) in [
+            ("pids\n", of(true, false), "cannot limit CPU time: "),
+            ("cpu\n", of(true, true), "no controller `memory` (but cpu)"),
+            ("\n", of(false, true), "no controller `memory` (but none)"),
+        ] {
+            let top = top(there);
+            let refused = limits.apply_below(top.path(), 1, "x").unwrap_err();
+            assert!(refused.to_string().contains(says), "{refused}");
+            assert_eq!(fs::read_dir(top.path()).unwrap().count(), 2);
+        }
+        let busy = closed(Path::new("/x"), &io::ErrorKind::ResourceBusy.into());
+        assert!(busy.contains("has processes of its own"), "{busy}");
+    }
+
+    #[test]
+    fn groups_of_dead_keepers_are_swept_and_no_others() {
+        let top = top("cpu\n");
+        let ours = std::process::id();
+        // No process has that number (PID_MAX_LIMIT of the kernel is 4194304).
+        let names = [format!("{PREFIX}{ours}-a"), "other-9999999-b".to_owned()];
+        let dead = format!("{PREFIX}9999999-c");
+        for name in names.iter().chain([&dead]) {
+            fs::create_dir(top.path().join(name)).unwrap();
+        }
+        sweep(top.path());
+        assert!(!top.path().join(&dead).try_exists().unwrap());
+        for name in names {
+            assert!(top.path().join(name).try_exists().unwrap());
+        }
     }
 }

@@ -8,7 +8,7 @@ use rustix::process::{Signal, getgid, getppid, getuid, set_parent_process_death_
 use rustix::thread::UnshareFlags;
 
 use super::raw::{self, Side};
-use super::relay::{Place, Relay};
+use super::relay::{self, Place, Relay};
 use super::spec::Spec;
 use super::{LaunchError, broken, failed, inside};
 
@@ -36,6 +36,8 @@ pub fn launch(spec: &Spec) -> Result<u8, LaunchError> {
     // Its other end is gone as soon as we are.
     let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     let (watched, held) = pipe.map_err(failed("make a pipe in", own))?;
+    // It has no handlers for a moment, and is process 1: it would miss them.
+    relay::hold_back().map_err(broken("hold back signals of", own))?;
     match raw::fork().map_err(broken("double", own))? {
         Side::Child => {
             drop(held);
@@ -43,7 +45,10 @@ pub fn launch(spec: &Spec) -> Result<u8, LaunchError> {
         }
         Side::Parent(init) => {
             drop(watched);
-            let relay = Relay::new(Place::Outer, spec.terminal);
+            let place = Place::Outer {
+                keeper: spec.keeper,
+            };
+            let relay = Relay::new(place, spec.terminal);
             let mut relay = relay.map_err(broken("catch signals of", own))?;
             let code = relay.until_end(init);
             let code = code.map_err(broken(

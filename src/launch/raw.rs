@@ -3,7 +3,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "fork, unshare, execve, close_range, getrusage, signal and ioctl of an interface have no safe wrapper"
+    reason = "fork, unshare, execve, close_range, getrusage, signal masks and ioctl of an interface have no safe wrapper"
 )]
 
 use std::ffi::{CStr, CString, c_char};
@@ -47,6 +47,61 @@ pub(super) fn fork() -> io::Result<Side> {
         pid => (Pid::from_raw(pid).filter(|_| pid > 0))
             .map(Side::Parent)
             .ok_or_else(io::Error::last_os_error),
+    }
+}
+
+/// Holds signals back from this thread, or lets them come. What is held back is not lost,
+/// also by process 1 of a namespace, which the kernel spares what it has no handler for.
+///
+/// # Errors
+/// None of these is a signal.
+pub(super) fn hold(signals: &[i32], back: bool) -> io::Result<()> {
+    let how = match back {
+        true => libc::SIG_BLOCK,
+        false => libc::SIG_UNBLOCK,
+    };
+    let set = set_of(signals)?;
+    // SAFETY: the set lives until the call returns, and the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(how, &raw const set, ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Which of these signals have come while they were held back.
+pub(super) fn held_back(signals: &[i32]) -> io::Result<Vec<i32>> {
+    let mut set = set_of(&[])?;
+    // SAFETY: it is written to a set that lives until the call returns.
+    if unsafe { libc::sigpending(&raw mut set) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the set was filled, and is only read.
+    let is_in = |signal: &&i32| unsafe { libc::sigismember(&raw const set, **signal) } == 1;
+    Ok(signals.iter().filter(is_in).copied().collect())
+}
+
+fn set_of(signals: &[i32]) -> io::Result<libc::sigset_t> {
+    // SAFETY: a set is numbers only, for which zeroes are values.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: all calls write to a set that lives until they return.
+    let outcome = unsafe {
+        libc::sigemptyset(&raw mut set);
+        let mut added = signals
+            .iter()
+            .map(|signal| libc::sigaddset(&raw mut set, *signal));
+        added.find(|outcome| *outcome != 0)
+    };
+    match outcome {
+        None => Ok(set),
+        Some(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives signals the effect that they have in every program that does not care.
+pub(super) fn forget_handlers(signals: &[i32]) {
+    for signal in signals {
+        // SAFETY: SIG_DFL is no function of ours; whoever had set handlers is not in this process.
+        unsafe { libc::signal(*signal, libc::SIG_DFL) };
     }
 }
 

@@ -20,7 +20,8 @@
 //! * `contents`: opening, reading, holes;
 //! * `change`: making and removing names, attributes;
 //! * `rename`; `acl`: what directories hand down;
-//! * `changes`: what is not as the layers have it; `above`: as a layer above them.
+//! * `changes`: what is not as the layers have it; `above`: as a layer above them;
+//! * `unchanged`: a tree without an upper directory, to be looked at.
 //!
 //! Locks, in the order in which they may be taken: `copying` of one object (while its
 //! contents are copied, as long as that takes), `changes` (one change of names at a
@@ -38,6 +39,7 @@ mod groups;
 mod look;
 mod nodes;
 mod rename;
+mod unchanged;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -208,11 +208,30 @@ fn exit_codes_are_those_that_users_of_docker_know() {
             125,
             "--switch-user=false forbids it",
         ),
-        (&["-v", "/tmp"], 2, "HOST:PATH"),
+        (&["-v", "/tmp"], 125, "HOST:PATH"),
+        (&["--memory", "4M"], 125, "the least is 6M"),
+        (&["--none"], 125, "unexpected argument '--none'"),
+        (&["--backend", "aufs"], 125, "aufs"),
     ] {
         let ran = here.run(&[options, &["codes:1", "true"]].concat());
         assert_eq!(ran.code, Some(code), "{options:?}: {ran:?}");
         assert!(ran.err.contains(says), "{options:?}: {ran:?}");
+    }
+    let none = here.run(&[]);
+    assert!(
+        none.code == Some(125) && none.err.contains("IMAGE"),
+        "{none:?}"
+    );
+    let help = here.run(&["--help"]);
+    assert!(help.code == Some(0) && help.err.is_empty(), "{help:?}");
+    // What is wrong before the verb is so, too; of other verbs it is as ever.
+    for (args, code) in [
+        (&["--store", "", "run", "app:1"][..], 125),
+        (&["--none", "images"], 2),
+        (&["images", "run", "--none"], 2),
+    ] {
+        let output = here.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
     }
     let ran = here.run(&["missing:1"]);
     assert!(
@@ -220,6 +239,37 @@ fn exit_codes_are_those_that_users_of_docker_know() {
         "{ran:?}"
     );
     here.is_clean();
+}
+
+#[test]
+fn what_a_docker_image_says_of_its_runtime_can_be_ignored() {
+    let Some(here) = Launcher::new() else { return };
+    let run = json!({
+        "Entrypoint": ["false"], "Cmd": ["x"], "WorkingDir": "/tmp", "User": "www",
+        "Env": ["PATH=/bin", "A=image"],
+    });
+    here.image("own:1", &run, |_| ());
+    let script = "pwd; id -u; echo A=$A B=$B";
+    for flag in ["--docker_ignore_runtime", "--docker-ignore-runtime=true"] {
+        let ran = here.run(&[
+            flag, "-e", "B=typed", "own:1", "--", "/bin/sh", "-c", script,
+        ]);
+        assert_eq!(
+            (ran.code, &*ran.out),
+            (Some(0), "/\n0\nA= B=typed\n"),
+            "{ran:?}"
+        );
+        let ran = here.run(&[flag, "own:1"]);
+        assert!(
+            ran.code == Some(125) && ran.err.contains("says what to run"),
+            "{ran:?}"
+        );
+    }
+    assert_eq!(
+        here.run(&["own:1"]).code,
+        Some(1),
+        "else it runs as it wants"
+    );
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
 
+use super::images::contents;
 use super::lab::{Running, alive, signal, succeeded, until};
 use super::launcher::Launcher;
 
@@ -95,6 +99,67 @@ fn a_run_without_a_terminal_stops_and_goes_on_with_its_command() {
     signal(sleeper(), Signal::KILL);
     assert_eq!(code(&mut run.0), Some(8));
     here.is_clean();
+}
+
+/// An image that takes a while to be copied.
+fn large(here: &Launcher) {
+    here.image("large:1", &json!({"Env": ["PATH=/bin"]}), |layer| {
+        for number in 0..64 {
+            layer.file(&format!("{number}"), &contents(number, 1 << 20));
+        }
+    });
+}
+
+/// Whether the root file system of a container is being written.
+fn is_begun(here: &Launcher) -> bool {
+    let names = |path: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let rootfses = here.containers().join("slow/backends/copy/rootfses");
+    let mut roots = names(&rootfses).into_iter();
+    roots.any(|root| !names(&root).is_empty())
+}
+
+#[test]
+fn a_run_that_is_interrupted_while_its_root_is_made_leaves_nothing() {
+    let Some(here) = Launcher::new() else { return };
+    large(&here);
+    let words = [
+        "run",
+        "--id",
+        "slow",
+        "--backend",
+        "copy",
+        "large:1",
+        "--",
+        "true",
+    ];
+    for number in [Signal::INT, Signal::TERM] {
+        let mut run = Running(here.command(&words).spawn().unwrap());
+        until("files are written", || is_begun(&here));
+        signal(run.0.id(), Signal::STOP);
+        assert_eq!(
+            here.known(),
+            [("slow".to_owned(), "provisioning".to_owned())]
+        );
+        signal(run.0.id(), number);
+        signal(run.0.id(), Signal::CONT);
+        assert_eq!(code(&mut run.0), Some(130));
+        here.is_clean();
+    }
+    // At whatever moment, also when the command begins just then.
+    for delay in 0..12 {
+        let args = ["run", "app:1", "--", "sh", "-c", "sleep 100"];
+        let mut run = Running(here.command(&args).spawn().unwrap());
+        thread::sleep(Duration::from_millis(4 * delay));
+        signal(run.0.id(), Signal::INT);
+        let ended = run.0.wait().unwrap();
+        // Before its handlers are there, the signal ends it as it ends everybody.
+        let by_signal = std::os::unix::process::ExitStatusExt::signal(&ended) == Some(2);
+        assert!(ended.code() == Some(130) || by_signal, "{delay}: {ended}");
+        here.is_clean();
+    }
 }
 
 #[test]

@@ -185,6 +185,45 @@ fn a_shell_in_the_container_has_the_terminal_and_job_control() {
 }
 
 #[test]
+fn a_signal_to_the_whole_job_reaches_the_command_once_and_so_does_one_to_run_alone() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    // A loop of builtins: two signals would be two, however near.
+    let script = "n=0; trap \"n=\\$((n+1))\" TERM; trap \"echo have=\\$n\" USR1; trap \"exit 4\" HUP; \
+        echo be''gun; while :; do :; done";
+    at.press(&format!("$L run app:1 -- sh -c '{script}' &\n"));
+    at.shows("begun");
+    for (who, have) in [("%1", 1), ("$!", 2), ("%1", 3)] {
+        at.press(&format!(
+            "kill {who}; sleep 1.2; kill -USR1 $!; sleep 0.3\n"
+        ));
+        at.shows(&format!("have={have}\r"));
+    }
+    at.press("kill -HUP $!; wait $!; echo co''de=$?\n");
+    at.shows("code=4");
+    here.is_clean();
+}
+
+#[test]
+fn interactive_and_terminal_are_taken_as_people_type_them() {
+    let Some(here) = Launcher::new() else { return };
+    let ran = here.run(&["-i", "app:1", "cat"]);
+    assert_eq!((ran.code, &*ran.out), (Some(0), ""), "{ran:?}");
+    let ran = here.run(&["-it", "app:1", "true"]);
+    assert_eq!(ran.code, Some(125));
+    assert!(ran.err.contains("no terminal at standard input"), "{ran:?}");
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    at.press("$L run -it --name x app:1 sh -c 'tty; echo yes''yes'; echo co''de=$?\n");
+    at.shows("yesyes");
+    at.shows("code=0");
+    here.is_clean();
+}
+
+#[test]
 fn a_window_that_changes_its_size_is_told_to_the_command() {
     let Some(here) = Launcher::new() else { return };
     let Some(mut at) = Terminal::new(&here) else {

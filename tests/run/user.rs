@@ -56,6 +56,26 @@ fn an_ordinary_user_is_root_in_his_own_container() {
         return;
     }
     assert_eq!((ran.code, &*ran.out), (Some(4), "0\n0\n0\n1\n"), "{ran:?}");
+    // Changes by the kernel's overlayfs, whose marks are `user.` there.
+    let script = "touch /bin/new && rm /bin/cat && mv /bin /moved && /moved/ls -l /moved/new /moved/cat; \
+        /moved/grep -c userxattr /proc/mounts";
+    let ran = run(&[
+        "run",
+        "--backend",
+        "overlay",
+        "app:1",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    match ran.err.contains("the kernel refuses overlayfs") {
+        true => println!("SKIPPED: needs overlayfs for ordinary users: {}", ran.err),
+        false => {
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            assert!(ran.out.ends_with("/moved/new\n1\n"), "{ran:?}");
+        }
+    }
     for (options, says) in [
         (["-u", "www"], "your user namespace has only root"),
         (["--keep", "--usage"], "a container that is kept needs root"),

@@ -22,6 +22,7 @@ fn context(dir: &Path) -> Context {
         providers: Words::default(),
         isolation: Words::default(),
         switch_user: true,
+        docker_ignore_runtime: false,
         discovery: Settings {
             how: How::Local,
             local_dir: dir.to_owned(),

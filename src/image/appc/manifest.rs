@@ -140,6 +140,22 @@ pub fn platform(labels: &Labels) -> Platform {
     }
 }
 
+/// What an architecture is called by the label `arch`, see [`Manifest::platform`]; nothing
+/// where the schema has no word for it.
+pub(in crate::image) fn arch_of(of: &Platform) -> Option<&'static str> {
+    let of = of.normal();
+    let (_, known) = PLATFORMS.iter().find(|(os, _)| *os == of.os)?;
+    let exactly = |arch: &&&str| {
+        let labels = [("os", of.os.as_str()), ("arch", **arch)];
+        let labels = labels.map(|(name, value)| (name.parse(), value.to_owned()));
+        let labels = labels
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.ok()?, value)));
+        platform(&labels.collect()).normal() == of
+    };
+    known.iter().find(exactly).copied()
+}
+
 /// Three numbers, and what may follow them (Semantic Versioning 2.0.0, items 2, 9
 /// and 10); not 0.0.0, which stands for none (schema, `ac_kind.go`).
 fn version(field: &Field<'_>) -> Outcome<String> {
@@ -285,7 +301,7 @@ fn annotations(root: &Field<'_>) -> Outcome<BTreeMap<Identifier, String>> {
 }
 
 /// Whether a text is a date and time of RFC 3339, section 5.6.
-fn is_time(text: &str) -> bool {
+pub(in crate::image) fn is_time(text: &str) -> bool {
     fn digits(text: &str, at: usize, len: usize) -> Option<u32> {
         let part = text.get(at..at + len)?;
         part.bytes().all(|b| b.is_ascii_digit()).then_some(())?;

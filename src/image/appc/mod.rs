@@ -22,3 +22,4 @@ pub use app::{App, EventHandler, MountPoint, Port};
 pub use field::ManifestError;
 pub use isolators::Isolator;
 pub use manifest::{Dependency, MANIFEST_MAX, Manifest, platform};
+pub(super) use manifest::{arch_of, is_time};

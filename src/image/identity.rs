@@ -5,10 +5,30 @@
 //! line, with all groups that list him; with one it is that alone. An AppC image names
 //! user and group apart, and may mean the owner of a file.
 
-use super::command::UserWish;
-
 /// Largest number of a user or group (`moby/sys/user`, `maxID`).
 const ID_MAX: u32 = (1 << 31) - 1;
+
+/// As whom an image wants to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserWish {
+    /// `user`, `uid`, `user:group` ...; empty: root.
+    Docker(String),
+    /// Names, numbers, or paths whose owner is meant.
+    Appc {
+        /// The user.
+        user: String,
+        /// The group.
+        group: String,
+        /// Further groups.
+        groups: Vec<u32>,
+    },
+}
+
+impl Default for UserWish {
+    fn default() -> Self {
+        Self::Docker(String::new())
+    }
+}
 
 /// As whom.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
