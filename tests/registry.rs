@@ -10,9 +10,13 @@ mod images;
 #[expect(dead_code, reason = "the tests of discovery need more of it")]
 mod web;
 
+#[path = "registry/faults.rs"]
+mod faults;
 #[path = "registry/lab.rs"]
 mod lab;
 #[path = "registry/push.rs"]
 mod push;
 #[path = "registry/server.rs"]
 mod server;
+#[path = "registry/verbs.rs"]
+mod verbs;

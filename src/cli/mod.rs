@@ -26,7 +26,9 @@ mod inspect;
 mod launch;
 mod launching;
 mod logging;
+mod login;
 mod logins;
+mod logout;
 mod ls;
 mod man;
 mod message;
@@ -35,6 +37,7 @@ mod mount;
 mod progress;
 mod provision;
 mod pull;
+mod push;
 mod recover;
 mod registry;
 mod remove;
@@ -92,6 +95,9 @@ struct Cli {
 enum Verb {
     Import(import::Args),
     Pull(pull::Args),
+    Push(push::Args),
+    Login(login::Args),
+    Logout(logout::Args),
     Images(images::Args),
     Inspect(inspect::Args),
     Ls(ls::Args),
@@ -306,6 +312,9 @@ fn run(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Launch(args) => return launch::run(&args),
         Verb::Import(args) => import::run(&args, context),
         Verb::Pull(args) => pull::run(&args, context),
+        Verb::Push(args) => push::run(&args, context),
+        Verb::Login(args) => login::run(&args, context),
+        Verb::Logout(args) => logout::run(&args),
         Verb::Images(args) => images::run(&args, context),
         Verb::Inspect(args) => inspect::run(&args, context),
         Verb::Ls(args) => ls::run(&args, context),

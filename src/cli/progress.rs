@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use crate::digest::Digest;
 use crate::image::Named;
 use crate::import::Progress;
+use crate::registry::Arrival;
 
 /// Shows progress on standard error.
 #[derive(Debug)]
@@ -218,6 +219,34 @@ impl crate::export::Progress for Shown {
 
     fn advance(&self, bytes: u64) {
         self.bar.inc(bytes);
+    }
+}
+
+impl crate::export::push::Progress for Shown {
+    fn begin(&self, bytes: u64) {
+        self.bar.set_length(bytes);
+    }
+
+    fn moved(&self, bytes: i64) {
+        match u64::try_from(bytes) {
+            Ok(more) => self.bar.inc(more),
+            Err(_) => self.bar.dec(bytes.unsigned_abs()),
+        }
+    }
+
+    fn arrived(&self, blob: &Digest, arrival: Arrival) {
+        if self.lines {
+            let what = match arrival {
+                Arrival::There => "is there",
+                Arrival::Mounted => "mounted from another repository",
+                Arrival::Sent => "sent",
+            };
+            // As above: nobody there to read it.
+            let _ = std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("blob {} {what}\n", &blob.hex()[..12]),
+            );
+        }
     }
 }
 

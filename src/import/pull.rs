@@ -144,6 +144,7 @@ impl Work<'_> {
         let halt: Halt<'_> = &|| self.options.stop.load(Ordering::Relaxed);
         let top = repository.top(JSON_MAX, halt)?;
         let documents = Documents {
+            store: self.store,
             repository,
             halt,
             failed: RefCell::default(),
@@ -200,6 +201,7 @@ fn queue(missing: Vec<&LayerRef>) -> Vec<(usize, LayerRef)> {
 
 /// The documents of a repository, as files.
 struct Documents<'a> {
+    store: &'a Store,
     repository: &'a Repository<'a>,
     halt: Halt<'a>,
     /// The error behind the one that a file has.
@@ -213,6 +215,10 @@ impl Files for Documents<'_> {
             Some(Named::Blob(digest)) => (Kind::Blobs, digest),
             None => return Ok(None),
         };
+        // What the store has is not asked for; what is damaged there is.
+        if let Ok(bytes) = self.store.small_blob(BlobId(digest)) {
+            return Ok(Some(bytes));
+        }
         match self.repository.document(kind, &digest, limit, self.halt) {
             Ok(document) => Ok(Some(document.bytes)),
             Err(error) => {

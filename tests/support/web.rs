@@ -204,6 +204,13 @@ impl Reply {
         self.body.len()
     }
 
+    /// The body has more bytes than it should.
+    pub(crate) fn longer(mut self) -> Self {
+        self.body.extend([0; 1000]);
+        self.claim = self.claim.map(|len| len + 1000);
+        self
+    }
+
     /// A byte of the body is another one.
     pub(crate) fn flip(mut self, at: usize) -> Self {
         self.body[at] ^= 1;
