@@ -1,5 +1,5 @@
 //! Inflates gzip files on one thread and throws the bytes away: the least time
-//! that any import of the same layers can take on one core (`scripts/bench-import`).
+//! that any import of the same layers can take on one core (`scripts/bench`).
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};

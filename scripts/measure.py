@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -22,14 +23,6 @@ def program():
     if not os.access(binary, os.X_OK):
         sys.exit("no program `%s`: cargo build --release, or set LAZYROOT" % binary)
     return binary
-
-
-def example(name):
-    """The path of one of examples/*.rs, built for release."""
-    command = ["cargo", "build", "--release", "--locked", "--example", name]
-    subprocess.run(command, cwd=HERE.parent, check=True)
-    target = os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target")
-    return os.path.abspath(os.path.join(target, "release/examples", name))
 
 
 def machine():
@@ -59,21 +52,46 @@ def layers(layout):
     return [blob(layer) for layer in manifest["layers"]]
 
 
-def run(*command, output=False):
+class Failed(SystemExit):
+    """A command that failed: the end of a script that does not say otherwise."""
+
+
+def run(*command, output=False, seconds=1800, **options):
     """Run a command quietly; its errors are shown and end the script."""
-    done = subprocess.run([os.fspath(word) for word in command], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if done.returncode:
-        sys.exit("exit %d of %s\n%s" % (done.returncode, " ".join(map(str, command)),
-                                         done.stderr.decode(errors="replace")))
-    return done.stdout if output else None
+    words = [os.fspath(word) for word in command]
+    shown = b" ".join(map(os.fsencode, words)).decode(errors="replace")[:300]
+    options.setdefault("stdin", None if "input" in options else subprocess.DEVNULL)
+    # A process that a server leaves behind holds a pipe of errors open: a file does not mind.
+    with tempfile.TemporaryFile() as errors:
+        try:
+            done = subprocess.run(words, stdout=subprocess.PIPE if output else subprocess.DEVNULL, stderr=errors,
+                                  timeout=seconds, **options)
+        except subprocess.TimeoutExpired:
+            raise Failed("no end after %d s: %s" % (seconds, shown)) from None
+        if done.returncode:
+            errors.seek(0)
+            raise Failed("exit %d of %s\n%s" % (done.returncode, shown, errors.read().decode(errors="replace").strip()))
+    return done.stdout
 
 
-def timed(*command):
+def timed(*command, **options):
     """Seconds that a command takes."""
     start = time.perf_counter()
-    run(*command)
+    run(*command, **options)
     return time.perf_counter() - start
+
+
+def install(packages):
+    """Install Debian's packages ({command: package}) for the commands that are missing."""
+    lacking = sorted({package for tool, package in packages.items() if missing(tool)})
+    if not lacking:
+        return
+    if not shutil.which("apt-get"):
+        sys.exit("please install: " + " ".join(lacking))
+    print("installing " + " ".join(lacking), file=sys.stderr, flush=True)
+    apt = [*(["sudo"] if os.geteuid() else []), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+    run(*apt, "update")
+    run(*apt, "-y", "--no-install-recommends", "install", *lacking)
 
 
 def warm(paths):
