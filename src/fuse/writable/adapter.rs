@@ -221,7 +221,8 @@ impl Filesystem for WritableAdapter {
             Ok(stat) => reply.attr(&FOR_EVER, &attr::stat(ino.0, &stat)),
             Err(errno) => reply.error(errno),
         };
-        if size.is_some() && self.core.tree.copies(ino) {
+        let tree = &self.core.tree;
+        if tree.is_copying(ino) || size.is_some() && tree.copies(ino) {
             return self.slowly(answer);
         }
         answer(&self.core);
@@ -523,6 +524,12 @@ impl Filesystem for WritableAdapter {
     ) {
         let (ino, name) = (self.object(ino), name.as_bytes());
         let by = req.into();
+        if self.core.tree.is_copying(ino) {
+            let (name, value) = (name.to_vec(), value.to_vec());
+            return self.slowly(move |core| {
+                empty(reply, core.set_xattr(ino, &name, &value, flags, by));
+            });
+        }
         empty(reply, self.core.set_xattr(ino, name, value, flags, by));
     }
 
@@ -541,12 +548,16 @@ impl Filesystem for WritableAdapter {
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let ino = self.object(ino);
-        let done = self.core.tree.remove_xattr(ino, name.as_bytes());
-        empty(
-            reply,
-            done.map_err(|error| self.core.failed(ino, None, &error)),
-        );
+        let (ino, name) = (self.object(ino), name.as_bytes());
+        let remove = move |core: &Core, name: &[u8]| {
+            let done = core.tree.remove_xattr(ino, name);
+            empty(reply, done.map_err(|error| core.failed(ino, None, &error)));
+        };
+        if self.core.tree.is_copying(ino) {
+            let name = name.to_vec();
+            return self.slowly(move |core| remove(core, &name));
+        }
+        remove(&self.core, name);
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

@@ -217,13 +217,27 @@ impl Writable {
     /// A file whose first `most` bytes are in the upper directory; those behind are
     /// not wanted any more. May take as long as copying takes.
     pub(super) fn raise_contents(&self, ino: Ino, most: u64) -> Result<Key, FsError> {
+        self.alone(ino, || self.raise_contents_alone(ino, most))
+    }
+
+    /// Changes attributes of an object, but not while its contents are copied: what is put
+    /// back behind the copy is what was there before it.
+    pub(super) fn beside_copies<T>(&self, ino: Ino, act: impl FnOnce() -> T) -> T {
+        match self.copies(ino) {
+            true => self.alone(ino, act),
+            false => act(),
+        }
+    }
+
+    /// Does something while nobody copies contents of the object.
+    fn alone<T>(&self, ino: Ino, act: impl FnOnce() -> T) -> T {
         let own = {
             let mut copying = self.copying.lock();
             Arc::clone(copying.entry(ino).or_default())
         };
         let result = {
             let _copying = own.lock();
-            self.raise_contents_alone(ino, most)
+            act()
         };
         let mut copying = self.copying.lock();
         // This one, and the map's.
