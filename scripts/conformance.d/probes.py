@@ -629,6 +629,8 @@ def _(d):
     eq(r(f"{d}/c"), b"A")
     if "a" in names(d):
         eq(stat.S_ISCHR(os.stat(f"{d}/a").st_mode), True, "the whiteout is a character device")
+    fails(errno.EEXIST, renameat2, f"{d}/b", f"{d}/c", WHITEOUT | NOREPLACE)
+    renameat2(f"{d}/b", f"{d}/new", WHITEOUT | NOREPLACE)
 
 
 @probe("rename.atomic_replace_under_readers", one(b"v0"))

@@ -109,9 +109,14 @@ pub enum Rename {
     NoReplace,
     /// Both change places (RENAME_EXCHANGE).
     Exchange,
-    /// It is replaced, and a 0/0 character device, visible to programs, is left
-    /// at the old name (RENAME_WHITEOUT, as another overlayfs above asks for it).
-    Whiteout,
+    /// A 0/0 character device, visible to programs, is left at the old name
+    /// (RENAME_WHITEOUT, as another overlayfs above asks for it).
+    Whiteout {
+        /// What is at the new name is replaced; else EEXIST (with RENAME_NOREPLACE).
+        replace: bool,
+        /// Whose the device is: user and group, unless the directory hands down its own.
+        owner: (u32, u32),
+    },
 }
 
 /// A tree that can be changed. All methods may be called from many threads.

@@ -303,7 +303,7 @@ impl Filesystem for WritableAdapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -313,7 +313,7 @@ impl Filesystem for WritableAdapter {
     ) {
         let from = (self.object(parent), name.as_bytes());
         let to = (Ino(newparent.0), newname.as_bytes());
-        empty(reply, self.core.rename(from, to, flags));
+        empty(reply, self.core.rename(from, to, flags, req.into()));
     }
 
     fn link(

@@ -79,11 +79,16 @@ impl Core {
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         flags: RenameFlags,
+        by: Caller,
     ) -> Result<(), Errno> {
+        let whiteout = RenameFlags::RENAME_WHITEOUT;
         let how = match flags {
             RenameFlags::RENAME_NOREPLACE => Rename::NoReplace,
             RenameFlags::RENAME_EXCHANGE => Rename::Exchange,
-            RenameFlags::RENAME_WHITEOUT => Rename::Whiteout,
+            flags if flags - RenameFlags::RENAME_NOREPLACE == whiteout => Rename::Whiteout {
+                replace: flags == whiteout,
+                owner: (by.uid, by.gid),
+            },
             none if none.is_empty() => Rename::Replace,
             _ => return Err(Errno::EINVAL),
         };
