@@ -182,6 +182,7 @@ pub fn serve(
             place.open(new.map_err(fails)?, |_| {})?
         }
     };
+    let mut undone = Undone(Some(&at));
     let mount = mounts::uppermost(&mounts::all()?, &at).cloned();
     let mount = mount.ok_or_else(|| MountError::NotMounted(at.clone()))?;
     let unique = mounts::unique_id(&at);
@@ -207,6 +208,7 @@ pub fn serve(
         name: name.clone(),
         source,
     })?;
+    undone.0 = None;
     ready();
     let result = wait(&events, &mount, &activity, &idle, IDLE);
     handle.close();
@@ -264,6 +266,19 @@ fn wait(
                 before = now;
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+/// A mount that is undone with its scope: nobody will ever answer for it.
+struct Undone<'a>(Option<&'a Path>);
+
+impl Drop for Undone<'_> {
+    fn drop(&mut self) {
+        if let Some(at) = self.0
+            && let Err(error) = mounts::unmount(at, true)
+        {
+            log::error!("{error}");
         }
     }
 }
@@ -460,6 +475,24 @@ mod tests {
             Err(ServeError::MountPoint { .. })
         ));
         assert!(mount_point(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn a_mount_that_nobody_will_answer_for_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = mounts::resolve(dir.path()).unwrap();
+        let flags = MountFlags::empty();
+        if rustix::mount::mount("none", &at, "tmpfs", flags, None).is_err() {
+            // Needs root to mount.
+            return;
+        }
+        let is_there = || mounts::mount_at(&at).unwrap().is_some();
+        let mut served = Undone(Some(&at));
+        served.0 = None;
+        drop(served);
+        assert!(is_there());
+        drop(Undone(Some(&at)));
+        assert!(!is_there());
     }
 
     #[test]
