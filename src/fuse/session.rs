@@ -481,11 +481,17 @@ mod tests {
     fn a_mount_that_nobody_will_answer_for_is_undone() {
         let dir = tempfile::tempdir().unwrap();
         let at = mounts::resolve(dir.path()).unwrap();
-        let flags = MountFlags::empty();
-        if rustix::mount::mount("none", &at, "tmpfs", flags, None).is_err() {
-            // Needs root to mount.
+        let place = Place {
+            name: "nobody",
+            at: &at,
+            options: &MountOptions::default(),
+            writable: false,
+            processors: 1,
+        };
+        // Needs root, and a device.
+        let Ok(Some(_device)) = place.mount_directly() else {
             return;
-        }
+        };
         let is_there = || mounts::mount_at(&at).unwrap().is_some();
         let mut served = Undone(Some(&at));
         served.0 = None;

@@ -1,4 +1,5 @@
-//! What is changed of a file while its contents are copied up.
+//! What is changed of a file while its contents are copied up, and which file of which layer it
+//! was.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -85,4 +86,34 @@ fn attributes_that_change_while_contents_are_copied_stay_changed() {
     let caps = tree.xattr(ino, CAPABILITY);
     assert!(matches!(caps, Err(FsError::NoAttribute)), "{caps:?}");
     assert_eq!(tree.attr(ino).unwrap().attr.mtime, time);
+}
+
+#[test]
+fn of_a_layer_that_is_there_twice_each_object_stays_itself_over_remount() {
+    let mut maker = LayerMaker::new();
+    let twice = maker.layer(&[file("f"), link("g", "f")]);
+    // The lower one's shows by a name that only this layer has.
+    let between = maker.layer(&[link("h", "f")]);
+    let layers = vec![Arc::clone(&twice), between, twice];
+    let union = Arc::new(Union::new(layers));
+    let memory = Memory::new();
+    let mount = || {
+        let upper: Arc<dyn Upper> = Arc::new(memory.clone());
+        Writable::new(Arc::clone(&union), upper).unwrap()
+    };
+    let numbers = |tree: &Writable| {
+        [&b"f"[..], b"g", b"h"].map(|name| tree.lookup(Ino::ROOT, name).unwrap().ino)
+    };
+    let tree = mount();
+    let before = numbers(&tree);
+    assert!(before[0] == before[1] && before[0] != before[2]);
+    for (ino, mode) in [(before[0], 0o600), (before[2], 0o640)] {
+        tree.set_attr(ino, &chmod(mode)).unwrap();
+    }
+    drop(tree);
+    memory.remount();
+    let tree = mount();
+    assert_eq!(numbers(&tree), before);
+    let mode = |ino| tree.attr(ino).unwrap().attr.mode;
+    assert_eq!([mode(before[0]), mode(before[2])], [0o600, 0o640]);
 }

@@ -10,15 +10,13 @@ use super::super::{attr, caller};
 use super::{Caller, Core};
 use crate::node::Ino;
 use crate::union::FsError;
-use crate::union::upper::{Change, SetXattr, Stat, What};
+use crate::union::upper::{CAPABILITY, Change, SetXattr, Stat, What};
 use crate::union::writable::{Known, Maker, Rename};
 
 /// S_ISGID of inode(7).
 const SET_GROUP: u16 = 0o2000;
 /// S_ISUID and S_ISGID.
 pub(super) const SET_IDS: u16 = 0o6000;
-/// What capabilities(7) calls those of a file.
-const CAPABILITY: &[u8] = b"security.capability";
 /// Permission bits of `st_mode`.
 const BITS: u32 = 0o7777;
 /// What acl(5) calls the access control list of an object.

@@ -8,7 +8,7 @@ use super::nodes::{File, Node};
 use super::{Known, Maker, Where, Writable, check_name};
 use crate::node::{Ino, Kind};
 use crate::union::FsError;
-use crate::union::upper::{Change, Key, Mark, Marks, New, SetXattr, Stat, What};
+use crate::union::upper::{CAPABILITY, Change, Key, Mark, Marks, New, SetXattr, Stat, What};
 
 /// ENODATA: no such attribute (xattr(7)).
 const ENODATA: i32 = 61;
@@ -285,14 +285,13 @@ impl Writable {
         if mode & 0o2010 == 0o2010 {
             mode &= !0o2000;
         }
-        let caps = b"security.capability";
-        let capable = match self.xattr(ino, caps) {
+        let capable = match self.xattr(ino, CAPABILITY) {
             Ok(_) => true,
             Err(FsError::NoAttribute) => false,
             Err(error) => return Err(error),
         };
         if capable {
-            self.remove_xattr(ino, caps)?;
+            self.remove_xattr(ino, CAPABILITY)?;
         }
         if mode == old {
             return self.attr(ino);

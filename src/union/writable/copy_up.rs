@@ -14,7 +14,9 @@ use super::dirs::{Dir, Slot};
 use super::nodes::{File, Node};
 use super::{Where, Writable};
 use crate::node::{Attr, Ino, Kind, Time};
-use crate::union::upper::{Change, Data, Entry, Key, Mark, Marks, New, SetTime, SetXattr, What};
+use crate::union::upper::{
+    CAPABILITY, Change, Data, Entry, Key, Mark, Marks, New, SetTime, SetXattr, What,
+};
 use crate::union::{FsError, Xattrs};
 
 /// Bytes that are copied at a time.
@@ -22,8 +24,6 @@ const PIECE: usize = 1 << 20;
 /// Ranges of that size are copied by two threads: a thread costs as much as a
 /// tenth of it.
 const SHARED: u64 = 4 << 20;
-/// File capabilities: a write takes them away (capabilities(7)), also ours.
-const CAPABILITY: &[u8] = b"security.capability";
 
 /// A name in a directory.
 type Name = (Arc<Dir>, Vec<u8>);
