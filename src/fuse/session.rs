@@ -8,13 +8,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use fuser::{Config, Filesystem, MountOption, Session, SessionACL};
+use fuser::{Config, Filesystem, MountOption, Notifier, Session, SessionACL};
 use rustix::mount::MountFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -175,11 +175,13 @@ pub fn serve(
     let run = match shown {
         Ok(shown) => {
             let adapter = Adapter::new(shown, processors, activity.clone()).map_err(fails)?;
-            place.open(adapter, |adapter| adapter.allow_idmap = true)?
+            place.open(adapter, |adapter| adapter.allow_idmap = true, None)?
         }
         Err(tree) => {
             let new = WritableAdapter::new(name.clone(), tree, processors, activity.clone());
-            place.open(new.map_err(fails)?, |_| {})?
+            let adapter = new.map_err(fails)?;
+            let notifier = adapter.notifier();
+            place.open(adapter, |_| {}, Some(notifier))?
         }
     };
     let mut undone = Undone(Some(&at));
@@ -353,11 +355,13 @@ impl Place<'_> {
     }
 
     /// Mounts and says the first words with the kernel (INIT). `direct` is told
-    /// when no helper had to be asked.
+    /// when no helper had to be asked. What the kernel is told things by comes into
+    /// `notifier`.
     fn open<FS: Filesystem>(
         &self,
         mut adapter: FS,
         direct: impl FnOnce(&mut FS),
+        notifier: Option<Arc<OnceLock<Notifier>>>,
     ) -> Result<Run, ServeError> {
         let mut config = Config::default();
         config.n_threads = Some(self.processors);
@@ -376,6 +380,10 @@ impl Place<'_> {
             None if self.writable => return Err(ServeError::NotForUsers),
             None => self.through_helper(adapter, config)?,
         };
+        if let Some(notifier) = notifier {
+            // It is the only one.
+            let _ = notifier.set(session.notifier());
+        }
         Ok(Box::new(|| session.run()))
     }
 
