@@ -8,6 +8,8 @@
 
 #[path = "union_writes/changes.rs"]
 mod changes;
+#[path = "union_writes/copying.rs"]
+mod copying;
 mod support;
 
 #[path = "support/posix.rs"]

@@ -607,6 +607,24 @@ def _(d):
     os.unlink(f"{d}/b"); renameat2(f"{d}/c", f"{d}/b", NOREPLACE); eq(r(f"{d}/b"), b"A", "onto an unlinked lower name")
 
 
+@probe("times.shared_mapping_alone", one(b"x" * 8192))
+def _(d):
+    path = f"{d}/f"
+    fd = os.open(path, os.O_RDWR)
+    os.utime(path, (1, 1))
+    with mmap.mmap(fd, 8192) as m:
+        # Whoever keeps attributes keeps them from here on.
+        eq(os.stat(path).st_mtime, 1.0)
+        m[0:1] = b"y"
+    os.close(fd)
+    # The last close is told to a server behind its program's back.
+    for _ in range(100):
+        if os.stat(path).st_mtime > 1: break
+        time.sleep(0.01)
+    eq(os.stat(path).st_mtime > 1, True, "a write to a shared mapping moves the time")
+    eq(r(path)[:2], b"yx")
+
+
 @probe("rename.exchange_files", two_files)
 def _(d):
     renameat2(f"{d}/a", f"{d}/b", EXCHANGE); eq((r(f"{d}/a"), r(f"{d}/b")), (b"B", b"A")); w(f"{d}/u", "U"); renameat2(f"{d}/u", f"{d}/a", EXCHANGE); eq((r(f"{d}/u"), r(f"{d}/a")), (b"B", b"U"))
@@ -629,6 +647,8 @@ def _(d):
     eq(r(f"{d}/c"), b"A")
     if "a" in names(d):
         eq(stat.S_ISCHR(os.stat(f"{d}/a").st_mode), True, "the whiteout is a character device")
+    fails(errno.EEXIST, renameat2, f"{d}/b", f"{d}/c", WHITEOUT | NOREPLACE)
+    renameat2(f"{d}/b", f"{d}/new", WHITEOUT | NOREPLACE)
 
 
 @probe("rename.atomic_replace_under_readers", one(b"v0"))

@@ -8,13 +8,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use fuser::{Config, Filesystem, MountOption, Session, SessionACL};
+use fuser::{Config, Filesystem, MountOption, Notifier, Session, SessionACL};
 use rustix::mount::MountFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -175,13 +175,16 @@ pub fn serve(
     let run = match shown {
         Ok(shown) => {
             let adapter = Adapter::new(shown, processors, activity.clone()).map_err(fails)?;
-            place.open(adapter, |adapter| adapter.allow_idmap = true)?
+            place.open(adapter, |adapter| adapter.allow_idmap = true, None)?
         }
         Err(tree) => {
             let new = WritableAdapter::new(name.clone(), tree, processors, activity.clone());
-            place.open(new.map_err(fails)?, |_| {})?
+            let adapter = new.map_err(fails)?;
+            let notifier = adapter.notifier();
+            place.open(adapter, |_| {}, Some(notifier))?
         }
     };
+    let mut undone = Undone(Some(&at));
     let mount = mounts::uppermost(&mounts::all()?, &at).cloned();
     let mount = mount.ok_or_else(|| MountError::NotMounted(at.clone()))?;
     let unique = mounts::unique_id(&at);
@@ -207,6 +210,7 @@ pub fn serve(
         name: name.clone(),
         source,
     })?;
+    undone.0 = None;
     ready();
     let result = wait(&events, &mount, &activity, &idle, IDLE);
     handle.close();
@@ -264,6 +268,19 @@ fn wait(
                 before = now;
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+/// A mount that is undone with its scope: nobody will ever answer for it.
+struct Undone<'a>(Option<&'a Path>);
+
+impl Drop for Undone<'_> {
+    fn drop(&mut self) {
+        if let Some(at) = self.0
+            && let Err(error) = mounts::unmount(at, true)
+        {
+            log::error!("{error}");
         }
     }
 }
@@ -338,11 +355,13 @@ impl Place<'_> {
     }
 
     /// Mounts and says the first words with the kernel (INIT). `direct` is told
-    /// when no helper had to be asked.
+    /// when no helper had to be asked. What the kernel is told things by comes into
+    /// `notifier`.
     fn open<FS: Filesystem>(
         &self,
         mut adapter: FS,
         direct: impl FnOnce(&mut FS),
+        notifier: Option<Arc<OnceLock<Notifier>>>,
     ) -> Result<Run, ServeError> {
         let mut config = Config::default();
         config.n_threads = Some(self.processors);
@@ -361,6 +380,10 @@ impl Place<'_> {
             None if self.writable => return Err(ServeError::NotForUsers),
             None => self.through_helper(adapter, config)?,
         };
+        if let Some(notifier) = notifier {
+            // It is the only one.
+            let _ = notifier.set(session.notifier());
+        }
         Ok(Box::new(|| session.run()))
     }
 
@@ -460,6 +483,30 @@ mod tests {
             Err(ServeError::MountPoint { .. })
         ));
         assert!(mount_point(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn a_mount_that_nobody_will_answer_for_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = mounts::resolve(dir.path()).unwrap();
+        let place = Place {
+            name: "nobody",
+            at: &at,
+            options: &MountOptions::default(),
+            writable: false,
+            processors: 1,
+        };
+        // Needs root, and a device.
+        let Ok(Some(_device)) = place.mount_directly() else {
+            return;
+        };
+        let is_there = || mounts::mount_at(&at).unwrap().is_some();
+        let mut served = Undone(Some(&at));
+        served.0 = None;
+        drop(served);
+        assert!(is_there());
+        drop(Undone(Some(&at)));
+        assert!(!is_there());
     }
 
     #[test]

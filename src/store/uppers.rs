@@ -16,10 +16,12 @@
 //! removes it when it holds no change, and names it otherwise.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::leases::is_dead;
 use super::{Store, StoreError, StoreLock, failed, gone_is_fine, read_small, sync_directory};
@@ -29,8 +31,6 @@ use crate::remove;
 /// Directories in each other that are measured by going down into them. Programs can
 /// make them deeper than any stack is.
 const DEPTH_MAX: u32 = 200;
-/// Bytes of a path that leave room for one more name (PATH_MAX is 4096).
-const PATH_LONG: usize = 3500;
 
 /// The upper directory of a mount that lives.
 #[derive(Debug)]
@@ -220,30 +220,51 @@ fn look(path: PathBuf) -> Result<KeptUpper, StoreError> {
     })
 }
 
-/// Whether paths below a directory become too long for the system.
-fn is_long(path: &Path) -> bool {
-    path.as_os_str().len() > PATH_LONG
+/// Bytes that a tree takes; what lies too deep is not counted, nor what is mounted in it: a mount
+/// whose server died would answer nobody.
+fn on_disk(path: &Path, depth: u32) -> Result<u64, StoreError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty());
+    let dir = gone_is_fine(dir.map_err(|error| failed("read", path)(error.into())))?;
+    dir.map_or(Ok(0), |dir| bytes_in(&dir, depth))
+        .map_err(|error| failed("read", path)(error.into()))
 }
 
-/// Bytes that a tree takes; what lies too deep is not counted.
-fn on_disk(path: &Path, depth: u32) -> Result<u64, StoreError> {
+fn bytes_in(dir: &OwnedFd, depth: u32) -> Result<u64, Errno> {
     let mut sum = 0;
-    let entries = gone_is_fine(fs::read_dir(path).map_err(failed("read", path)))?;
-    for entry in entries.into_iter().flatten() {
-        let path = entry.map_err(failed("read", path))?.path();
-        let Some(meta) = gone_is_fine(fs::symlink_metadata(&path).map_err(failed("read", &path)))?
-        else {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
             continue;
+        }
+        let open = |flags: OFlags| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let within = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
+            rustix::fs::openat2(dir, name, flags, Mode::empty(), within)
         };
-        sum += meta.blocks() * 512;
-        if meta.is_dir() && depth > 0 && !is_long(&path) {
-            sum += on_disk(&path, depth - 1)?;
+        let place = match open(OFlags::PATH) {
+            Ok(place) => place,
+            Err(Errno::NOENT | Errno::XDEV) => continue,
+            Err(error) => return Err(error),
+        };
+        let stat = rustix::fs::fstat(&place)?;
+        // Never negative.
+        sum += stat.st_blocks.unsigned_abs() * 512;
+        drop(place);
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory && depth > 0 {
+            match open(OFlags::RDONLY | OFlags::DIRECTORY) {
+                Ok(below) => sum += bytes_in(&below, depth - 1)?,
+                Err(Errno::NOENT | Errno::XDEV | Errno::NOTDIR) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(sum)
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stdout, reason = "a test says when it is skipped")]
 mod tests {
     use super::*;
 
@@ -291,5 +312,27 @@ mod tests {
         assert_eq!(store.gc(true).unwrap().uppers, []);
         assert_eq!(names(&store.root().join("uppers")), 0);
         assert_eq!(names(&store.root().join("trash")), 0);
+    }
+
+    #[test]
+    fn what_is_mounted_in_one_is_neither_looked_at_nor_counted() {
+        let (_dir, store) = store();
+        let kept = store.fresh_upper(image()).unwrap();
+        let below = kept.upper().join("a/b");
+        fs::create_dir_all(&below).unwrap();
+        fs::write(below.join("file"), vec![1; 1 << 20]).unwrap();
+        let before = store.upper_bytes().unwrap();
+        assert!(before >= 1 << 20);
+        let at = kept.upper().join("at");
+        fs::create_dir(&at).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        if rustix::mount::mount("none", &at, "tmpfs", flags, None).is_err() {
+            println!("SKIPPED: needs root to mount");
+            return;
+        }
+        fs::write(at.join("large"), vec![1; 4 << 20]).unwrap();
+        let now = store.upper_bytes();
+        rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert!(now.unwrap() < before + (1 << 20));
     }
 }

@@ -46,20 +46,31 @@ impl Union {
     }
 
     /// A word for an object of a layer: the index format's version, the beginning of the
-    /// layer's digest, and the row there.
+    /// layer's digest, and the row there; of a layer that is there several times which one
+    /// it is, unless it is the lowest.
     pub(super) fn origin(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
         let place = self.place(ino)?;
         let diff = self.index(place).diff_id();
         let mut word = vec![ROWS];
         word.extend_from_slice(&diff.0.as_bytes()[..DIGEST]);
         word.extend_from_slice(&place.row.0.to_le_bytes());
+        let below = self.layers.iter().take(place.layer as usize);
+        let nth = below.filter(|layer| layer.diff_id() == diff).count();
+        if let Some(nth) = u32::try_from(nth).ok().filter(|nth| *nth > 0) {
+            word.extend_from_slice(&nth.to_le_bytes());
+        }
         Ok(word)
     }
 
     /// The object that a word stands for; nothing when these layers have no such.
     pub(super) fn by_origin(&self, word: &[u8]) -> Option<Ino> {
         let (&version, rest) = word.split_first()?;
-        let (digest, row) = rest.split_at_checked(DIGEST)?;
+        let (digest, rest) = rest.split_at_checked(DIGEST)?;
+        let (row, nth) = rest.split_at_checked(4)?;
+        let nth = match nth {
+            [] => 0,
+            nth => usize::try_from(u32::from_le_bytes(nth.try_into().ok()?)).ok()?,
+        };
         let row = Row(u32::from_le_bytes(row.try_into().ok()?));
         if version != ROWS || row == Row::ROOT {
             return None;
@@ -67,7 +78,10 @@ impl Union {
         let layer = self
             .layers
             .iter()
-            .position(|layer| layer.diff_id().0.as_bytes()[..DIGEST] == *digest)?;
+            .enumerate()
+            .filter(|(_, layer)| layer.diff_id().0.as_bytes()[..DIGEST] == *digest)
+            .nth(nth)?
+            .0;
         let rows = self.layers[layer].index.summary().rows;
         let layer = u32::try_from(layer).ok()?;
         (row.0 < rows).then(|| self.numbers.of(Place { layer, row }))

@@ -21,6 +21,17 @@ use std::sync::Arc;
 use super::Xattrs;
 use crate::node::{Attr, Device, Kind, Time};
 
+/// What capabilities(7) calls those of a file: a write takes them away.
+pub const CAPABILITY: &[u8] = b"security.capability";
+
+/// Whether an attribute that a layer has may be missing of what is copied up, where the
+/// system does not let this process set it: only root of the machine sees the one kind, and sets
+/// the labels of security modules, which overlayfs does not copy, either (`security_inode_copy_up_xattr`).
+#[must_use]
+pub fn may_be_left(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.") || name.starts_with(b"security.") && name != CAPABILITY
+}
+
 /// An object of the upper directory: its inode number there, which is the same
 /// in every later mount. Never given to another object while it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

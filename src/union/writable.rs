@@ -47,7 +47,7 @@ use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
-use super::upper::{Change, Data, Mark, Marks, SetTime, SetXattr, Space, Stat, Upper};
+use super::upper::{self, Change, Data, Mark, Marks, SetTime, SetXattr, Space, Stat, Upper};
 use super::{FsError, Union};
 use crate::node::{Attr, Ino, Kind};
 use crate::tree_path::TreePath;
@@ -109,9 +109,14 @@ pub enum Rename {
     NoReplace,
     /// Both change places (RENAME_EXCHANGE).
     Exchange,
-    /// It is replaced, and a 0/0 character device, visible to programs, is left
-    /// at the old name (RENAME_WHITEOUT, as another overlayfs above asks for it).
-    Whiteout,
+    /// A 0/0 character device, visible to programs, is left at the old name
+    /// (RENAME_WHITEOUT, as another overlayfs above asks for it).
+    Whiteout {
+        /// What is at the new name is replaced; else EEXIST (with RENAME_NOREPLACE).
+        replace: bool,
+        /// Whose the device is: user and group, unless the directory hands down its own.
+        owner: (u32, u32),
+    },
 }
 
 /// A tree that can be changed. All methods may be called from many threads.
@@ -215,8 +220,10 @@ impl Writable {
         };
         self.upper.set_attr(key, &change).map_err(FsError::Upper)?;
         for (name, value) in self.lower.xattrs(Ino::ROOT)? {
-            let set = self.upper.set_xattr(key, &name, &value, SetXattr::Any);
-            set.map_err(FsError::Upper)?;
+            match self.upper.set_xattr(key, &name, &value, SetXattr::Any) {
+                Err(error) if is_refused(&error) && upper::may_be_left(&name) => {}
+                set => set.map_err(FsError::Upper)?,
+            }
         }
         let change = Change {
             atime: Some(SetTime::To(attr.mtime)),
@@ -311,6 +318,14 @@ impl Writable {
     fn lower_kind(&self, ino: Ino) -> Result<Attr, FsError> {
         self.lower.attr(ino)
     }
+}
+
+/// Whether the system does not let this process do something.
+fn is_refused(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::Unsupported
+    )
 }
 
 /// Names that nothing can be made under.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::reach::{self, Opened};
 use super::{Directory, device, marks, xattrs};
 use crate::node::{Device, Kind, Time};
-use crate::union::upper::{Key, Marks, New, Stat, What};
+use crate::union::upper::{Key, Marks, New, Stat, What, may_be_left};
 
 /// setuid and setgid: the system calls that make things may drop them.
 const PRIVILEGES: u16 = 0o6000;
@@ -127,7 +127,16 @@ impl Directory {
         }
         for (name, value) in new.xattrs {
             let stored = self.prefix.stored(name);
-            xattrs::set(opened, &stored, value, XattrFlags::empty())?;
+            match xattrs::set(opened, &stored, value, XattrFlags::empty()) {
+                // In a user namespace; else the file could not be changed at all.
+                Err(error)
+                    if may_be_left(name)
+                        && matches!(
+                            Errno::from_io_error(&error),
+                            Some(Errno::PERM | Errno::NOTSUP)
+                        ) => {}
+                set => set?,
+            }
         }
         let kind = reach::kind_of(raw)?;
         marks::write(opened, kind, new.marks, self.prefix)?;

@@ -48,8 +48,24 @@ impl Directory {
     /// See [`UpperError`].
     pub fn open(upper: &Path, work: &Path, layers: &str) -> Result<Self, UpperError> {
         rustix::process::umask(Mode::empty());
-        let upper = Candidate::take(upper, 0o755)?;
-        let work = Candidate::take(work, 0o700)?;
+        let mut made = Vec::new();
+        Self::take(upper, work, layers, &mut made).inspect_err(|_| {
+            for path in made.into_iter().rev() {
+                // What has something in it by now stays.
+                let _ = rustix::fs::rmdir(path);
+            }
+        })
+    }
+
+    /// The same; `made` are the directories that were missing.
+    fn take<'a>(
+        upper: &'a Path,
+        work: &'a Path,
+        layers: &str,
+        made: &mut Vec<&'a Path>,
+    ) -> Result<Self, UpperError> {
+        let upper = Candidate::take(upper, 0o755, made)?;
+        let work = Candidate::take(work, 0o700, made)?;
         fit_together(&upper, &work)?;
         upper.lock(&upper)?;
         work.lock(&upper)?;
@@ -101,10 +117,11 @@ pub(super) fn failed<E: Into<io::Error>>(
 }
 
 impl<'a> Candidate<'a> {
-    /// Opens a directory, which is made with that mode if it is missing.
-    fn take(path: &'a Path, mode: u32) -> Result<Self, UpperError> {
+    /// Opens a directory, which is made with that mode, and `made` then, if it is missing.
+    fn take(path: &'a Path, mode: u32, made: &mut Vec<&'a Path>) -> Result<Self, UpperError> {
         match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => made.push(path),
+            Err(Errno::EXIST) => {}
             Err(error) => return Err(failed("make", path)(error)),
         }
         Self::there(path)

@@ -275,7 +275,9 @@ impl Posix {
         let source = self.lookup(from.0, from.1)?;
         let there = self.find(to.0, to.1)?;
         match (how, there) {
-            (Rename::NoReplace, Some(_)) => return Err(EEXIST),
+            (Rename::NoReplace | Rename::Whiteout { replace: false, .. }, Some(_)) => {
+                return Err(EEXIST);
+            }
             (Rename::Exchange, None) => return Err(ENOENT),
             _ => {}
         }
@@ -304,16 +306,15 @@ impl Posix {
         self.put(to.0, to.1, source);
         match (how, there) {
             (Rename::Exchange, Some(there)) => self.put(from.0, from.1, there),
-            (Rename::Whiteout, _) => {
-                // `vfs_whiteout`: a 0/0 character device of mode 0.
+            (Rename::Whiteout { owner, .. }, _) => {
+                // `ext4_whiteout_for_rename`: the caller's 0/0 character device of mode 0.
                 let maker = Maker {
-                    uid: 0,
-                    gid: 0,
+                    uid: owner.0,
+                    gid: owner.1,
                     mode: 0,
                     umask: 0,
                 };
-                let id = self.make(from.0, from.1, What::Char(Device::default()), &maker)?;
-                self.get_mut(id).gid = 0;
+                self.make(from.0, from.1, What::Char(Device::default()), &maker)?;
             }
             _ => {}
         }

@@ -89,7 +89,10 @@ fn rename_mode() -> impl Strategy<Value = Rename> {
         6 => Just(Rename::Replace),
         1 => Just(Rename::NoReplace),
         3 => Just(Rename::Exchange),
-        1 => Just(Rename::Whiteout),
+        1 => (any::<bool>(), 0..3_u32).prop_map(|(replace, id)| Rename::Whiteout {
+            replace,
+            owner: (id, id + 1),
+        }),
     ]
 }
 
@@ -318,7 +321,7 @@ impl Program {
     fn step(&mut self, op: &Op, fault: Option<(u32, Fault)>) -> Verdict {
         for call in self.calls(op) {
             // The device that this one leaves behind comes in a second step.
-            let two_steps = matches!(call, Call::Rename(.., Rename::Whiteout));
+            let two_steps = matches!(call, Call::Rename(.., Rename::Whiteout { .. }));
             self.twins.call(&call, fault.filter(|_| !two_steps))?;
         }
         match *op {

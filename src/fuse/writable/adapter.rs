@@ -8,15 +8,16 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use super::super::adapter::{
@@ -30,7 +31,7 @@ use super::super::session::Activity;
 use super::super::workers::Workers;
 use super::super::xattrs::{answer_xattr, names};
 use super::Core;
-use super::open::{RUNNING, Read, cuts_unseen, handle, wanted};
+use super::open::{RUNNING, Read, cuts_unseen, handle, syncs, wanted};
 use super::opens::Opens;
 use crate::node::Ino;
 use crate::tree_path::NAME_MAX;
@@ -75,11 +76,17 @@ impl WritableAdapter {
                 activity,
                 passthrough: AtomicBool::new(false),
                 passed: AtomicBool::new(false),
+                notifier: Arc::default(),
             }),
             reads: Pool::new(processors + MORE_THREADS, WAITING, work)?,
             slow: Workers::new(SLOW_MOST),
             no_opendir: false,
         })
+    }
+
+    /// Where to put what the kernel is told things by.
+    pub(in crate::fuse) fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        Arc::clone(&self.core.notifier)
     }
 
     /// The object that a number stands for. Every request begins here.
@@ -221,7 +228,8 @@ impl Filesystem for WritableAdapter {
             Ok(stat) => reply.attr(&FOR_EVER, &attr::stat(ino.0, &stat)),
             Err(errno) => reply.error(errno),
         };
-        if size.is_some() && self.core.tree.copies(ino) {
+        let tree = &self.core.tree;
+        if tree.is_copying(ino) || size.is_some() && tree.copies(ino) {
             return self.slowly(answer);
         }
         answer(&self.core);
@@ -302,7 +310,7 @@ impl Filesystem for WritableAdapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -312,7 +320,7 @@ impl Filesystem for WritableAdapter {
     ) {
         let from = (self.object(parent), name.as_bytes());
         let to = (Ino(newparent.0), newname.as_bytes());
-        empty(reply, self.core.rename(from, to, flags));
+        empty(reply, self.core.rename(from, to, flags, req.into()));
     }
 
     fn link(
@@ -337,10 +345,11 @@ impl Filesystem for WritableAdapter {
         if cuts_unseen(flags.0) && self.core.opens.runs(ino.0) {
             return reply.error(Errno::ETXTBSY);
         }
-        if how != Open::Read && self.core.tree.copies(ino) {
-            return self.slowly(move |core| core.open(ino, how, handle, pid, reply));
+        if how != Open::Read && (syncs(flags.0) || self.core.tree.copies(ino)) {
+            let durable = syncs(flags.0);
+            return self.slowly(move |core| core.open(ino, how, handle, pid, durable, reply));
         }
-        self.core.open(ino, how, handle, pid, reply);
+        self.core.open(ino, how, handle, pid, false, reply);
     }
 
     fn create(
@@ -366,13 +375,16 @@ impl Filesystem for WritableAdapter {
         _req: &Request,
         ino: INodeNo,
         fh: FileHandle,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.core.opens.closed(ino.0, fh == RUNNING);
+        let passed = self.core.opens.closed(ino.0, fh == RUNNING);
         reply.ok();
+        if passed && flags.0 & libc::O_ACCMODE == libc::O_RDWR {
+            self.core.may_have_been_mapped(Ino(ino.0));
+        }
     }
 
     fn read(
@@ -523,6 +535,12 @@ impl Filesystem for WritableAdapter {
     ) {
         let (ino, name) = (self.object(ino), name.as_bytes());
         let by = req.into();
+        if self.core.tree.is_copying(ino) {
+            let (name, value) = (name.to_vec(), value.to_vec());
+            return self.slowly(move |core| {
+                empty(reply, core.set_xattr(ino, &name, &value, flags, by));
+            });
+        }
         empty(reply, self.core.set_xattr(ino, name, value, flags, by));
     }
 
@@ -541,12 +559,16 @@ impl Filesystem for WritableAdapter {
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let ino = self.object(ino);
-        let done = self.core.tree.remove_xattr(ino, name.as_bytes());
-        empty(
-            reply,
-            done.map_err(|error| self.core.failed(ino, None, &error)),
-        );
+        let (ino, name) = (self.object(ino), name.as_bytes());
+        let remove = move |core: &Core, name: &[u8]| {
+            let done = core.tree.remove_xattr(ino, name);
+            empty(reply, done.map_err(|error| core.failed(ino, None, &error)));
+        };
+        if self.core.tree.is_copying(ino) {
+            let name = name.to_vec();
+            return self.slowly(move |core| remove(core, &name));
+        }
+        remove(&self.core, name);
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

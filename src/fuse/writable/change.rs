@@ -10,15 +10,13 @@ use super::super::{attr, caller};
 use super::{Caller, Core};
 use crate::node::Ino;
 use crate::union::FsError;
-use crate::union::upper::{Change, SetXattr, Stat, What};
+use crate::union::upper::{CAPABILITY, Change, SetXattr, Stat, What};
 use crate::union::writable::{Known, Maker, Rename};
 
 /// S_ISGID of inode(7).
 const SET_GROUP: u16 = 0o2000;
 /// S_ISUID and S_ISGID.
 pub(super) const SET_IDS: u16 = 0o6000;
-/// What capabilities(7) calls those of a file.
-const CAPABILITY: &[u8] = b"security.capability";
 /// Permission bits of `st_mode`.
 const BITS: u32 = 0o7777;
 /// What acl(5) calls the access control list of an object.
@@ -79,11 +77,16 @@ impl Core {
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         flags: RenameFlags,
+        by: Caller,
     ) -> Result<(), Errno> {
+        let whiteout = RenameFlags::RENAME_WHITEOUT;
         let how = match flags {
             RenameFlags::RENAME_NOREPLACE => Rename::NoReplace,
             RenameFlags::RENAME_EXCHANGE => Rename::Exchange,
-            RenameFlags::RENAME_WHITEOUT => Rename::Whiteout,
+            flags if flags - RenameFlags::RENAME_NOREPLACE == whiteout => Rename::Whiteout {
+                replace: flags == whiteout,
+                owner: (by.uid, by.gid),
+            },
             none if none.is_empty() => Rename::Replace,
             _ => return Err(Errno::EINVAL),
         };

@@ -19,10 +19,10 @@ mod list;
 mod open;
 mod opens;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use fuser::{BackingId, Errno, Request};
+use fuser::{BackingId, Errno, INodeNo, Notifier, Request};
 
 pub(super) use adapter::WritableAdapter;
 use opens::Opens;
@@ -66,6 +66,8 @@ struct Core {
     passthrough: AtomicBool,
     /// It has taken one: pages that it keeps of a file may be older than the file.
     passed: AtomicBool,
+    /// How the kernel is told what it cannot know; from the mount on.
+    notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Core {
@@ -92,6 +94,16 @@ impl Core {
     /// The errno for a failure with the contents of `ino`.
     fn refused(&self, ino: Ino, error: std::io::Error) -> Errno {
         self.failed(ino, None, &FsError::Upper(error))
+    }
+
+    /// A file that was open for reading and writing is closed. What was written to a shared
+    /// mapping of a backing file moves size and times that the kernel keeps of ours, and it
+    /// does not notice.
+    fn may_have_been_mapped(&self, ino: Ino) {
+        if let Some(notifier) = self.notifier.get() {
+            // -1: attributes alone. The kernel may have forgotten it by now.
+            let _ = notifier.inval_inode(INodeNo(ino.0), -1, 0);
+        }
     }
 
     /// Whether files may be handed to the kernel.

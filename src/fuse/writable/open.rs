@@ -48,6 +48,11 @@ pub(super) fn cuts_unseen(flags: i32) -> bool {
     flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE == libc::O_RDONLY
 }
 
+/// Whether every write is to be durable when it is done (O_DSYNC; O_SYNC has its bit, too).
+pub(super) fn syncs(flags: i32) -> bool {
+    flags & libc::O_DSYNC != 0
+}
+
 /// What a file is opened for, from the flags of open(2).
 pub(super) fn wanted(flags: i32) -> Open {
     if flags & libc::O_TRUNC != 0 {
@@ -60,9 +65,27 @@ pub(super) fn wanted(flags: i32) -> Open {
 }
 
 impl Core {
-    /// Answers OPEN. Slow when there are contents to copy.
-    pub(super) fn open(&self, ino: Ino, how: Open, handle: FileHandle, pid: u32, reply: ReplyOpen) {
-        let data = match self.made_ready(ino, how, pid) {
+    /// Answers OPEN. Slow when there are contents to copy, or with `durable`: then what
+    /// makes it the upper directory's file is on the disk before the first write is, since
+    /// the kernel syncs no more than the bytes.
+    pub(super) fn open(
+        &self,
+        ino: Ino,
+        how: Open,
+        handle: FileHandle,
+        pid: u32,
+        durable: bool,
+        reply: ReplyOpen,
+    ) {
+        let synced = |data| match durable {
+            true => self.tree.sync(ino, true).map(|()| data),
+            false => Ok(data),
+        };
+        let data = self.made_ready(ino, how, pid).and_then(|data| {
+            let synced = synced(data);
+            synced.map_err(|error| self.failed(ino, None, &error))
+        });
+        let data = match data {
             Ok(data) => data,
             Err(errno) => return reply.error(errno),
         };
@@ -305,6 +328,8 @@ mod tests {
 
     #[test]
     fn a_file_that_is_cut_is_opened_for_writing_whatever_else_is_said() {
+        assert!(syncs(libc::O_WRONLY | libc::O_SYNC) && syncs(libc::O_RDWR | libc::O_DSYNC));
+        assert!(!syncs(libc::O_RDWR | libc::O_APPEND));
         assert_eq!(wanted(libc::O_RDONLY), Open::Read);
         assert_eq!(wanted(libc::O_RDONLY | libc::O_TRUNC), Open::Truncate);
         assert_eq!(wanted(libc::O_RDWR | libc::O_APPEND), Open::Write);

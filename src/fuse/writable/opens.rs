@@ -99,12 +99,15 @@ impl<B> Opens<B> {
         }
     }
 
-    /// Counts one out; `ran`: one that was opened to be executed.
-    pub(super) fn closed(&self, number: u64, ran: bool) {
+    /// Counts one out; `ran`: one that was opened to be executed. Says whether it was
+    /// handed to the kernel.
+    pub(super) fn closed(&self, number: u64, ran: bool) -> bool {
         self.with(number, |file| {
+            let passed = matches!(file.mode(), Some(Mode::Passthrough(_)));
             file.handles = file.handles.saturating_sub(1);
             file.running = file.running.saturating_sub(u64::from(ran));
-        });
+            passed
+        })
     }
 
     /// Whether a file is a running program.
@@ -162,9 +165,9 @@ mod tests {
             assert!(matches!(file.mode(), Some(Mode::Passthrough(1))));
             assert!(matches!(file.opened(None, false), Mode::Passthrough(1)));
         });
-        opens.closed(7, false);
+        assert!(opens.closed(7, false));
         opens.with(7, |file| assert!(file.mode().is_some()));
-        opens.closed(7, false);
+        assert!(opens.closed(7, false));
         opens.with(7, |file| assert!(file.mode().is_none()));
         assert!(opens.0.lock().is_empty());
     }

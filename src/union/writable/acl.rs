@@ -55,6 +55,11 @@ impl HandsDown {
         self.default.is_some()
     }
 
+    /// The group that the directory hands down.
+    pub(super) fn group(&self) -> Option<u32> {
+        self.group
+    }
+
     /// How an object of that kind begins.
     pub(super) fn begin(&self, kind: Kind, maker: &Maker) -> Begins {
         let mut begins = Begins {

@@ -8,7 +8,7 @@ use super::nodes::{File, Node};
 use super::{Known, Maker, Where, Writable, check_name};
 use crate::node::{Ino, Kind};
 use crate::union::FsError;
-use crate::union::upper::{Change, Key, Mark, Marks, New, SetXattr, Stat, What};
+use crate::union::upper::{CAPABILITY, Change, Key, Mark, Marks, New, SetXattr, Stat, What};
 
 /// ENODATA: no such attribute (xattr(7)).
 const ENODATA: i32 = 61;
@@ -244,11 +244,16 @@ impl Writable {
     /// # Errors
     /// `Stale`, `Damaged`, `Upper`, `IsDir` and `WrongKind` for a size.
     pub fn set_attr(&self, ino: Ino, change: &Change) -> Result<Stat, FsError> {
-        let key = match change.size {
-            Some(size) => self.raise_contents(ino, size)?,
-            None => self.raised(ino)?,
-        };
-        self.upper.set_attr(key, change).map_err(FsError::Upper)?;
+        match change.size {
+            Some(size) => {
+                let key = self.raise_contents(ino, size)?;
+                self.upper.set_attr(key, change).map_err(FsError::Upper)?;
+            }
+            None => self.beside_copies(ino, || {
+                let key = self.raised(ino)?;
+                self.upper.set_attr(key, change).map_err(FsError::Upper)
+            })?,
+        }
         self.attributes_changed(ino);
         self.attr(ino)
     }
@@ -280,14 +285,13 @@ impl Writable {
         if mode & 0o2010 == 0o2010 {
             mode &= !0o2000;
         }
-        let caps = b"security.capability";
-        let capable = match self.xattr(ino, caps) {
+        let capable = match self.xattr(ino, CAPABILITY) {
             Ok(_) => true,
             Err(FsError::NoAttribute) => false,
             Err(error) => return Err(error),
         };
         if capable {
-            self.remove_xattr(ino, caps)?;
+            self.remove_xattr(ino, CAPABILITY)?;
         }
         if mode == old {
             return self.attr(ino);
@@ -318,10 +322,13 @@ impl Writable {
                 _ => {}
             }
         }
-        let key = self.raised(ino)?;
-        let set = self.upper.set_xattr(key, name, value, how);
+        let set = self.beside_copies(ino, || {
+            let key = self.raised(ino)?;
+            let set = self.upper.set_xattr(key, name, value, how);
+            set.map_err(xattr_error)
+        });
         self.attributes_changed(ino);
-        set.map_err(xattr_error)
+        set
     }
 
     /// Removes an extended attribute.
@@ -330,10 +337,13 @@ impl Writable {
     /// `NoAttribute`: there is none of that name. `Stale`, `Damaged`, `Upper`.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
         self.xattr(ino, name)?;
-        let key = self.raised(ino)?;
-        let removed = self.upper.remove_xattr(key, name);
+        let removed = self.beside_copies(ino, || {
+            let key = self.raised(ino)?;
+            let removed = self.upper.remove_xattr(key, name);
+            removed.map_err(xattr_error)
+        });
         self.attributes_changed(ino);
-        removed.map_err(xattr_error)
+        removed
     }
 }
 

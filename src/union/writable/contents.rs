@@ -47,6 +47,13 @@ impl Writable {
         }
     }
 
+    /// Whether a file's contents are being copied: a change of its attributes waits
+    /// for that.
+    #[must_use]
+    pub fn is_copying(&self, ino: Ino) -> bool {
+        self.copying.lock().contains_key(&ino)
+    }
+
     /// A regular file's contents. For writing they are copied up first.
     ///
     /// # Errors

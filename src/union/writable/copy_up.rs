@@ -14,7 +14,9 @@ use super::dirs::{Dir, Slot};
 use super::nodes::{File, Node};
 use super::{Where, Writable};
 use crate::node::{Attr, Ino, Kind, Time};
-use crate::union::upper::{Change, Data, Entry, Key, Mark, Marks, New, SetTime, SetXattr, What};
+use crate::union::upper::{
+    CAPABILITY, Change, Data, Entry, Key, Mark, Marks, New, SetTime, SetXattr, What,
+};
 use crate::union::{FsError, Xattrs};
 
 /// Bytes that are copied at a time.
@@ -22,8 +24,6 @@ const PIECE: usize = 1 << 20;
 /// Ranges of that size are copied by two threads: a thread costs as much as a
 /// tenth of it.
 const SHARED: u64 = 4 << 20;
-/// File capabilities: a write takes them away (capabilities(7)), also ours.
-const CAPABILITY: &[u8] = b"security.capability";
 
 /// A name in a directory.
 type Name = (Arc<Dir>, Vec<u8>);
@@ -217,13 +217,27 @@ impl Writable {
     /// A file whose first `most` bytes are in the upper directory; those behind are
     /// not wanted any more. May take as long as copying takes.
     pub(super) fn raise_contents(&self, ino: Ino, most: u64) -> Result<Key, FsError> {
+        self.alone(ino, || self.raise_contents_alone(ino, most))
+    }
+
+    /// Changes attributes of an object, but not while its contents are copied: what is put
+    /// back behind the copy is what was there before it.
+    pub(super) fn beside_copies<T>(&self, ino: Ino, act: impl FnOnce() -> T) -> T {
+        match self.copies(ino) {
+            true => self.alone(ino, act),
+            false => act(),
+        }
+    }
+
+    /// Does something while nobody copies contents of the object.
+    fn alone<T>(&self, ino: Ino, act: impl FnOnce() -> T) -> T {
         let own = {
             let mut copying = self.copying.lock();
             Arc::clone(copying.entry(ino).or_default())
         };
         let result = {
             let _copying = own.lock();
-            self.raise_contents_alone(ino, most)
+            act()
         };
         let mut copying = self.copying.lock();
         // This one, and the map's.

@@ -64,8 +64,8 @@ impl Writable {
             (Rename::Exchange, Some(other)) => self.exchange(&from, &to, &moved, &other),
             (_, replaced) => {
                 self.move_over(&from, &to, &moved, replaced.as_ref())?;
-                if how == Rename::Whiteout {
-                    self.leave_device(&from)?;
+                if let Rename::Whiteout { owner, .. } = how {
+                    self.leave_device(&from, owner)?;
                 }
                 Ok(())
             }
@@ -82,7 +82,9 @@ impl Writable {
         let is_dir = |ino| Ok::<_, FsError>(self.attr(ino)?.attr.kind == Kind::Dir);
         let moves_dir = is_dir(moved.ino)?;
         match how {
-            Rename::NoReplace if replaced.is_some() => return Err(FsError::Exists),
+            Rename::NoReplace | Rename::Whiteout { replace: false, .. } if replaced.is_some() => {
+                return Err(FsError::Exists);
+            }
             Rename::Exchange if replaced.is_none() => return Err(FsError::NotFound),
             _ => {}
         }
@@ -211,17 +213,18 @@ impl Writable {
 
     /// Leaves a 0/0 device that programs see where a name was moved away. A crash
     /// before it leaves nothing there, as if it had been removed.
-    fn leave_device(&self, from: &End<'_>) -> Result<(), FsError> {
+    fn leave_device(&self, from: &End<'_>, (uid, gid): (u32, u32)) -> Result<(), FsError> {
+        let hands = self.hands_down(&from.dir)?;
         let marks = Marks::default();
         let new = New {
             what: What::Char(Device::default()),
             mode: 0,
-            uid: 0,
-            gid: 0,
+            uid,
+            gid: hands.group().unwrap_or(gid),
             times: None,
             xattrs: &[],
             marks: &marks,
-            parent_hands_down: false,
+            parent_hands_down: hands.has_list(),
         };
         let made = self.upper.make(from.dir.key, from.name, &new);
         let (key, _) = made.map_err(FsError::Upper)?;

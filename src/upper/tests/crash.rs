@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::node::Time;
+use crate::union::upper::SetXattr;
 
 /// Where the victim works.
 const PLACE: &str = "LAZYROOT_TEST_CRASH";
@@ -204,19 +205,63 @@ fn kill_before(call: &str, number: u32, place: &Path) -> bool {
     !status.success()
 }
 
+/// Runs a program as root of a user namespace; whether it went well.
+fn unshare(place: &Path, args: &[&str]) -> bool {
+    Command::new("unshare")
+        .arg("--map-root-user")
+        .args(args)
+        .env(PLACE, place)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+#[test]
+#[ignore = "run by the test below, which says where"]
+fn victim_of_labels() {
+    let Some(place) = std::env::var_os(PLACE) else {
+        return;
+    };
+    let up = open(Path::new(&place));
+    let xattrs = ["security.selinux", "trusted.x", "user.kept"];
+    let xattrs = xattrs.map(|name| (name.as_bytes().to_vec(), b"value".to_vec()));
+    let file = New {
+        xattrs: &xattrs,
+        ..new(What::File(0), 0o644)
+    };
+    let key = up.stage(&file).unwrap();
+    up.publish(key, &[(up.root(), b"file")]).unwrap();
+    let kept = up.xattrs(key).unwrap();
+    assert!(
+        kept.iter().any(|(name, _)| name == b"user.kept"),
+        "{kept:?}"
+    );
+    // Whoever asks for one himself is told.
+    up.set_xattr(key, b"trusted.x", b"value", SetXattr::Any)
+        .unwrap_err();
+}
+
+#[test]
+fn what_only_root_of_the_machine_may_set_keeps_nothing_from_going_up() {
+    if !unshare(Path::new("/"), &["true"]) {
+        println!("SKIPPED: needs unshare and user namespaces");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let this = std::env::current_exe().unwrap();
+    let name = "upper::tests::crash::victim_of_labels";
+    assert!(unshare(
+        dir.path(),
+        &[this.to_str().unwrap(), "--exact", name, "--ignored"]
+    ));
+    // It was there, and did it.
+    assert!(dir.path().join("upper/file").try_exists().unwrap());
+}
+
 #[test]
 fn root_goes_on_with_what_a_user_namespace_began() {
     let Some(lab) = lab() else { return };
-    let unshare = |place: &Path, args: &[&str]| {
-        Command::new("unshare")
-            .arg("--map-root-user")
-            .args(args)
-            .env(PLACE, place)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
-    };
     if !unshare(Path::new("/"), &["true"]) {
         println!("SKIPPED: needs unshare and user namespaces");
         return;

@@ -32,8 +32,13 @@ fn a_directory_is_taken_by_one_mount_and_for_one_image() {
         let nested = open(&lab.path(upper), &lab.path(work), "sha256:1");
         assert!(matches!(nested, Err(UpperError::Nested { .. })), "{upper}");
     }
-    // A refusal leaves the directory that it made.
-    std::fs::remove_dir(lab.path("work/u")).unwrap();
+    // A refusal leaves no directory that it made.
+    for path in ["work/u", "upper/w"] {
+        assert!(!lab.path(path).try_exists().unwrap(), "{path}");
+    }
+    open(&upper, &lab.path("no/work"), "sha256:1").unwrap_err();
+    open(&lab.path("new"), &lab.path("no/work"), "sha256:1").unwrap_err();
+    assert!(!lab.path("new").try_exists().unwrap());
     open(&upper, &work, "sha256:1").unwrap();
 }
 
