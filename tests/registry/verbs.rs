@@ -215,11 +215,12 @@ fn an_image_is_pushed_and_pulled_by_somebody_else() {
     let (bench, image) = bench();
     let name = format!("{}/team/a:1", registry.host());
     let nobody = bench.run(&["push", "a:1", &name]);
-    says(
-        &nobody,
-        1,
-        &["does not let strangers", "\ntry: lazyroot login"],
-    );
+    let words = [
+        "cannot push `127.0.0.1:",
+        "does not let strangers",
+        "\ntry: lazyroot login",
+    ];
+    says(&nobody, 1, &words);
     says(&login(&bench, &registry.host(), PASSWORD), 0, &[]);
     let ran = bench.run(&["push", "a:1", &name]).ok();
     assert_eq!(ran.err.matches(" sent\n").count(), 3, "{}", ran.err);
