@@ -114,6 +114,7 @@ const SETTINGS: &[(&str, [&str; 3], [&str; 3])] = &[
         ["a:1", "a.b,c:2", "a.b,c:2"],
     ),
     ("cacert", ["/f", "/e", "'/c'"], ["/f", "/e", "/c"]),
+    ("auth-file", ["/f", "/e", "'/c'"], ["/f", "/e", "/c"]),
     ("transfers", ["1", "2", "16"], ["1", "2", "16"]),
 ];
 
@@ -309,6 +310,10 @@ fn values_that_are_wrong_are_refused_at_once() {
             &["--docker_registry", "hdfs://registry.example.com", "images"],
             "--docker_registry=hdfs://registry.example.com: it is neither a URL of a registry nor",
         ),
+        (
+            &["--docker_config", r#"{"auths":{}}"#, "images"],
+            "--docker_config: logins on the command line can be read by everybody",
+        ),
     ] {
         says(&run(&bench, args, &[]), 2, &[words]);
     }
@@ -345,6 +350,18 @@ fn the_flags_of_mesos_agent_say_the_same() {
             "h.example",
         ),
         ("docker_local_archives_dir", "/srv", "local-dir", "/srv"),
+        (
+            "docker_config",
+            "/a/config.json",
+            "auth-file",
+            "/a/config.json",
+        ),
+        (
+            "docker_config",
+            "file:///a/.dockercfg",
+            "auth-file",
+            "/a/.dockercfg",
+        ),
         (
             "appc_simple_discovery_uri_prefix",
             "/srv/",
@@ -435,6 +452,7 @@ fn without_a_word_the_defaults_are_those_of_the_documents() {
         ("mirror", "".into()),
         ("insecure", "".into()),
         ("cacert", Value::Null),
+        ("auth-file", Value::Null),
         ("transfers", 3.into()),
     ] {
         assert_eq!(setting(&bench, name, &[], &[]).0, expected, "{name}");

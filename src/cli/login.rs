@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use super::logins::credentials;
 use super::report::{Exit, Failure};
 use super::{Context, print};
 use crate::reference::{Reference, ReferenceError};
@@ -25,8 +24,8 @@ const LOOK: Timespec = Timespec {
 
 /// Log in to a registry, for pull and push.
 ///
-/// The registry is asked whether it takes the login before it is stored: in
-/// $REGISTRY_AUTH_FILE, else in $DOCKER_CONFIG/config.json or ~/.docker/config.json, where docker,
+/// The registry is asked whether it takes the login before it is stored: in --auth-file,
+/// else in $REGISTRY_AUTH_FILE, else in $DOCKER_CONFIG/config.json or ~/.docker/config.json, where docker,
 /// podman and skopeo find it too, or by the credential helper that this file names.
 /// Without a helper the password is in the file as it is, for its owner to read.
 #[derive(Debug, clap::Args)]
@@ -86,7 +85,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             args.host
         );
     }
-    let from = credentials().store(&args.host, &login)?;
+    let from = (context.registry.credentials()).store(&args.host, &login)?;
     print(format!("{}: logged in ({from})\n", args.host).as_bytes())
 }
 

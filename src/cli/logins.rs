@@ -2,14 +2,17 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::registry::{Credentials, CredentialsError};
 
 use super::report::{Exit, Failure};
 
-/// The logins of whoever runs this.
-pub(super) fn credentials() -> Credentials {
+/// The logins of whoever runs this; those of one file, if somebody names it.
+pub(super) fn credentials(named: Option<&Path>) -> Credentials {
+    if let Some(file) = named {
+        return Credentials::new(vec![file.to_owned()]);
+    }
     let uid = rustix::process::geteuid().as_raw();
     Credentials::new(files(|name| env::var_os(name), env::home_dir(), uid))
 }

@@ -2,15 +2,14 @@
 
 use std::io::Write as _;
 
-use super::logins::credentials;
-use super::print;
 use super::report::{Exit, Failure};
+use super::{Context, print};
 use crate::registry::Credentials;
 
 /// Forget the login of a registry.
 ///
 /// It is taken out of the file that `lazyroot login` and `docker login` write
-/// ($REGISTRY_AUTH_FILE, else $DOCKER_CONFIG/config.json, else ~/.docker/config.json),
+/// (--auth-file, else $REGISTRY_AUTH_FILE, else $DOCKER_CONFIG/config.json, else ~/.docker/config.json),
 /// and out of the credential helper that this file names.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -22,8 +21,8 @@ pub(super) struct Args {
     all: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let credentials = credentials();
+pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let credentials = context.registry.credentials();
     if args.all {
         let all = credentials.registries()?;
         return match all.is_empty() {

@@ -314,7 +314,7 @@ fn run(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Pull(args) => pull::run(&args, context),
         Verb::Push(args) => push::run(&args, context),
         Verb::Login(args) => login::run(&args, context),
-        Verb::Logout(args) => logout::run(&args),
+        Verb::Logout(args) => logout::run(&args, context),
         Verb::Images(args) => images::run(&args, context),
         Verb::Inspect(args) => inspect::run(&args, context),
         Verb::Ls(args) => ls::run(&args, context),

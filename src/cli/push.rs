@@ -5,6 +5,7 @@ use std::io::Write as _;
 use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, human, print, print_json};
+use crate::export::ExportError;
 use crate::export::push::{self, Push, Pushed};
 use crate::reference::Reference;
 use crate::registry::{Arrival, Registry};
@@ -57,7 +58,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     };
     let pushed = push::push(&store, id, &registry, &how);
     progress.end();
-    let pushed = pushed?;
+    let pushed = pushed.map_err(|error| told(error, &to))?;
     store.touch(id);
     if !args.quiet {
         for note in &pushed.notes {
@@ -69,6 +70,16 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         true => print_json(&pushed),
         false => print(line(&pushed).as_bytes()),
     }
+}
+
+/// What a registry says is told with what it was about.
+fn told(error: ExportError, to: &Reference) -> Failure {
+    let of_registry = matches!(error, ExportError::Registry(_));
+    let mut failure = Failure::from(error);
+    if of_registry {
+        failure.message = format!("cannot push `{}`: {}", to.familiar(), failure.message);
+    }
+    failure
 }
 
 fn line(pushed: &Pushed) -> String {

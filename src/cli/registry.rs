@@ -8,7 +8,7 @@ use super::{logins, settings::Host};
 use crate::http::{Network, Proxies, Roots};
 use crate::image::ImageError;
 use crate::import::ImportError;
-use crate::registry::{self, Mirror};
+use crate::registry::{self, Credentials, Mirror};
 
 /// How registries are asked.
 #[derive(Debug, Clone, Default)]
@@ -19,11 +19,18 @@ pub(super) struct Settings {
     pub(super) mirrors: Vec<Mirror>,
     /// Certificates of authorities, besides the system's.
     pub(super) cacert: Option<PathBuf>,
+    /// The only file of logins.
+    pub(super) auth_file: Option<PathBuf>,
     /// Layers that are fetched at once.
     pub(super) at_once: usize,
 }
 
 impl Settings {
+    /// The logins of whoever runs this.
+    pub(super) fn credentials(&self) -> Credentials {
+        logins::credentials(self.auth_file.as_deref())
+    }
+
     /// What a registry's client needs, with the logins of whoever runs this.
     pub(super) fn settings(&self) -> Result<registry::Settings, Failure> {
         let proxies = Proxies::but_loopback(|name| env::var(name).ok());
@@ -39,7 +46,7 @@ impl Settings {
             network,
             insecure: self.insecure.iter().map(ToString::to_string).collect(),
             mirrors: self.mirrors.clone(),
-            credentials: logins::credentials(),
+            credentials: self.credentials(),
         })
     }
 }

@@ -223,6 +223,16 @@ pub(super) struct Wishes {
         hide_short_help = true
     )]
     cacert: Option<PathBuf>,
+    /// The only file of logins for registries: a config.json of docker's, an auth.json of
+    /// podman's. Default: theirs (`lazyroot login --help`).
+    #[arg(
+        long,
+        global = true,
+        env = "LAZYROOT_AUTH_FILE",
+        value_name = "FILE",
+        hide_short_help = true
+    )]
+    auth_file: Option<PathBuf>,
     /// Layers that are fetched at once from a registry. Default: 3.
     #[arg(
         long,
@@ -253,6 +263,7 @@ impl Wishes {
             &mut self.local_dir,
             &mut self.keyring,
             &mut self.cacert,
+            &mut self.auth_file,
         ];
         for path in paths.into_iter().flatten() {
             *path = base.join(&path);
@@ -472,6 +483,7 @@ impl Sources<'_> {
                 )?
                 .0,
             cacert: self.pick("cacert", |all| all.cacert.clone(), None)?,
+            auth_file: self.pick("auth-file", |all| all.auth_file.clone(), None)?,
             at_once: self
                 .must("transfers", |all| all.transfers, Some(TRANSFERS))?
                 .0

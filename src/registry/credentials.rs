@@ -298,7 +298,8 @@ impl Credentials {
             left: Vec::new(),
         };
         let (path, others) = self.files.split_first().ok_or(CredentialsError::Nowhere)?;
-        let mut file = AuthFile::open(path)?;
+        // Opened to be changed only if there is something: a directory would be made for it.
+        let mut file = AuthFile::read(path)?;
         if let Some(program) = file.helper(&host) {
             let helper = self.helper(program, path)?;
             if helper.get(server(&host))?.is_some() {
@@ -307,7 +308,10 @@ impl Credentials {
             }
         }
         if file.forget(&host)? {
-            file.write()?;
+            let mut file = AuthFile::open(path)?;
+            if file.forget(&host)? {
+                file.write()?;
+            }
             done.from.push(path.display().to_string());
         }
         for path in others {

@@ -5,7 +5,9 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::images::{Bench, Image, Packing, Ran, Tar, archive, sha256};
@@ -213,11 +215,12 @@ fn an_image_is_pushed_and_pulled_by_somebody_else() {
     let (bench, image) = bench();
     let name = format!("{}/team/a:1", registry.host());
     let nobody = bench.run(&["push", "a:1", &name]);
-    says(
-        &nobody,
-        1,
-        &["does not let strangers", "\ntry: lazyroot login"],
-    );
+    let words = [
+        "cannot push `127.0.0.1:",
+        "does not let strangers",
+        "\ntry: lazyroot login",
+    ];
+    says(&nobody, 1, &words);
     says(&login(&bench, &registry.host(), PASSWORD), 0, &[]);
     let ran = bench.run(&["push", "a:1", &name]).ok();
     assert_eq!(ran.err.matches(" sent\n").count(), 3, "{}", ran.err);
@@ -245,6 +248,31 @@ fn an_image_is_pushed_and_pulled_by_somebody_else() {
     assert!(ran.text().contains("3 mounted"), "{}", ran.text());
     assert_eq!(registry.stored("team/b", "1").unwrap().1, manifest);
     assert_eq!(image.layers.len(), 2);
+}
+
+#[test]
+fn who_interrupts_a_push_does_not_wait_and_leaves_no_name() {
+    let registry = Registry::new();
+    let (bench, _) = bench();
+    registry.fault("PUT", "/uploads/", usize::MAX, |_, reply| reply.silence());
+    let child = bench
+        .command(&["push", "a:1", &format!("{}/a:1", registry.host())])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while registry.count("PUT", "") == 0 {
+        assert!(Instant::now() < until, "nothing is sent");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let begun = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    says(&ran, 130, &["error: interrupted"]);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(registry.stored("a", "1").is_none());
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(in super::super) struct Flags {
     docker_local_archives_dir: Option<PathBuf>,
     #[arg(long = "docker_registry", global = true, hide = true)]
     docker_registry: Option<String>,
+    #[arg(long = "docker_config", global = true, hide = true)]
+    docker_config: Option<String>,
     #[arg(long = "provisioner_backend", global = true, hide = true)]
     provisioner_backend: Option<Choice>,
     #[arg(long = "image_provisioner_backend", global = true, hide = true)]
@@ -105,6 +107,8 @@ impl Flags {
             ],
         )?;
         said.wishes.mirror = said.one("mirror", [("docker_registry", registry)])?;
+        let logins = self.docker_config.map(logins).transpose()?;
+        said.wishes.auth_file = said.one("auth-file", [("docker_config", logins)])?;
         said.wishes.backend = said.one(
             "backend",
             [
@@ -150,4 +154,16 @@ fn registry(url: &str) -> Result<List<Mirror>, Failure> {
         )
     })?;
     Ok(List(vec![mirror]))
+}
+
+/// `--docker_config`: a file, with or without `file://`. The JSON itself, which Mesos takes
+/// too, would be on the command line for everybody to read.
+fn logins(text: String) -> Result<PathBuf, Failure> {
+    if text.trim_start().starts_with('{') {
+        let what = "--docker_config: logins on the command line can be read by everybody";
+        return Err(
+            Failure::new(Exit::Usage, what).hint("--docker_config=FILE, with the same in it")
+        );
+    }
+    Ok(text.strip_prefix("file://").unwrap_or(&text).into())
 }

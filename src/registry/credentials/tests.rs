@@ -491,6 +491,14 @@ fn forgetting_takes_all_of_a_host_and_nothing_else() {
 }
 
 #[test]
+fn who_has_nothing_to_forget_gets_no_file_and_no_directory() {
+    let mut lab = Lab::new();
+    lab.files.push(lab.dir.path().join("a/config.json"));
+    assert_eq!(lab.credentials().forget("a.io").unwrap().from, [""; 0]);
+    assert_eq!(fs::read_dir(lab.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn forgetting_tells_the_helper() {
     let lab = Lab::new().keeper("all").json(&json!({
         "credsStore": "all", "credHelpers": { "b.io": "all", "c.io": "all" }, "auths": { "d.io": auth("d", "p") },
