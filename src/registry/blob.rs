@@ -294,7 +294,7 @@ impl Repository<'_> {
             call = call.header(header::RANGE, format!("bytes={there}-"));
         }
         let answer = self.registry.send(to, &call)?;
-        let url = shown(&to.url(true, &target));
+        let url = shown(&to.url(self.registry.https(to)?, &target));
         let wrong = |source| RegistryError::Fetch {
             url: url.clone(),
             source,
@@ -332,8 +332,21 @@ impl Repository<'_> {
         }
         let most = coming.size.or(len).unwrap_or(limit);
         progress.begin(&coming.digest, there, coming.size.or(len));
-        self.receive(to, answer, coming, begin, most, progress, halt)
-            .map_err(wrong)?;
+        let received = self.receive(to, answer, coming, begin, most, progress, halt);
+        received.map_err(|error| match (error, coming.size) {
+            (
+                FetchError::TooLarge {
+                    size: Some(found), ..
+                },
+                Some(wanted),
+            ) => RegistryError::Size {
+                blob: coming.digest,
+                registry: to.registry.clone(),
+                wanted,
+                found,
+            },
+            (error, _) => wrong(error),
+        })?;
         let got = coming.len();
         match coming.size.or(len) {
             Some(len) if got < len => Err(wrong(FetchError::Cut { got, len })),
@@ -371,7 +384,7 @@ impl Repository<'_> {
             let end = at + got as u64;
             if end > most {
                 return Err(FetchError::TooLarge {
-                    size: None,
+                    size: Some(end),
                     limit: most,
                 });
             }

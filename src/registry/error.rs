@@ -91,7 +91,7 @@ pub enum RegistryError {
         found: Digest,
     },
     /// A length that is not the one that the image says.
-    #[error("blob {blob} has {found} bytes at `{registry}`, but the image says {wanted}")]
+    #[error("`{registry}` gives {found} bytes for blob {blob}, but the image says {wanted}")]
     Size {
         /// The blob.
         blob: Digest,
@@ -99,7 +99,7 @@ pub enum RegistryError {
         registry: String,
         /// By the image's manifest.
         wanted: u64,
-        /// By the registry.
+        /// By the registry; there may be more.
         found: u64,
     },
     /// A file that blobs come into.

@@ -161,7 +161,7 @@ impl<'a> Repository<'a> {
                 call = call.header(header::ACCEPT, MANIFESTS);
             }
             let answer = self.registry.send(to, &call)?;
-            let url = shown(&to.url(true, target));
+            let url = shown(&to.url(self.registry.https(to)?, target));
             if answer.status != 200 {
                 return Err(self.registry.refusal(to, what, &url, answer));
             }

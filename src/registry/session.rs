@@ -155,8 +155,19 @@ impl Registry {
             false => None,
         };
         for again in [true, false] {
-            let (answer, there) = self.follow(url, call, sent.as_ref())?;
-            if answer.status != 401 || !again || !ours || !there {
+            let (answer, at) = self.follow(url, call, sent.as_ref())?;
+            if let Some(elsewhere) = at {
+                return match answer.status {
+                    // Not the registry's word; and it has no login for that place.
+                    status @ (401 | 403) => Err(RegistryError::Status {
+                        url: shown(&elsewhere),
+                        status,
+                        said: None,
+                    }),
+                    _ => Ok(answer),
+                };
+            }
+            if answer.status != 401 || !again || !ours {
                 return Ok(answer);
             }
             let Some((way, said)) = challenge(to, &answer)? else {
@@ -196,14 +207,14 @@ impl Registry {
         }
     }
 
-    /// Asks, and follows redirects of what only reads; whether the last answer came
-    /// from the server that was asked first.
+    /// Asks, and follows redirects of what only reads; where the last answer came from,
+    /// if that is another server than the one that was asked first.
     fn follow(
         &self,
         url: &str,
         call: &Call<'_>,
         authorization: Option<&Secret>,
-    ) -> Result<(Answer, bool), RegistryError> {
+    ) -> Result<(Answer, Option<String>), RegistryError> {
         let reads = matches!(call.method, Method::GET | Method::HEAD);
         let mut url = url.to_owned();
         let first = http::host(&url);
@@ -238,11 +249,12 @@ impl Registry {
                 }
             };
             let answer = self.client.send(ask).map_err(wrong)?;
-            if !reads {
-                return Ok((answer, there));
-            }
-            match http::redirect(&url, &answer).map_err(wrong)? {
-                None => return Ok((answer, there)),
+            let next = match reads {
+                true => http::redirect(&url, &answer).map_err(wrong)?,
+                false => None,
+            };
+            match next {
+                None => return Ok((answer, (!there).then_some(url))),
                 Some(to) => {
                     // For good: who was redirected away does not come back with a secret.
                     there = there && http::host(&to) == first;
