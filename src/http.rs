@@ -143,10 +143,11 @@ impl FetchError {
             Self::Stalled(_) | Self::Cut { .. } | Self::WrongPart => true,
             Self::Connection(error) => match &**error {
                 // Nobody is there, or rustls does not trust who is: so it stays.
-                ureq::Error::Io(error) => !matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionRefused | ErrorKind::InvalidData
-                ),
+                ureq::Error::Io(error) => {
+                    let kind = error.kind();
+                    !matches!(kind, ErrorKind::ConnectionRefused | ErrorKind::InvalidData)
+                        && !is_unknown_host(error)
+                }
                 ureq::Error::Protocol(_) => true,
                 _ => false,
             },
@@ -447,6 +448,13 @@ pub(crate) fn redirect(from: &str, answer: &Answer) -> Result<Option<String>, Fe
         (Scheme::Https, Scheme::Http) => Err(FetchError::Downgrade(to)),
         _ => Ok(Some(to)),
     }
+}
+
+/// Whether a host's name is not known, and not only for now. The library has no kind for
+/// it, only words.
+fn is_unknown_host(error: &io::Error) -> bool {
+    let words = error.to_string();
+    words.starts_with("failed to lookup address information") && !words.contains("Temporary")
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -140,6 +140,18 @@ fn imported(image: &Image) -> Vec<(String, String)> {
     content(&bench)
 }
 
+/// The store has what import makes of the image, and nothing else.
+#[track_caller]
+fn same(bench: &Bench, image: &Image) {
+    let (got, wanted) = (content(bench), imported(image));
+    let missing: Vec<_> = wanted.iter().filter(|one| !got.contains(one)).collect();
+    let more: Vec<_> = got.iter().filter(|one| !wanted.contains(one)).collect();
+    assert!(
+        missing.is_empty() && more.is_empty(),
+        "missing: {missing:?}, besides: {more:?}"
+    );
+}
+
 /// Files of blobs, indexes and maps.
 fn content(bench: &Bench) -> Vec<(String, String)> {
     let files = bench.files().into_iter();
@@ -149,7 +161,11 @@ fn content(bench: &Bench) -> Vec<(String, String)> {
     };
     files
         .map(relative)
-        .filter(|(path, _)| !path.starts_with("images-v1") && !path.ends_with(".lock"))
+        .filter(|(path, _)| {
+            !path.starts_with("images-v1")
+                && !path.starts_with("leases/")
+                && !path.ends_with(".lock")
+        })
         .collect()
 }
 
@@ -168,7 +184,7 @@ fn what_is_pulled_is_what_is_imported() {
         let got = Puller::new().pull(&bench, &name).unwrap();
         assert_eq!(got.len(), 1);
         assert_eq!(got[0].names[0].to_string(), name);
-        assert_eq!(content(&bench), imported(&image));
+        same(&bench, &image);
         bench.run(&["verify"]).ok();
     }
 }
@@ -299,7 +315,7 @@ fn a_connection_that_breaks_is_gone_on_with() {
         puller
             .pull(&bench, &name)
             .unwrap_or_else(|e| panic!("{what}: {}", chain(&e)));
-        assert_eq!(content(&bench), imported(&image("app:1")), "{what}");
+        same(&bench, &image("app:1"));
         assert_eq!(puller.told.0.lock().unwrap().1, 2, "{what}");
         let ranges: Vec<_> = registry
             .web
@@ -325,7 +341,7 @@ fn a_server_that_cannot_go_on_begins_anew() {
     Puller::new()
         .pull(&bench, &at(&registry, "team/app:1"))
         .unwrap();
-    assert_eq!(content(&bench), imported(&image("app:1")));
+    same(&bench, &image("app:1"));
 }
 
 #[test]
@@ -376,7 +392,7 @@ fn a_token_is_asked_for_and_again_when_it_ends() {
         puller
             .pull(&bench, &name)
             .unwrap_or_else(|e| panic!("{}", chain(&e)));
-        assert_eq!(content(&bench), imported(&image("app:1")));
+        same(&bench, &image("app:1"));
         if uses == usize::MAX {
             assert_eq!(registry.count("GET", "/token"), 1, "{:?}", registry.log());
         }
@@ -388,7 +404,7 @@ fn a_password_is_sent_as_it_is_where_that_is_demanded() {
     let (registry, _, name) = lab(Auth::Basic);
     let bench = Bench::new();
     Puller::known(&registry).pull(&bench, &name).unwrap();
-    assert_eq!(content(&bench), imported(&image("app:1")));
+    same(&bench, &image("app:1"));
 }
 
 #[test]
@@ -500,7 +516,7 @@ fn what_a_killed_pull_left_is_not_fetched_again() {
     let before = registry.log().len();
     let puller = Puller::new();
     puller.pull(&bench, &name).unwrap();
-    assert_eq!(content(&bench), imported(&image("app:1")));
+    same(&bench, &image("app:1"));
     let asked = registry.web.asked().split_off(before);
     let blobs: Vec<_> = asked
         .iter()
@@ -530,12 +546,7 @@ fn what_was_left_and_is_rotten_is_fetched_again() {
         let part = format!("{}.part", pushed.layers[0].replace(':', "-"));
         std::fs::write(dir.join(part), &rotten).unwrap();
         Puller::new().pull(&bench, &name).unwrap();
-        assert_eq!(
-            content(&bench),
-            imported(&image("app:1")),
-            "{} bytes",
-            rotten.len()
-        );
+        same(&bench, &image("app:1"));
     }
 }
 
@@ -548,16 +559,16 @@ fn a_mirror_is_asked_first_and_what_it_cannot_give_comes_from_the_registry() {
         puller.settings.mirrors = vec![text.parse().unwrap()];
         puller
     };
-    let expected = imported(&image("app:1"));
     let mirror = Registry::new();
     mirror.oci("hub/team/app", "1", &image("app:1"));
     let bench = Bench::new();
     mirrored(&mirror).pull(&bench, &name).unwrap();
-    assert_eq!((origin.log().len(), content(&bench)), (0, expected.clone()));
+    assert_eq!(origin.log().len(), 0);
+    same(&bench, &image("app:1"));
     // It has nothing; it breaks in the middle; it lies.
     let bench = Bench::new();
     mirrored(&Registry::new()).pull(&bench, &name).unwrap();
-    assert_eq!(content(&bench), expected);
+    same(&bench, &image("app:1"));
     for lie in [
         (|reply| reply.cut(300_000)) as fn(Reply) -> Reply,
         |reply| reply.flip(500_000),
@@ -570,7 +581,7 @@ fn a_mirror_is_asked_first_and_what_it_cannot_give_comes_from_the_registry() {
         });
         let bench = Bench::new();
         mirrored(&mirror).pull(&bench, &name).unwrap();
-        assert_eq!(content(&bench), expected);
+        same(&bench, &image("app:1"));
     }
 }
 
@@ -782,7 +793,7 @@ fn many_who_pull_one_image_share_its_transfer_and_one_may_leave() {
         assert!(child.wait().unwrap().success());
     }
     assert_eq!(registry.count("GET", &pushed.layers[0]), 1);
-    assert_eq!(content(&bench), imported(&image("app:1")));
+    same(&bench, &image("app:1"));
 }
 
 #[test]
