@@ -289,27 +289,29 @@ impl Repository<'_> {
             return Ok(());
         }
         let target = format!("blobs/{}", coming.digest);
-        let mut call = Call::new(Method::GET, Target::Below(&target), Access::Pull);
-        if there > 0 {
-            call = call.header(header::RANGE, format!("bytes={there}-"));
-        }
-        let answer = self.registry.send(to, &call)?;
         let url = shown(&to.url(self.registry.https(to)?, &target));
         let wrong = |source| RegistryError::Fetch {
             url: url.clone(),
             source,
         };
+        let ask = |from: u64| {
+            let mut call = Call::new(Method::GET, Target::Below(&target), Access::Pull);
+            if from > 0 {
+                call = call.header(header::RANGE, format!("bytes={from}-"));
+            }
+            self.registry.send(to, &call)
+        };
+        let mut answer = ask(there)?;
+        if answer.status == 416 && there > 0 {
+            // It is shorter, or the server is odd: the whole of it tells which.
+            answer = ask(0)?;
+        }
         let (begin, len) = match answer.status {
             200 => (0, length(&answer)),
             206 => match range(&answer) {
                 Some((first, whole)) if first == there => (there, Some(whole)),
                 _ => return Err(wrong(FetchError::WrongPart)),
             },
-            // There is nothing behind what is there, and that was not all of it.
-            416 => {
-                coming.restart()?;
-                return Err(wrong(FetchError::WrongPart));
-            }
             _ => {
                 let what = format!("blob {}", coming.digest);
                 return Err(self.registry.refusal(to, &what, &url, answer));
@@ -324,6 +326,7 @@ impl Repository<'_> {
                     found,
                 });
             }
+            (None, Some(len)) if len < there => return Err(wrong(FetchError::WrongPart)),
             (None, Some(size)) if size > limit => {
                 let size = Some(size);
                 return Err(wrong(FetchError::TooLarge { size, limit }));

@@ -150,46 +150,51 @@ impl Registry {
         // An upload may go on at another server, which gets no secret of this one.
         let ours = http::host(url) == http::host(&to.root(https));
         let scopes = call.scopes(to);
-        let mut sent = match ours {
+        let sent = match ours {
             true => self.authorization(to, https, &scopes)?,
             false => None,
         };
-        for again in [true, false] {
-            let (answer, at) = self.follow(url, call, sent.as_ref())?;
-            if let Some(elsewhere) = at {
-                return match answer.status {
-                    // Not the registry's word; and it has no login for that place.
-                    status @ (401 | 403) => Err(RegistryError::Status {
-                        url: shown(&elsewhere),
-                        status,
-                        said: None,
-                    }),
-                    _ => Ok(answer),
-                };
-            }
-            if answer.status != 401 || !again || !ours {
-                return Ok(answer);
-            }
-            let Some((way, said)) = challenge(to, &answer)? else {
-                return Ok(answer);
-            };
-            let words = self.client.whole(answer, WORDS_MAX).ok();
-            self.known.ways.lock().insert(to.host.clone(), way.clone());
-            let next = match way {
-                Way::Basic => self.basic(to)?,
-                Way::Bearer { .. } => self.token(to, https, &scopes, &said, sent.as_ref())?,
-            };
-            if next.is_none() || next == sent {
-                return Err(RegistryError::Refused {
-                    registry: to.registry.clone(),
-                    repository: to.path.clone(),
-                    known: next.is_some(),
-                    said: words.and_then(|body| spoken(&body)),
-                });
-            }
-            sent = next;
+        let answer = match self.ask(url, call, sent.as_ref())? {
+            answer if answer.status == 401 && ours => answer,
+            answer => return Ok(answer),
+        };
+        let Some((way, said)) = challenge(to, &answer)? else {
+            return Ok(answer);
+        };
+        let words = self.client.whole(answer, WORDS_MAX).ok();
+        self.known.ways.lock().insert(to.host.clone(), way.clone());
+        let next = match way {
+            Way::Basic => self.basic(to)?,
+            Way::Bearer { .. } => self.token(to, https, &scopes, &said, sent.as_ref())?,
+        };
+        if next.is_none() || next == sent {
+            return Err(RegistryError::Refused {
+                registry: to.registry.clone(),
+                repository: to.path.clone(),
+                known: next.is_some(),
+                said: words.and_then(|body| spoken(&body)),
+            });
         }
-        unreachable!("because the second answer is returned whatever it is")
+        self.ask(url, call, next.as_ref())
+    }
+
+    /// Asks, and refuses what another server than the registry demands: there is no
+    /// login for that.
+    fn ask(
+        &self,
+        url: &str,
+        call: &Call<'_>,
+        sent: Option<&Secret>,
+    ) -> Result<Answer, RegistryError> {
+        let (answer, elsewhere) = self.follow(url, call, sent)?;
+        match (elsewhere, answer.status) {
+            (Some(url), status @ (401 | 403)) => Err(RegistryError::Status {
+                url: shown(&url),
+                status,
+                said: None,
+            }),
+            _ => Ok(answer),
+        }
     }
 
     /// What is sent without being asked: what was good enough before.
