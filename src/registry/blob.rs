@@ -18,8 +18,7 @@ use ureq::http::{Method, header};
 use super::endpoint::Endpoint;
 use super::repository::{Halt, Repository};
 use super::session::{Call, Target, shown};
-use super::{Access, Progress, RegistryError};
-use crate::causes;
+use super::{Access, RegistryError};
 use crate::digest::{self, Digest, Hasher};
 use crate::http::part::{self, failed};
 use crate::http::{Answer, DRIP, FetchError};
@@ -235,12 +234,9 @@ impl Repository<'_> {
         coming: &Coming,
         only_origin: bool,
         limit: u64,
-        progress: &dyn Progress,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
-        let outcome = self.each(only_origin, halt, |to| {
-            self.rest(to, coming, limit, progress, halt)
-        });
+        let outcome = self.each(only_origin, halt, |to| self.rest(to, coming, limit, halt));
         coming.end(match outcome {
             Ok(()) => End::Whole,
             Err(_) => End::Failed,
@@ -257,17 +253,13 @@ impl Repository<'_> {
         to: &Endpoint,
         coming: &Coming,
         limit: u64,
-        progress: &dyn Progress,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
         // Further than ever before counts, and not that something came: a server that
         // begins anew each time would be asked for ever.
         let mut best = coming.len();
-        self.retried(to, halt, |again| {
-            if let Some(why) = again {
-                progress.again(&coming.digest, &causes::chain(why));
-            }
-            let outcome = self.once(to, coming, limit, progress, halt);
+        self.retried(to, halt, |_| {
+            let outcome = self.once(to, coming, limit, halt);
             let further = coming.len() >= best + DRIP;
             best = best.max(coming.len());
             (outcome, further)
@@ -280,12 +272,11 @@ impl Repository<'_> {
         to: &Endpoint,
         coming: &Coming,
         limit: u64,
-        progress: &dyn Progress,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
         let there = coming.len();
         if coming.size == Some(there) {
-            progress.begin(&coming.digest, there, coming.size);
+            self.progress.begin(&coming.digest, there, coming.size);
             return Ok(());
         }
         let target = format!("blobs/{}", coming.digest);
@@ -334,8 +325,9 @@ impl Repository<'_> {
             _ => {}
         }
         let most = coming.size.or(len).unwrap_or(limit);
-        progress.begin(&coming.digest, there, coming.size.or(len));
-        let received = self.receive(to, answer, coming, begin, most, progress, halt);
+        self.progress
+            .begin(&coming.digest, there, coming.size.or(len));
+        let received = self.receive(to, answer, coming, begin, most, halt);
         received.map_err(|error| match (error, coming.size) {
             (
                 FetchError::TooLarge {
@@ -359,7 +351,6 @@ impl Repository<'_> {
 
     /// Writes an answer's bytes, which begin at `at`, where they belong. What is there
     /// is not written again: a server that cannot go on begins anew.
-    #[expect(clippy::too_many_arguments, reason = "one place calls it")]
     fn receive(
         &self,
         to: &Endpoint,
@@ -367,7 +358,6 @@ impl Repository<'_> {
         coming: &Coming,
         mut at: u64,
         most: u64,
-        progress: &dyn Progress,
         halt: Halt<'_>,
     ) -> Result<(), FetchError> {
         let client = &self.registry.client;
@@ -395,7 +385,7 @@ impl Repository<'_> {
                 let known = usize::try_from(there - at.min(there)).unwrap_or(got);
                 let new = &chunk[known.min(got)..got];
                 coming.append(new, there, to.mirror)?;
-                progress.advance(&coming.digest, new.len() as u64);
+                self.progress.advance(&coming.digest, new.len() as u64);
                 there = end;
             }
             at = end;

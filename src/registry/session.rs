@@ -4,7 +4,7 @@
 //! and kept until it ends; redirects are followed by hand, so that it is plain who gets
 //! which header. Must not know manifests and blobs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -124,6 +124,8 @@ pub(super) struct Known {
     ways: Mutex<HashMap<String, Way>>,
     /// By host and scopes. Held while one is made: the others want the same.
     tokens: Mutex<HashMap<(String, Vec<String>), Token>>,
+    /// Mirrors that cannot be talked to.
+    pub(super) silent: Mutex<HashSet<String>>,
     /// By registry and repository.
     logins: Mutex<HashMap<(String, String), Option<Login>>>,
 }

@@ -40,7 +40,7 @@ impl Progress for Told {
         self.0.lock().unwrap().0.push(there);
     }
 
-    fn again(&self, _blob: &Digest, _why: &str) {
+    fn again(&self, _server: &str, _why: &str) {
         self.0.lock().unwrap().1 += 1;
     }
 }
@@ -316,7 +316,7 @@ fn a_connection_that_breaks_is_gone_on_with() {
             .pull(&bench, &name)
             .unwrap_or_else(|e| panic!("{what}: {}", chain(&e)));
         same(&bench, &image("app:1"));
-        assert_eq!(puller.told.0.lock().unwrap().1, 2, "{what}");
+        assert_eq!(puller.told.0.lock().unwrap().1, 3, "{what}");
         let ranges: Vec<_> = registry
             .web
             .asked()
@@ -564,6 +564,16 @@ fn a_mirror_is_asked_first_and_what_it_cannot_give_comes_from_the_registry() {
     let bench = Bench::new();
     mirrored(&mirror).pull(&bench, &name).unwrap();
     assert_eq!(origin.log().len(), 0);
+    same(&bench, &image("app:1"));
+    // Nobody is there, which is told once.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let bench = Bench::new();
+    let mirrors = format!("{}={address}", origin.host());
+    let ran = verb(&bench, &["--mirror", &mirrors, &name]).ok();
+    let told = format!("note: mirror {address} is passed over: ");
+    assert_eq!(ran.err.matches(&told).count(), 1, "{}", ran.err);
     same(&bench, &image("app:1"));
     // It has nothing; it breaks in the middle; it lies.
     let bench = Bench::new();
