@@ -161,6 +161,12 @@ impl FetchError {
             if matches!(&**error, ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused))
     }
 
+    /// Whether there is no room for what comes.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::File { source, .. }
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    }
+
     /// Whether no TLS could be agreed on: the server speaks none, or nobody vouches for it.
     pub(crate) fn is_about_tls(&self) -> bool {
         matches!(self, Self::Connection(error) if match &**error {

@@ -169,6 +169,9 @@ impl RegistryError {
                 source: FetchError::Stalled(_) | FetchError::Cut { .. },
                 ..
             } => "the same again: what was fetched is kept",
+            Self::Fetch { source, .. } | Self::File { source } if source.is_full() => {
+                "lazyroot gc, or a store on a larger disk with --store DIR"
+            }
             Self::Fetch { source, .. } if source.is_about_tls() => {
                 "--insecure HOST for a registry without TLS, --cacert FILE for one with a \
                  certificate of your own"
