@@ -143,10 +143,11 @@ impl FetchError {
             Self::Stalled(_) | Self::Cut { .. } | Self::WrongPart => true,
             Self::Connection(error) => match &**error {
                 // Nobody is there, or rustls does not trust who is: so it stays.
-                ureq::Error::Io(error) => !matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionRefused | ErrorKind::InvalidData
-                ),
+                ureq::Error::Io(error) => {
+                    let kind = error.kind();
+                    !matches!(kind, ErrorKind::ConnectionRefused | ErrorKind::InvalidData)
+                        && !is_unknown_host(error)
+                }
                 ureq::Error::Protocol(_) => true,
                 _ => false,
             },
@@ -158,6 +159,12 @@ impl FetchError {
     pub(crate) fn is_refused(&self) -> bool {
         matches!(self, Self::Connection(error)
             if matches!(&**error, ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused))
+    }
+
+    /// Whether there is no room for what comes.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::File { source, .. }
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
     }
 
     /// Whether no TLS could be agreed on: the server speaks none, or nobody vouches for it.
@@ -447,6 +454,13 @@ pub(crate) fn redirect(from: &str, answer: &Answer) -> Result<Option<String>, Fe
         (Scheme::Https, Scheme::Http) => Err(FetchError::Downgrade(to)),
         _ => Ok(Some(to)),
     }
+}
+
+/// Whether a host's name is not known, and not only for now. The library has no kind for
+/// it, only words.
+fn is_unknown_host(error: &io::Error) -> bool {
+    let words = error.to_string();
+    words.starts_with("failed to lookup address information") && !words.contains("Temporary")
 }
 
 #[derive(Debug, PartialEq, Eq)]

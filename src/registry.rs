@@ -68,9 +68,16 @@ pub trait Progress: Send + Sync {
     fn begin(&self, _blob: &Digest, _there: u64, _len: Option<u64>) {}
     /// So many more bytes came.
     fn advance(&self, _blob: &Digest, _bytes: u64) {}
-    /// It is asked for again, as something went wrong.
-    fn again(&self, _blob: &Digest, _why: &str) {}
+    /// A server is asked again after a pause, as something went wrong.
+    fn again(&self, _server: &str, _why: &str) {}
+    /// A mirror does not have something, or not as it should; another place is asked.
+    fn passed_over(&self, _mirror: &str, _why: &str) {}
 }
+
+/// Tells nobody.
+struct Silent;
+
+impl Progress for Silent {}
 
 /// What is to be done, which a token is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

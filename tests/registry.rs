@@ -14,6 +14,8 @@ mod web;
 mod faults;
 #[path = "registry/lab.rs"]
 mod lab;
+#[path = "registry/pull.rs"]
+mod pull;
 #[path = "registry/push.rs"]
 mod push;
 #[path = "registry/server.rs"]

@@ -95,6 +95,7 @@ pub(super) struct Layers {
     /// Those that are on their way.
     bars: Mutex<BTreeMap<Digest, ProgressBar>>,
     lines: bool,
+    quiet: bool,
 }
 
 impl Layers {
@@ -109,6 +110,7 @@ impl Layers {
             all: MultiProgress::with_draw_target(target),
             bars: Mutex::default(),
             lines: !terminal && !quiet,
+            quiet,
         }
     }
 
@@ -116,6 +118,15 @@ impl Layers {
     pub(super) fn end(&self) {
         for bar in std::mem::take(&mut *self.bars.lock()).into_values() {
             bar.finish_and_clear();
+        }
+    }
+
+    /// A line for people, also between bars.
+    fn note(&self, text: String) {
+        self.line(&text);
+        if !self.lines && !self.quiet {
+            // As below.
+            let _ = self.all.println(text);
         }
     }
 
@@ -162,11 +173,12 @@ impl crate::registry::Progress for Layers {
         }
     }
 
-    fn again(&self, blob: &Digest, why: &str) {
-        self.line(&format!(
-            "layer {} is asked for again: {why}",
-            &blob.hex()[..12]
-        ));
+    fn again(&self, server: &str, why: &str) {
+        self.note(format!("note: {server} is asked again: {why}"));
+    }
+
+    fn passed_over(&self, mirror: &str, why: &str) {
+        self.note(format!("note: mirror {mirror} is passed over: {why}"));
     }
 }
 

@@ -136,6 +136,27 @@ mod tests {
     }
 
     #[test]
+    fn this_machine_is_asked_without_a_proxy_where_that_is_wanted() {
+        let get = |name: &str| match name {
+            "http_proxy" => Some("http://a:1".to_owned()),
+            "no_proxy" => Some("b.org".to_owned()),
+            _ => None,
+        };
+        let proxy = Proxies::but_loopback(get).unwrap().http.unwrap();
+        for (url, direct) in [
+            ("http://localhost:5000/v2/", true),
+            ("http://127.0.0.1:5000/v2/", true),
+            ("http://[::1]:5000/v2/", true),
+            ("http://b.org/", true),
+            ("http://c.org/", false),
+        ] {
+            assert_eq!(proxy.is_no_proxy(&url.parse().unwrap()), direct, "{url}");
+        }
+        let all = Proxies::from_variables(get).unwrap().http.unwrap();
+        assert!(!all.is_no_proxy(&"http://localhost/".parse().unwrap()));
+    }
+
+    #[test]
     fn a_proxy_that_is_none_is_an_error_and_not_left_out() {
         for url in ["socks5://a:1", "http://", "a b"] {
             let error = read(&[("https_proxy", url)]).unwrap_err();

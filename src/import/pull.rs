@@ -103,6 +103,7 @@ impl Work<'_> {
             ..*self.options
         };
         let repository = self.pull.registry.repository(self.pull.name);
+        let repository = repository.telling(self.pull.transfers);
         let found = self.find(&repository)?;
         let staging = self.store.stage()?;
         let lease = super::publish::lease(self.store)?;
@@ -321,7 +322,7 @@ impl Transfers<'_> {
     fn fetch(&self, coming: &Coming, only_origin: bool) -> Result<(), RegistryError> {
         let pull = self.work.pull;
         let halt = || self.halted();
-        (self.repository).fetch(coming, only_origin, pull.max_size, pull.transfers, &halt)
+        (self.repository).fetch(coming, only_origin, pull.max_size, &halt)
     }
 
     /// A layer that registries leave out is told by its media type.
@@ -378,7 +379,11 @@ impl Transfers<'_> {
             Outcome::NotFetched => Ok(None),
             // Old bytes, or those of a mirror: what the registry itself has may be right.
             Outcome::Wrong(error) if coming.is_mixed() => {
-                log::info!("{} is fetched anew: {error}", layer.file);
+                let why = format!("{} is fetched anew, as {error}", layer.file);
+                self.work
+                    .pull
+                    .transfers
+                    .again(self.work.pull.name.domain(), &why);
                 coming.restart()?;
                 let (fetched, outcome) = thread::scope(|scope| {
                     let fetched = scope.spawn(|| self.fetch(coming, true));

@@ -18,8 +18,7 @@ use ureq::http::{Method, header};
 use super::endpoint::Endpoint;
 use super::repository::{Halt, Repository};
 use super::session::{Call, Target, shown};
-use super::{Access, Progress, RegistryError};
-use crate::causes;
+use super::{Access, RegistryError};
 use crate::digest::{self, Digest, Hasher};
 use crate::http::part::{self, failed};
 use crate::http::{Answer, DRIP, FetchError};
@@ -235,12 +234,9 @@ impl Repository<'_> {
         coming: &Coming,
         only_origin: bool,
         limit: u64,
-        progress: &dyn Progress,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
-        let outcome = self.each(only_origin, halt, |to| {
-            self.rest(to, coming, limit, progress, halt)
-        });
+        let outcome = self.each(only_origin, halt, |to| self.rest(to, coming, limit, halt));
         coming.end(match outcome {
             Ok(()) => End::Whole,
             Err(_) => End::Failed,
@@ -257,17 +253,13 @@ impl Repository<'_> {
         to: &Endpoint,
         coming: &Coming,
         limit: u64,
-        progress: &dyn Progress,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
         // Further than ever before counts, and not that something came: a server that
         // begins anew each time would be asked for ever.
         let mut best = coming.len();
-        self.retried(to, halt, |again| {
-            if let Some(why) = again {
-                progress.again(&coming.digest, &causes::chain(why));
-            }
-            let outcome = self.once(to, coming, limit, progress, halt);
+        self.retried(to, halt, |_| {
+            let outcome = self.once(to, coming, limit, halt);
             let further = coming.len() >= best + DRIP;
             best = best.max(coming.len());
             (outcome, further)
@@ -280,36 +272,37 @@ impl Repository<'_> {
         to: &Endpoint,
         coming: &Coming,
         limit: u64,
-        progress: &dyn Progress,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
         let there = coming.len();
         if coming.size == Some(there) {
-            progress.begin(&coming.digest, there, coming.size);
+            self.progress.begin(&coming.digest, there, coming.size);
             return Ok(());
         }
         let target = format!("blobs/{}", coming.digest);
-        let mut call = Call::new(Method::GET, Target::Below(&target), Access::Pull);
-        if there > 0 {
-            call = call.header(header::RANGE, format!("bytes={there}-"));
-        }
-        let answer = self.registry.send(to, &call)?;
-        let url = shown(&to.url(true, &target));
+        let url = shown(&to.url(self.registry.https(to)?, &target));
         let wrong = |source| RegistryError::Fetch {
             url: url.clone(),
             source,
         };
+        let ask = |from: u64| {
+            let mut call = Call::new(Method::GET, Target::Below(&target), Access::Pull);
+            if from > 0 {
+                call = call.header(header::RANGE, format!("bytes={from}-"));
+            }
+            self.registry.send(to, &call)
+        };
+        let mut answer = ask(there)?;
+        if answer.status == 416 && there > 0 {
+            // It is shorter, or the server is odd: the whole of it tells which.
+            answer = ask(0)?;
+        }
         let (begin, len) = match answer.status {
             200 => (0, length(&answer)),
             206 => match range(&answer) {
                 Some((first, whole)) if first == there => (there, Some(whole)),
                 _ => return Err(wrong(FetchError::WrongPart)),
             },
-            // There is nothing behind what is there, and that was not all of it.
-            416 => {
-                coming.restart()?;
-                return Err(wrong(FetchError::WrongPart));
-            }
             _ => {
                 let what = format!("blob {}", coming.digest);
                 return Err(self.registry.refusal(to, &what, &url, answer));
@@ -324,6 +317,7 @@ impl Repository<'_> {
                     found,
                 });
             }
+            (None, Some(len)) if len < there => return Err(wrong(FetchError::WrongPart)),
             (None, Some(size)) if size > limit => {
                 let size = Some(size);
                 return Err(wrong(FetchError::TooLarge { size, limit }));
@@ -331,9 +325,23 @@ impl Repository<'_> {
             _ => {}
         }
         let most = coming.size.or(len).unwrap_or(limit);
-        progress.begin(&coming.digest, there, coming.size.or(len));
-        self.receive(to, answer, coming, begin, most, progress, halt)
-            .map_err(wrong)?;
+        self.progress
+            .begin(&coming.digest, there, coming.size.or(len));
+        let received = self.receive(to, answer, coming, begin, most, halt);
+        received.map_err(|error| match (error, coming.size) {
+            (
+                FetchError::TooLarge {
+                    size: Some(found), ..
+                },
+                Some(wanted),
+            ) => RegistryError::Size {
+                blob: coming.digest,
+                registry: to.registry.clone(),
+                wanted,
+                found,
+            },
+            (error, _) => wrong(error),
+        })?;
         let got = coming.len();
         match coming.size.or(len) {
             Some(len) if got < len => Err(wrong(FetchError::Cut { got, len })),
@@ -343,7 +351,6 @@ impl Repository<'_> {
 
     /// Writes an answer's bytes, which begin at `at`, where they belong. What is there
     /// is not written again: a server that cannot go on begins anew.
-    #[expect(clippy::too_many_arguments, reason = "one place calls it")]
     fn receive(
         &self,
         to: &Endpoint,
@@ -351,7 +358,6 @@ impl Repository<'_> {
         coming: &Coming,
         mut at: u64,
         most: u64,
-        progress: &dyn Progress,
         halt: Halt<'_>,
     ) -> Result<(), FetchError> {
         let client = &self.registry.client;
@@ -371,7 +377,7 @@ impl Repository<'_> {
             let end = at + got as u64;
             if end > most {
                 return Err(FetchError::TooLarge {
-                    size: None,
+                    size: Some(end),
                     limit: most,
                 });
             }
@@ -379,7 +385,7 @@ impl Repository<'_> {
                 let known = usize::try_from(there - at.min(there)).unwrap_or(got);
                 let new = &chunk[known.min(got)..got];
                 coming.append(new, there, to.mirror)?;
-                progress.advance(&coming.digest, new.len() as u64);
+                self.progress.advance(&coming.digest, new.len() as u64);
                 there = end;
             }
             at = end;

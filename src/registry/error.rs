@@ -91,7 +91,7 @@ pub enum RegistryError {
         found: Digest,
     },
     /// A length that is not the one that the image says.
-    #[error("blob {blob} has {found} bytes at `{registry}`, but the image says {wanted}")]
+    #[error("`{registry}` gives {found} bytes for blob {blob}, but the image says {wanted}")]
     Size {
         /// The blob.
         blob: Digest,
@@ -99,7 +99,7 @@ pub enum RegistryError {
         registry: String,
         /// By the image's manifest.
         wanted: u64,
-        /// By the registry.
+        /// By the registry; there may be more.
         found: u64,
     },
     /// A file that blobs come into.
@@ -169,6 +169,9 @@ impl RegistryError {
                 source: FetchError::Stalled(_) | FetchError::Cut { .. },
                 ..
             } => "the same again: what was fetched is kept",
+            Self::Fetch { source, .. } | Self::File { source } if source.is_full() => {
+                "lazyroot gc, or a store on a larger disk with --store DIR"
+            }
             Self::Fetch { source, .. } if source.is_about_tls() => {
                 "--insecure HOST for a registry without TLS, --cacert FILE for one with a \
                  certificate of your own"

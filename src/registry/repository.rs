@@ -6,7 +6,8 @@ use ureq::http::{Method, header};
 
 use super::endpoint::Endpoint;
 use super::session::{Call, Target, shown};
-use super::{Access, Registry, RegistryError};
+use super::{Access, Progress, Registry, RegistryError, Silent};
+use crate::causes;
 use crate::digest::{Digest, Hasher};
 use crate::reference::{DEFAULT_TAG, Reference};
 
@@ -31,12 +32,20 @@ const LOOK: Duration = Duration::from_millis(20);
 pub type Halt<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// The repository of an image, at its registry and its mirrors.
-#[derive(Debug)]
 pub struct Repository<'a> {
     pub(super) registry: &'a Registry,
+    pub(super) progress: &'a dyn Progress,
     name: Reference,
     /// In the order in which they are asked; the last one is the registry itself.
     pub(super) endpoints: Vec<Endpoint>,
+}
+
+impl std::fmt::Debug for Repository<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repository")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A document from a registry, and its digest as it was computed.
@@ -67,9 +76,16 @@ impl<'a> Repository<'a> {
         endpoints.push(Endpoint::origin(name, &settings.insecure));
         Self {
             registry,
+            progress: &Silent,
             name: name.clone(),
             endpoints,
         }
+    }
+
+    /// The same, which tells somebody how far it is.
+    #[must_use]
+    pub fn telling(self, progress: &'a dyn Progress) -> Self {
+        Self { progress, ..self }
     }
 
     /// What the image's name stands for: a manifest or an index.
@@ -161,7 +177,7 @@ impl<'a> Repository<'a> {
                 call = call.header(header::ACCEPT, MANIFESTS);
             }
             let answer = self.registry.send(to, &call)?;
-            let url = shown(&to.url(true, target));
+            let url = shown(&to.url(self.registry.https(to)?, target));
             if answer.status != 200 {
                 return Err(self.registry.refusal(to, what, &url, answer));
             }
@@ -180,7 +196,8 @@ impl<'a> Repository<'a> {
     ) -> Result<T, RegistryError> {
         let mut last = None;
         for to in &self.endpoints {
-            if only_origin && to.mirror {
+            let is_silent = || self.registry.known.silent.lock().contains(&to.host);
+            if to.mirror && (only_origin || is_silent()) {
                 continue;
             }
             match ask(to) {
@@ -189,8 +206,11 @@ impl<'a> Repository<'a> {
                 Err(_) if halt() => return Err(RegistryError::Interrupted),
                 Err(error) => {
                     if to.mirror {
-                        let why = crate::causes::chain(&error);
-                        log::info!("mirror `{}` is passed over: {why}", to.host);
+                        // What cannot be talked to is not tried for each of many layers.
+                        if matches!(error, RegistryError::Fetch { .. }) {
+                            self.registry.known.silent.lock().insert(to.host.clone());
+                        }
+                        self.progress.passed_over(&to.host, &causes::chain(&error));
                     }
                     last = Some(error);
                 }
@@ -225,7 +245,7 @@ impl<'a> Repository<'a> {
             if !error.is_transient() || repeats >= most || demanded > WAIT_MAX {
                 return Err(error);
             }
-            log::debug!("`{}` is asked again: {error}", to.host);
+            self.progress.again(&to.host, &causes::chain(&error));
             let grown = first.saturating_mul(1 << repeats.min(16)).min(PAUSE_MAX);
             pause(demanded.max(jittered(grown)), halt)?;
             last = Some(error);

@@ -4,7 +4,7 @@
 //! and kept until it ends; redirects are followed by hand, so that it is plain who gets
 //! which header. Must not know manifests and blobs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -124,6 +124,8 @@ pub(super) struct Known {
     ways: Mutex<HashMap<String, Way>>,
     /// By host and scopes. Held while one is made: the others want the same.
     tokens: Mutex<HashMap<(String, Vec<String>), Token>>,
+    /// Mirrors that cannot be talked to.
+    pub(super) silent: Mutex<HashSet<String>>,
     /// By registry and repository.
     logins: Mutex<HashMap<(String, String), Option<Login>>>,
 }
@@ -150,35 +152,51 @@ impl Registry {
         // An upload may go on at another server, which gets no secret of this one.
         let ours = http::host(url) == http::host(&to.root(https));
         let scopes = call.scopes(to);
-        let mut sent = match ours {
+        let sent = match ours {
             true => self.authorization(to, https, &scopes)?,
             false => None,
         };
-        for again in [true, false] {
-            let (answer, there) = self.follow(url, call, sent.as_ref())?;
-            if answer.status != 401 || !again || !ours || !there {
-                return Ok(answer);
-            }
-            let Some((way, said)) = challenge(to, &answer)? else {
-                return Ok(answer);
-            };
-            let words = self.client.whole(answer, WORDS_MAX).ok();
-            self.known.ways.lock().insert(to.host.clone(), way.clone());
-            let next = match way {
-                Way::Basic => self.basic(to)?,
-                Way::Bearer { .. } => self.token(to, https, &scopes, &said, sent.as_ref())?,
-            };
-            if next.is_none() || next == sent {
-                return Err(RegistryError::Refused {
-                    registry: to.registry.clone(),
-                    repository: to.path.clone(),
-                    known: next.is_some(),
-                    said: words.and_then(|body| spoken(&body)),
-                });
-            }
-            sent = next;
+        let answer = match self.ask(url, call, sent.as_ref())? {
+            answer if answer.status == 401 && ours => answer,
+            answer => return Ok(answer),
+        };
+        let Some((way, said)) = challenge(to, &answer)? else {
+            return Ok(answer);
+        };
+        let words = self.client.whole(answer, WORDS_MAX).ok();
+        self.known.ways.lock().insert(to.host.clone(), way.clone());
+        let next = match way {
+            Way::Basic => self.basic(to)?,
+            Way::Bearer { .. } => self.token(to, https, &scopes, &said, sent.as_ref())?,
+        };
+        if next.is_none() || next == sent {
+            return Err(RegistryError::Refused {
+                registry: to.registry.clone(),
+                repository: to.path.clone(),
+                known: next.is_some(),
+                said: words.and_then(|body| spoken(&body)),
+            });
         }
-        unreachable!("because the second answer is returned whatever it is")
+        self.ask(url, call, next.as_ref())
+    }
+
+    /// Asks, and refuses what another server than the registry demands: there is no
+    /// login for that.
+    fn ask(
+        &self,
+        url: &str,
+        call: &Call<'_>,
+        sent: Option<&Secret>,
+    ) -> Result<Answer, RegistryError> {
+        let (answer, elsewhere) = self.follow(url, call, sent)?;
+        match (elsewhere, answer.status) {
+            (Some(url), status @ (401 | 403)) => Err(RegistryError::Status {
+                url: shown(&url),
+                status,
+                said: None,
+            }),
+            _ => Ok(answer),
+        }
     }
 
     /// What is sent without being asked: what was good enough before.
@@ -196,14 +214,14 @@ impl Registry {
         }
     }
 
-    /// Asks, and follows redirects of what only reads; whether the last answer came
-    /// from the server that was asked first.
+    /// Asks, and follows redirects of what only reads; where the last answer came from,
+    /// if that is another server than the one that was asked first.
     fn follow(
         &self,
         url: &str,
         call: &Call<'_>,
         authorization: Option<&Secret>,
-    ) -> Result<(Answer, bool), RegistryError> {
+    ) -> Result<(Answer, Option<String>), RegistryError> {
         let reads = matches!(call.method, Method::GET | Method::HEAD);
         let mut url = url.to_owned();
         let first = http::host(&url);
@@ -238,11 +256,12 @@ impl Registry {
                 }
             };
             let answer = self.client.send(ask).map_err(wrong)?;
-            if !reads {
-                return Ok((answer, there));
-            }
-            match http::redirect(&url, &answer).map_err(wrong)? {
-                None => return Ok((answer, there)),
+            let next = match reads {
+                true => http::redirect(&url, &answer).map_err(wrong)?,
+                false => None,
+            };
+            match next {
+                None => return Ok((answer, (!there).then_some(url))),
                 Some(to) => {
                     // For good: who was redirected away does not come back with a secret.
                     there = there && http::host(&to) == first;

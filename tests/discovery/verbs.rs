@@ -162,13 +162,14 @@ fn a_host_that_nobody_vouches_for_is_not_believed() {
 #[test]
 fn what_cannot_be_pulled_is_told_with_what_to_try() {
     let bench = Bench::new();
+    let by_digest = format!("busybox@{}", crate::images::sha256(b"busybox"));
     for (args, code, words) in [
         (
-            &["pull", "busybox"][..],
+            &["pull", "--local-dir", "/nothing", &by_digest][..],
             2,
             &[
-                "`busybox:latest` is a Docker image, which only local",
-                "--discovery local",
+                "cannot be pulled by its digest from a directory",
+                "--discovery registry",
             ][..],
         ),
         (&["pull", "appc:App"], 2, &["`A` cannot be in it"]),
