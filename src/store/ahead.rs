@@ -95,6 +95,12 @@ impl Follower {
         self.known[from..until].to_vec()
     }
 
+    /// Whether a reader was at a known span already.
+    pub(super) fn is_passed(&self, key: Key) -> bool {
+        let place = self.places.get(&key);
+        place.is_some_and(|&place| self.passed.get(place) == Some(&true))
+    }
+
     /// The order with what is new in it, once there is enough that is worth keeping; from
     /// then on nothing more is noted.
     pub(super) fn close(&mut self) -> Option<Vec<Key>> {

@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use lru::LruCache;
@@ -43,6 +44,10 @@ enum Content {
     Whole(Span),
 }
 
+/// A reader waits no longer for another thread that decodes the span which he wants: ten
+/// times what it takes. Where more is to be done than there are processors, that thread may be
+/// put aside for as long as the others take their turns.
+const PATIENCE: Duration = Duration::from_millis(3);
 /// Work that waits for the thread which decodes behind readers' backs. What would be
 /// more is dropped, and decoded when somebody wants it.
 const WAITING: usize = 64;
@@ -204,7 +209,12 @@ impl SpanCache {
         let Some((Some(map), Some(blob))) = layer else {
             return;
         };
-        if !map.random_access() || key.1 >= map.spans() {
+        let follower = self.follower.as_ref();
+        if !map.random_access()
+            || key.1 >= map.spans()
+            // The reader was faster.
+            || follower.is_some_and(|follower| follower.lock().is_passed(key))
+        {
             return;
         }
         let slot = self.slot(key);
@@ -243,7 +253,7 @@ impl SpanCache {
     }
 
     /// The span, from the cache or by `decode`. Others who want the same span
-    /// meanwhile wait for this one decoding.
+    /// meanwhile wait for this one decoding, for a while.
     fn get(
         &self,
         key: Key,
@@ -251,7 +261,9 @@ impl SpanCache {
         decode: impl FnOnce() -> Result<Vec<u8>, ReadError>,
     ) -> Result<Span, ReadError> {
         let slot = self.slot(key);
-        let mut content = slot.lock();
+        let Some(mut content) = slot.try_lock_for(PATIENCE) else {
+            return Ok(Arc::new(decode()?));
+        };
         let bytes = match std::mem::take(&mut *content) {
             Content::Whole(bytes) => {
                 *content = Content::Whole(Arc::clone(&bytes));
@@ -289,23 +301,25 @@ impl SpanCache {
         to: &mut [u8],
         check: &dyn Fn(&[u8]) -> bool,
     ) -> Result<bool, ReadError> {
-        let slot = self.slot(key);
-        let mut content = slot.lock();
-        if let Content::Whole(bytes) = &*content {
-            return Ok(bytes.get(inside).is_some_and(|found| {
+        let end = inside.end;
+        let mut answer = |bytes: &[u8], passes: &dyn Fn(&[u8]) -> bool| {
+            bytes.get(inside.clone()).is_some_and(|found| {
                 to.copy_from_slice(found);
-                true
-            }));
+                passes(found)
+            })
+        };
+        let slot = self.slot(key);
+        let Some(mut content) = slot.try_lock_for(PATIENCE) else {
+            return Ok(answer(start()?.advance(end, &**blob)?, check));
+        };
+        if let Content::Whole(bytes) = &*content {
+            return Ok(answer(bytes, &|_| true));
         }
         let mut decoder = match std::mem::take(&mut *content) {
             Content::Begun(decoder) => decoder,
             _ => Box::new(start()?),
         };
-        let begun = decoder.advance(inside.end, &**blob)?;
-        let passes = begun.get(inside).is_some_and(|found| {
-            to.copy_from_slice(found);
-            check(found)
-        });
+        let passes = answer(decoder.advance(end, &**blob)?, check);
         if passes {
             *content = Content::Begun(decoder);
             drop(content);
@@ -689,7 +703,7 @@ fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
     use crate::digest::{DiffId, Digest};
@@ -749,6 +763,19 @@ mod tests {
     fn is_whole(layer: &Contents, span: u32) -> bool {
         let slot = layer.spans.slot((layer.number, span));
         matches!(*slot.lock(), Content::Whole(_))
+    }
+
+    #[test]
+    fn who_is_put_aside_while_he_decodes_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = layer(dir.path(), &SpanCache::new(64 << 20, true));
+        let slot = layer.spans.slot((layer.number, 4));
+        let _put_aside = slot.lock();
+        read(&layer, 4).unwrap();
+        let mut to = [0; 10];
+        let check = |found: &[u8]| found == [4; 10];
+        layer.read_checked(4 * SPAN, &mut to, &check).unwrap();
+        assert_eq!(to, [4; 10]);
     }
 
     fn wait_for(layer: &Contents, span: u32) {
