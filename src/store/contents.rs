@@ -25,6 +25,7 @@ use rustix::fs::{AtFlags, CWD};
 use super::FileSource;
 use super::ahead::{FirstReads, Follower, Key};
 use super::metrics::{Copied, Counter, Metrics};
+use super::pace::Pace;
 use crate::digest::BlobId;
 use crate::layer::seek::{SeekMap, SpanDecoder};
 use crate::layer::{ReadError, Source};
@@ -51,6 +52,10 @@ const PATIENCE: Duration = Duration::from_millis(3);
 /// Work that waits for the thread which decodes behind readers' backs. What would be
 /// more is dropped, and decoded when somebody wants it.
 const WAITING: usize = 64;
+
+/// So much waits at most when the rest of a span is left to that thread: more
+/// would be finished too late.
+const UNFINISHED: usize = 16;
 
 /// Decoded spans, least recently used ones dropped first.
 pub struct SpanCache {
@@ -87,7 +92,7 @@ enum Work {
 }
 
 impl Work {
-    fn run(self) {
+    fn run(self, pace: &mut Pace) {
         match self {
             Self::Finish(cache, key, slot, blob) => {
                 if let Some(cache) = cache.upgrade() {
@@ -101,8 +106,11 @@ impl Work {
                 }
             }
             Self::Ahead(cache, key) => {
-                if let Some(cache) = cache.upgrade() {
+                if let Some(cache) = cache.upgrade()
+                    && pace.may_run()
+                {
                     cache.decode_ahead(key);
+                    pace.has_run();
                 }
             }
         }
@@ -128,9 +136,17 @@ impl SpanCache {
     /// spans that readers are likely to want next are decoded before they do.
     #[must_use]
     pub fn new(capacity: u64, ahead: bool) -> Arc<Self> {
+        Self::at_pace(capacity, ahead, Pace::new)
+    }
+
+    /// The same; `pace` is asked for by the thread that decodes behind readers' backs.
+    fn at_pace(capacity: u64, ahead: bool, pace: fn() -> Pace) -> Arc<Self> {
         let (work, jobs) = bounded::<Work>(WAITING);
         // Ends with the cache, which has the only sender.
-        thread::spawn(move || jobs.into_iter().for_each(Work::run));
+        thread::spawn(move || {
+            let mut pace = pace();
+            jobs.into_iter().for_each(|work| work.run(&mut pace));
+        });
         let state = Mutex::new(State {
             slots: LruCache::unbounded(),
             bytes: 0,
@@ -323,13 +339,11 @@ impl SpanCache {
         if passes {
             *content = Content::Begun(decoder);
             drop(content);
-            let work = Work::Finish(Arc::downgrade(self), key, slot, Arc::clone(blob));
-            if let Err(refused) = self.work.try_send(work)
-                && let Work::Finish(_, _, slot, _) = refused.into_inner()
-            {
-                // Too many wait: half a span that nobody finishes would only take room.
-                let mut content = slot.lock();
-                drop(take_begun(&mut content));
+            let (cache, blob) = (Arc::downgrade(self), Arc::clone(blob));
+            let work = Work::Finish(cache, key, Arc::clone(&slot), blob);
+            if self.work.len() >= UNFINISHED || self.work.try_send(work).is_err() {
+                // Half a span that nobody finishes would only take room.
+                drop(take_begun(&mut slot.lock()));
             }
         }
         Ok(passes)
@@ -725,6 +739,11 @@ mod tests {
         }
     }
 
+    /// One that looks ahead also where other tests keep all processors busy.
+    fn cache(capacity: u64) -> Arc<SpanCache> {
+        SpanCache::at_pace(capacity, true, Pace::default)
+    }
+
     const SPANS: u32 = 20;
     const LEN: usize = SPAN as usize;
 
@@ -768,7 +787,7 @@ mod tests {
     #[test]
     fn who_is_put_aside_while_he_decodes_holds_up_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        let layer = layer(dir.path(), &SpanCache::new(64 << 20, true));
+        let layer = layer(dir.path(), &cache(64 << 20));
         let slot = layer.spans.slot((layer.number, 4));
         let _put_aside = slot.lock();
         read(&layer, 4).unwrap();
@@ -789,7 +808,7 @@ mod tests {
     #[test]
     fn what_was_read_next_the_last_time_is_decoded_before_it_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let layer = layer(dir.path(), &SpanCache::new(64 << 20, true));
+        let layer = layer(dir.path(), &cache(64 << 20));
         expect(&layer, &[3, 17, 5, 11, 2, 8, 0, 19, 1, 4, 6, 7, 9]);
         read(&layer, 17).unwrap();
         wait_for(&layer, 11);
@@ -806,7 +825,7 @@ mod tests {
     #[test]
     fn damage_that_is_met_ahead_is_told_to_who_reads_it() {
         let dir = tempfile::tempdir().unwrap();
-        let layer = layer(dir.path(), &SpanCache::new(64 << 20, true));
+        let layer = layer(dir.path(), &cache(64 << 20));
         let blob = File::options().write(true).open(dir.path().join("blob"));
         blob.unwrap().write_all_at(b"!", 5 * SPAN + 9).unwrap();
         expect(&layer, &[0, 5, 6, 7, 8]);
@@ -820,7 +839,7 @@ mod tests {
     #[test]
     fn what_is_decoded_ahead_fits_the_cache_and_may_be_dropped_unread() {
         let dir = tempfile::tempdir().unwrap();
-        let layer = layer(dir.path(), &SpanCache::new(4 * SPAN, true));
+        let layer = layer(dir.path(), &cache(4 * SPAN));
         let order: Vec<u32> = (0..SPANS).map(|n| 7 * n % SPANS).collect();
         expect(&layer, &order);
         for span in order {
@@ -832,7 +851,7 @@ mod tests {
     #[test]
     fn the_order_of_first_reads_is_told_once() {
         let dir = tempfile::tempdir().unwrap();
-        let spans = SpanCache::new(64 << 20, true);
+        let spans = cache(64 << 20);
         let layer = layer(dir.path(), &spans);
         let blob = layer.map.blob();
         let order: Vec<u32> = (0..SPANS).map(|n| 7 * n % SPANS).collect();

@@ -51,6 +51,7 @@ pub mod layers;
 pub mod leases;
 pub mod metrics;
 pub mod named_lock;
+mod pace;
 pub mod staging;
 pub mod uppers;
 
