@@ -28,9 +28,12 @@ fn read_all(at: &Path) {
     }
 }
 
+/// What is there under its name; whoever writes has another one.
 fn kept(lab: &Lab) -> Vec<PathBuf> {
     let entries = fs::read_dir(lab.store("first-reads-v1")).unwrap().flatten();
-    entries.map(|entry| entry.path()).collect()
+    let paths = entries.map(|entry| entry.path());
+    let named = |path: &PathBuf| path.extension().is_some_and(|end| end == "json");
+    paths.filter(named).collect()
 }
 
 fn spans(text: &[u8]) -> Vec<(u32, u32)> {
