@@ -12,11 +12,16 @@
 //!
 //! There is no `From` between them: a conversion is a computation.
 
+mod nested;
+mod sha_ni;
+
 use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
 
 use sha2::Digest as _;
+
+pub use nested::Nested;
 
 /// A digest with its algorithm, printed as `sha256:HEX` or `sha512:HEX`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -32,6 +32,8 @@ mod life;
 mod opens;
 #[path = "live/programs.rs"]
 mod programs;
+#[path = "live/starts.rs"]
+mod starts;
 #[path = "live/user.rs"]
 mod user;
 #[path = "live/writes.rs"]

@@ -46,6 +46,11 @@ const SETTINGS: &[(&str, [&str; 3], [&str; 3])] = &[
     ("rootfs-dir", ["/f", "/e", "'/c'"], ["/f", "/e", "/c"]),
     ("cache-size", ["1K", "2K", "'3K'"], ["1024", "2048", "3072"]),
     (
+        "prefetch",
+        ["false", "0", "false"],
+        ["false", "false", "false"],
+    ),
+    (
         "backend",
         ["copy", "bind", "'auto'"],
         ["copy", "bind", "auto"],
@@ -454,6 +459,7 @@ fn without_a_word_the_defaults_are_those_of_the_documents() {
         ("cacert", Value::Null),
         ("auth-file", Value::Null),
         ("transfers", 3.into()),
+        ("prefetch", true.into()),
     ] {
         assert_eq!(setting(&bench, name, &[], &[]).0, expected, "{name}");
     }

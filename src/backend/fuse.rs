@@ -49,6 +49,8 @@ pub struct ServeCommand {
     pub store: PathBuf,
     /// Bytes that uncompressed copies of layers may take there.
     pub cache_size: u64,
+    /// What is likely to be read next is not decoded before.
+    pub no_prefetch: bool,
     /// What is shown, in the words of the verb; nothing: all images of the store.
     pub what: Vec<OsString>,
     /// Where changes go, and the work directory beside it.
@@ -77,6 +79,9 @@ impl ServeCommand {
     pub fn words(self) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["--store".into(), self.store.into()];
         words.extend(["--cache-size".into(), self.cache_size.to_string().into()]);
+        if self.no_prefetch {
+            words.push("--prefetch=false".into());
+        }
         words.push("serve".into());
         words.extend(self.what);
         if self.read_only {

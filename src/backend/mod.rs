@@ -270,6 +270,7 @@ impl Task<'_> {
         ServeCommand {
             store: self.store.root().to_owned(),
             cache_size: self.store.cache_quota(),
+            no_prefetch: !self.store.prefetch(),
             what,
             log: self.log.map(Path::to_owned),
             ..ServeCommand::default()

@@ -159,6 +159,8 @@ pub(crate) struct Context {
     log_file: Option<PathBuf>,
     /// Bytes that expanded layers may take.
     cache_size: u64,
+    /// Whether mounts decode what is likely to be read next.
+    prefetch: bool,
     /// Where root file systems of containers are.
     rootfs_dir: PathBuf,
     /// How containers get them.
@@ -224,6 +226,7 @@ impl Context {
             log_file: all.log,
             cache,
             cache_size: all.cache_size,
+            prefetch: all.prefetch,
             rootfs_dir: all.rootfs_dir,
             backend: all.backend,
             providers: all.providers,
@@ -259,12 +262,14 @@ impl Context {
 
     /// The store, to read from.
     fn open(&self) -> Result<Store, StoreError> {
-        Store::open(&self.store, &self.cache, self.cache_size)
+        let store = Store::open(&self.store, &self.cache, self.cache_size)?;
+        Ok(store.with_prefetch(self.prefetch))
     }
 
     /// The store, to write to; made where there is none.
     fn create(&self) -> Result<Store, StoreError> {
-        Store::create(&self.store, self.cache_size)
+        let store = Store::create(&self.store, self.cache_size)?;
+        Ok(store.with_prefetch(self.prefetch))
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Context, logging};
 use crate::backend::catalogue::StoreCatalogue;
 use crate::backend::fuse::{ReadyPipe, ServeCommand, StartError, start};
 use crate::backend::hold::Hold;
-use crate::digest::ImageId;
+use crate::digest::{DiffId, ImageId};
 use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
 use crate::memory;
 use crate::mounts::{self, MountError};
@@ -214,6 +214,7 @@ impl MountArgs {
         let command = ServeCommand {
             store: context.store.clone(),
             cache_size: context.cache_size,
+            no_prefetch: !context.prefetch,
             what: what.into_iter().collect(),
             upper: writes.upper.clone(),
             work: writes.work.clone(),
@@ -314,11 +315,17 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     let options = args.mount.parse_options(of_image)?;
     let store = context.open()?;
     let metrics = store.metrics();
-    let caches = Caches::default();
+    let caches = Caches::new(store.prefetch() && several_processors());
     let idle = caches.clone();
+    let mut reads = FirstReadsOf {
+        store: store.clone(),
+        caches: caches.clone(),
+        top: None,
+    };
     let lease = store.lease()?;
     let (name, tree, changes, _lease) = match Wanted::of(args, &store, lease.as_ref())? {
         Some(wanted) => {
+            reads.top = wanted.stack.layers.last().map(|layer| layer.diff);
             let shown = Shown::open(&store, wanted, &caches, lease.as_ref(), &args.writes);
             let shown = shown.inspect_err(|_| metrics.tally(&[(Counter::MountErrors, 1)]))?;
             (shown.name, shown.tree, shown.changes, lease)
@@ -330,7 +337,13 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
         }
     };
     log::info!("`{name}` at `{}`, {changes}", args.mount.at.display());
-    let idle: Box<dyn Fn() + Send> = Box::new(move || memory::give_back(|| idle.clear()));
+    reads.expect();
+    let reads = Arc::new(reads);
+    let noted = Arc::clone(&reads);
+    let idle: Box<dyn Fn() + Send> = Box::new(move || {
+        noted.keep();
+        memory::give_back(|| idle.clear());
+    });
     let served = Served {
         name,
         tree,
@@ -345,11 +358,48 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     if !was_ready {
         metrics.tally(&[(Counter::MountErrors, 1)]);
     }
+    reads.keep();
     // After a failure of the connection somebody may want what was written.
     if served.is_ok() || !was_ready {
         changes.end();
     }
     served.map_err(|error| failure(&error))
+}
+
+/// Whether somebody can decode while a reader goes on.
+fn several_processors() -> bool {
+    std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1)
+}
+
+/// What is read first in this mount, and was in earlier ones.
+struct FirstReadsOf {
+    store: Store,
+    caches: Caches,
+    /// The uppermost layer; nothing where many images are shown.
+    top: Option<DiffId>,
+}
+
+impl FirstReadsOf {
+    /// Readers are expected to read what they read then.
+    fn expect(&self) {
+        if self.store.prefetch()
+            && let Some(top) = self.top
+            && let Some(reads) = self.store.first_reads(top)
+        {
+            self.caches.spans.expect(&reads);
+        }
+    }
+
+    /// Keeps it for later mounts, once there is something worth it.
+    fn keep(&self) {
+        if let Some(top) = self.top
+            && let Some(reads) = self.caches.spans.first_reads()
+            && let Err(error) = self.store.keep_first_reads(top, &reads)
+        {
+            // The disk may be full, or the image be gone: it only was to be faster.
+            log::info!("what was read first is not kept: {}", chain(&error));
+        }
+    }
 }
 
 /// Where writes of a running mount go.

@@ -53,6 +53,15 @@ pub(super) struct Wishes {
         hide_short_help = true
     )]
     cache_size: Option<Size>,
+    /// Whether mounts decode what is likely to be read next. Default: true.
+    ///
+    /// What a program reads first is noted, and in later mounts of the same image it is
+    /// decoded a little ahead of it, by one thread.
+    #[arg(
+        long, global = true, env = "LAZYROOT_PREFETCH", value_name = "BOOL", value_parser = parse_bool,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_short_help = true
+    )]
+    prefetch: Option<bool>,
     /// Where root file systems of containers are.
     ///
     /// Default: /var/lib/lazyroot/containers for root,
@@ -358,6 +367,7 @@ pub(super) struct Setting {
 pub(super) struct Settings {
     pub(super) store: PathBuf,
     pub(super) cache_size: u64,
+    pub(super) prefetch: bool,
     pub(super) rootfs_dir: PathBuf,
     pub(super) backend: Choice,
     pub(super) providers: Words<Providers>,
@@ -496,6 +506,7 @@ impl Sources<'_> {
             cache_size: self
                 .must("cache-size", |all| all.cache_size, Some(Size(CACHE_SIZE)))?
                 .0,
+            prefetch: self.must("prefetch", |all| all.prefetch, Some(true))?,
             rootfs_dir: self.must(
                 "rootfs-dir",
                 |all| all.rootfs_dir.clone(),

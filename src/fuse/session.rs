@@ -30,6 +30,8 @@ use crate::mounts::{self, FS_TYPE, Mount, MountError};
 const IDLE: Duration = Duration::from_secs(10);
 /// After a signal those who are still inside may finish for so long.
 const GRACE: Duration = Duration::from_secs(5);
+/// Two spans. Measured with python3, all cold: 10 % sooner than with 128, no sooner with 1024.
+const READ_AHEAD_KIB: &str = "512";
 /// The second half of [`FS_TYPE`].
 const SUBTYPE: &str = "lazyroot";
 
@@ -188,6 +190,7 @@ pub fn serve(
     let mount = mounts::uppermost(&mounts::all()?, &at).cloned();
     let mount = mount.ok_or_else(|| MountError::NotMounted(at.clone()))?;
     let unique = mounts::unique_id(&at);
+    read_further_ahead(&mount);
     let mount = Ours { mount, unique };
 
     let ended = wake.clone();
@@ -291,6 +294,17 @@ struct Ours {
     mount: Mount,
     /// Its number that no later mount gets, where the kernel has such.
     unique: Option<u64>,
+}
+
+/// Has the kernel ask for more at a time than its 128 KiB when a program is mapped, or
+/// a file read on: what it asks for costs the decoding of whole spans anyhow.
+fn read_further_ahead(mount: &Mount) {
+    let (major, minor) = mount.device;
+    let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    // Who may not, or has no /sys, reads in smaller pieces.
+    if let Err(error) = fs::write(&file, READ_AHEAD_KIB) {
+        log::info!("cannot write `{file}`: {error}");
+    }
 }
 
 /// Takes the mount out of the tree, unless another has taken its place.

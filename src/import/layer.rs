@@ -21,7 +21,7 @@ use super::Context;
 use super::layout::{Layout, LayoutError};
 use super::reframe::Reframed;
 use crate::archive::Packing;
-use crate::digest::{BlobId, DiffId, Digest, Hasher};
+use crate::digest::{BlobId, DiffId, Digest, Hasher, Nested};
 use crate::layer::blocks::BlockCache;
 use crate::layer::read::{Index, Summary};
 use crate::layer::seek::{
@@ -490,33 +490,37 @@ fn tree(
 struct Growing {
     reader: TarReader,
     members: Members,
-    hasher: Hasher,
     len: u64,
 }
 
 impl Growing {
     fn new(layout: Option<Layout>, limits: Limits) -> Self {
         let (dialect, hasher) = match layout {
-            None => (Dialect::Docker, Hasher::default()),
+            None => (Dialect::Docker, Nested::default()),
             // Its digest is the image's ID.
-            Some(_) => (Dialect::AppC, Hasher::sha512()),
+            Some(_) => (Dialect::AppC, Nested::sha512()),
         };
         Self {
             reader: TarReader::new(limits),
             members: Members {
                 builder: IndexBuilder::new(dialect, limits),
                 layout,
-                hasher: None,
+                hasher,
+                file: None,
             },
-            hasher,
             len: 0,
         }
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
-        self.hasher.update(bytes);
+        let mut pass = Pass {
+            members: &mut self.members,
+            rest: bytes,
+            at: self.len,
+        };
+        let pushed = self.reader.push(bytes, &mut pass);
+        pass.members.hasher.update(pass.rest);
         self.len += bytes.len() as u64;
-        let pushed = self.reader.push(bytes, &mut self.members);
         pushed.map_err(|stop| match stop {
             Stop::Tar(error) => LayerError::Tar(error),
             Stop::Visitor(error) => error,
@@ -528,7 +532,7 @@ impl Growing {
         let manifest = self.members.layout.map(Layout::finish).transpose()?;
         Ok(Tree {
             builder: self.members.builder,
-            diff: self.hasher.finish(),
+            diff: self.members.hasher.finish(),
             len: self.len,
             manifest: manifest.unwrap_or_default(),
         })
@@ -593,38 +597,68 @@ struct Members {
     builder: IndexBuilder,
     /// Of an ACI.
     layout: Option<Layout>,
-    hasher: Option<Hasher>,
+    /// Of the tar, and of the file that comes.
+    hasher: Nested,
+    /// Where the next byte of that file lies in the tar.
+    file: Option<u64>,
 }
 
-impl Visitor for Members {
+/// One piece of the tar on its way through the reader.
+struct Pass<'a> {
+    members: &'a mut Members,
+    /// What was not hashed yet, and where in the tar it lies.
+    rest: &'a [u8],
+    at: u64,
+}
+
+impl Pass<'_> {
+    /// Hashes up to this byte of the tar.
+    fn hash_to(&mut self, until: u64) {
+        let len = usize::try_from(until.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let (now, later) = self.rest.split_at(len.min(self.rest.len()));
+        self.members.hasher.update(now);
+        self.rest = later;
+        self.at += now.len() as u64;
+    }
+}
+
+impl Visitor for Pass<'_> {
     type Error = LayerError;
 
     fn member(&mut self, member: Member) -> Result<(), LayerError> {
-        self.hasher = None;
-        let member = match &mut self.layout {
+        self.members.file = None;
+        let member = match &mut self.members.layout {
             None => Some(member),
             Some(layout) => layout.member(member)?,
         };
         if let Some(member) = member {
-            self.hasher = (member.kind == MemberKind::File).then(Hasher::default);
-            self.builder.member(member)?;
+            if member.kind == MemberKind::File {
+                self.hash_to(member.data_at);
+                self.members.hasher.begin_part();
+                self.members.file = Some(member.data_at);
+            }
+            self.members.builder.member(member)?;
         }
         Ok(())
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
-        if let Some(layout) = &mut self.layout {
+        if let Some(layout) = &mut self.members.layout {
             layout.data(bytes);
         }
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
+        if let Some(at) = &mut self.members.file {
+            *at += bytes.len() as u64;
+            let until = *at;
+            self.hash_to(until);
         }
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), LayerError> {
-        if let Some(hasher) = self.hasher.take() {
-            self.builder.digest(hasher.finish());
+        if self.members.file.take().is_some()
+            && let Some(digest) = self.members.hasher.end_part()
+        {
+            self.members.builder.digest(digest);
         }
         Ok(())
     }

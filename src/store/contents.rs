@@ -13,21 +13,23 @@ use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use lru::LruCache;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::{AtFlags, CWD};
 
 use super::FileSource;
+use super::ahead::{FirstReads, Follower, Key};
 use super::metrics::{Copied, Counter, Metrics};
+use super::pace::Pace;
+use crate::digest::BlobId;
 use crate::layer::seek::{SeekMap, SpanDecoder};
 use crate::layer::{ReadError, Source};
 
-type Key = (u32, u32);
 type Span = Arc<Vec<u8>>;
 type Slot = Arc<Mutex<Content>>;
 
@@ -43,16 +45,27 @@ enum Content {
     Whole(Span),
 }
 
-/// Spans that wait for the thread that finishes what was begun. More are dropped
-/// and decoded anew when somebody wants them.
+/// A reader waits no longer for another thread that decodes the span which he wants: ten
+/// times what it takes. Where more is to be done than there are processors, that thread may be
+/// put aside for as long as the others take their turns.
+const PATIENCE: Duration = Duration::from_millis(3);
+/// Work that waits for the thread which decodes behind readers' backs. What would be
+/// more is dropped, and decoded when somebody wants it.
+const WAITING: usize = 64;
+
+/// So much waits at most when the rest of a span is left to that thread: more
+/// would be finished too late.
 const UNFINISHED: usize = 16;
 
 /// Decoded spans, least recently used ones dropped first.
 pub struct SpanCache {
     state: Mutex<State>,
     capacity: u64,
-    layers: AtomicU32,
-    unfinished: Sender<Unfinished>,
+    /// By their numbers.
+    layers: Mutex<Vec<Decodable>>,
+    work: Sender<Work>,
+    /// What readers are likely to want next; nothing if nobody wants to know.
+    follower: Option<Mutex<Follower>>,
 }
 
 struct State {
@@ -62,33 +75,53 @@ struct State {
     bytes: u64,
 }
 
-/// A span whose first part has answered a reader.
-struct Unfinished {
-    cache: Weak<SpanCache>,
-    key: Key,
-    slot: Slot,
-    blob: Arc<FileSource>,
+/// A layer; it can be decoded for as long as somebody has it open.
+struct Decodable {
+    id: BlobId,
+    map: Weak<SeekMap>,
+    blob: Weak<FileSource>,
 }
 
-impl Unfinished {
-    /// Decodes the rest. Damage is found again, and told, by who reads it.
-    fn finish(self) {
-        let Some(cache) = self.cache.upgrade() else {
-            return;
-        };
-        let mut content = self.slot.lock();
-        // Another reader may have finished it meanwhile.
-        if !matches!(*content, Content::Begun(_)) {
-            return;
+/// What is decoded while no reader waits for it. Damage is found again, and told, by
+/// who reads it.
+enum Work {
+    /// The rest of a span whose first part has answered a reader.
+    Finish(Weak<SpanCache>, Key, Slot, Arc<FileSource>),
+    /// A span that a reader is likely to want soon.
+    Ahead(Weak<SpanCache>, Key),
+}
+
+impl Work {
+    fn run(self, pace: &mut Pace) {
+        match self {
+            Self::Finish(cache, key, slot, blob) => {
+                if let Some(cache) = cache.upgrade() {
+                    let mut content = slot.lock();
+                    // Another reader may have finished it meanwhile.
+                    if let Content::Begun(decoder) = take_begun(&mut content)
+                        && let Ok(bytes) = decoder.finish(&*blob)
+                    {
+                        cache.keep(key, &slot, content, bytes);
+                    }
+                }
+            }
+            Self::Ahead(cache, key) => {
+                if let Some(cache) = cache.upgrade()
+                    && pace.may_run()
+                {
+                    cache.decode_ahead(key);
+                    pace.has_run();
+                }
+            }
         }
-        if let Content::Begun(decoder) = std::mem::take(&mut *content)
-            && let Ok(bytes) = decoder.finish(&*self.blob)
-        {
-            let len = bytes.len() as u64;
-            *content = Content::Whole(Arc::new(bytes));
-            drop(content);
-            cache.count(self.key, &self.slot, len);
-        }
+    }
+}
+
+/// Takes out what is begun, and nothing else.
+fn take_begun(content: &mut Content) -> Content {
+    match content {
+        Content::Begun(_) => std::mem::take(content),
+        Content::Empty | Content::Whole(_) => Content::Empty,
     }
 }
 
@@ -99,12 +132,21 @@ impl std::fmt::Debug for SpanCache {
 }
 
 impl SpanCache {
-    /// A cache of at most `capacity` bytes (one span at least).
+    /// A cache of at most `capacity` bytes (one span at least). If it is to look `ahead`,
+    /// spans that readers are likely to want next are decoded before they do.
     #[must_use]
-    pub fn new(capacity: u64) -> Arc<Self> {
-        let (unfinished, work) = bounded::<Unfinished>(UNFINISHED);
+    pub fn new(capacity: u64, ahead: bool) -> Arc<Self> {
+        Self::at_pace(capacity, ahead, Pace::new)
+    }
+
+    /// The same; `pace` is asked for by the thread that decodes behind readers' backs.
+    fn at_pace(capacity: u64, ahead: bool, pace: fn() -> Pace) -> Arc<Self> {
+        let (work, jobs) = bounded::<Work>(WAITING);
         // Ends with the cache, which has the only sender.
-        thread::spawn(move || work.into_iter().for_each(Unfinished::finish));
+        thread::spawn(move || {
+            let mut pace = pace();
+            jobs.into_iter().for_each(|work| work.run(&mut pace));
+        });
         let state = Mutex::new(State {
             slots: LruCache::unbounded(),
             bytes: 0,
@@ -112,9 +154,101 @@ impl SpanCache {
         Arc::new(Self {
             state,
             capacity,
-            layers: AtomicU32::new(0),
-            unfinished,
+            layers: Mutex::default(),
+            work,
+            follower: ahead.then(Mutex::default),
         })
+    }
+
+    /// A number for a layer that was opened.
+    fn number(&self, map: &Arc<SeekMap>, blob: &Arc<FileSource>) -> u32 {
+        let mut layers = self.layers.lock();
+        layers.push(Decodable {
+            id: map.blob(),
+            map: Arc::downgrade(map),
+            blob: Arc::downgrade(blob),
+        });
+        // As many as a process opens files.
+        (layers.len() - 1) as u32
+    }
+
+    /// From now on readers are expected to read as they did then. Spans of layers that
+    /// were never opened are left out.
+    pub fn expect(&self, reads: &FirstReads) {
+        let Some(follower) = &self.follower else {
+            return;
+        };
+        let blobs = self.blobs();
+        let place = |blob| blobs.iter().position(|open| open == blob);
+        let numbers: Vec<_> = reads.layers.iter().map(place).collect();
+        let known = reads.spans.iter().filter_map(|&(layer, span)| {
+            let number = (*numbers.get(layer as usize)?)?;
+            Some((number as u32, span))
+        });
+        follower.lock().know(known.collect());
+    }
+
+    /// In which order spans were first read, once there is enough that is worth keeping;
+    /// from then on nothing more is noted.
+    #[must_use]
+    pub fn first_reads(&self) -> Option<FirstReads> {
+        let keys = self.follower.as_ref()?.lock().close()?;
+        Some(FirstReads {
+            layers: self.blobs(),
+            spans: keys,
+        })
+    }
+
+    /// Blobs of all layers by their numbers.
+    fn blobs(&self) -> Vec<BlobId> {
+        self.layers.lock().iter().map(|layer| layer.id).collect()
+    }
+
+    /// A reader wants a span: has others decoded that are likely to be next.
+    fn look_ahead(self: &Arc<Self>, key: Key) {
+        let Some(follower) = &self.follower else {
+            return;
+        };
+        let next = follower.lock().touch(key);
+        for key in next {
+            // When there is too much to do, the reader is faster himself.
+            let _ = self.work.try_send(Work::Ahead(Arc::downgrade(self), key));
+        }
+    }
+
+    fn decode_ahead(&self, key: Key) {
+        let layer = self
+            .layers
+            .lock()
+            .get(key.0 as usize)
+            .map(|layer| (layer.map.upgrade(), layer.blob.upgrade()));
+        let Some((Some(map), Some(blob))) = layer else {
+            return;
+        };
+        let follower = self.follower.as_ref();
+        if !map.random_access()
+            || key.1 >= map.spans()
+            // The reader was faster.
+            || follower.is_some_and(|follower| follower.lock().is_passed(key))
+        {
+            return;
+        }
+        let slot = self.slot(key);
+        // A reader is at it.
+        let Some(mut content) = slot.try_lock() else {
+            return;
+        };
+        let bytes = match std::mem::take(&mut *content) {
+            Content::Empty => map.decode(key.1, &*blob),
+            Content::Begun(decoder) => decoder.finish(&*blob),
+            whole @ Content::Whole(_) => {
+                *content = whole;
+                return;
+            }
+        };
+        if let Ok(bytes) = bytes {
+            self.keep(key, &slot, content, bytes);
+        }
     }
 
     /// Forgets every span.
@@ -122,6 +256,10 @@ impl SpanCache {
         let mut state = self.state.lock();
         state.slots.clear();
         state.bytes = 0;
+        drop(state);
+        if let Some(follower) = &self.follower {
+            follower.lock().start_again();
+        }
     }
 
     fn slot(&self, key: Key) -> Slot {
@@ -131,7 +269,7 @@ impl SpanCache {
     }
 
     /// The span, from the cache or by `decode`. Others who want the same span
-    /// meanwhile wait for this one decoding.
+    /// meanwhile wait for this one decoding, for a while.
     fn get(
         &self,
         key: Key,
@@ -139,7 +277,9 @@ impl SpanCache {
         decode: impl FnOnce() -> Result<Vec<u8>, ReadError>,
     ) -> Result<Span, ReadError> {
         let slot = self.slot(key);
-        let mut content = slot.lock();
+        let Some(mut content) = slot.try_lock_for(PATIENCE) else {
+            return Ok(Arc::new(decode()?));
+        };
         let bytes = match std::mem::take(&mut *content) {
             Content::Whole(bytes) => {
                 *content = Content::Whole(Arc::clone(&bytes));
@@ -148,11 +288,22 @@ impl SpanCache {
             Content::Begun(decoder) => decoder.finish(blob)?,
             Content::Empty => decode()?,
         };
+        Ok(self.keep(key, &slot, content, bytes))
+    }
+
+    /// Keeps a span that was just decoded.
+    fn keep(
+        &self,
+        key: Key,
+        slot: &Slot,
+        mut content: MutexGuard<'_, Content>,
+        bytes: Vec<u8>,
+    ) -> Span {
         let bytes = Arc::new(bytes);
         *content = Content::Whole(Arc::clone(&bytes));
         drop(content);
-        self.count(key, &slot, bytes.len() as u64);
-        Ok(bytes)
+        self.count(key, slot, bytes.len() as u64);
+        bytes
     }
 
     /// Copies a part of a span as soon as it is decoded and passes `check`; the
@@ -166,40 +317,33 @@ impl SpanCache {
         to: &mut [u8],
         check: &dyn Fn(&[u8]) -> bool,
     ) -> Result<bool, ReadError> {
-        let slot = self.slot(key);
-        let mut content = slot.lock();
-        if let Content::Whole(bytes) = &*content {
-            return Ok(bytes.get(inside).is_some_and(|found| {
+        let end = inside.end;
+        let mut answer = |bytes: &[u8], passes: &dyn Fn(&[u8]) -> bool| {
+            bytes.get(inside.clone()).is_some_and(|found| {
                 to.copy_from_slice(found);
-                true
-            }));
+                passes(found)
+            })
+        };
+        let slot = self.slot(key);
+        let Some(mut content) = slot.try_lock_for(PATIENCE) else {
+            return Ok(answer(start()?.advance(end, &**blob)?, check));
+        };
+        if let Content::Whole(bytes) = &*content {
+            return Ok(answer(bytes, &|_| true));
         }
         let mut decoder = match std::mem::take(&mut *content) {
             Content::Begun(decoder) => decoder,
             _ => Box::new(start()?),
         };
-        let begun = decoder.advance(inside.end, &**blob)?;
-        let passes = begun.get(inside).is_some_and(|found| {
-            to.copy_from_slice(found);
-            check(found)
-        });
+        let passes = answer(decoder.advance(end, &**blob)?, check);
         if passes {
             *content = Content::Begun(decoder);
             drop(content);
             let (cache, blob) = (Arc::downgrade(self), Arc::clone(blob));
-            let work = Unfinished {
-                cache,
-                key,
-                slot,
-                blob,
-            };
-            if let Err(refused) = self.unfinished.try_send(work) {
-                // Too many wait: half a span that nobody finishes would only take room.
-                let slot = refused.into_inner().slot;
-                let mut content = slot.lock();
-                if matches!(*content, Content::Begun(_)) {
-                    *content = Content::Empty;
-                }
+            let work = Work::Finish(cache, key, Arc::clone(&slot), blob);
+            if self.work.len() >= UNFINISHED || self.work.try_send(work).is_err() {
+                // Half a span that nobody finishes would only take room.
+                drop(take_begun(&mut slot.lock()));
             }
         }
         Ok(passes)
@@ -247,8 +391,8 @@ impl Contents {
         quota: u64,
         metrics: Metrics,
     ) -> Self {
-        let number = spans.layers.fetch_add(1, Ordering::Relaxed);
         let (map, blob, expanded) = (Arc::new(map), Arc::new(blob), Mutex::new(None));
+        let number = spans.number(&map, &blob);
         Self {
             map,
             blob,
@@ -262,6 +406,7 @@ impl Contents {
     }
 
     fn span(&self, span: u32, range: Range<u64>) -> Result<Span, ReadError> {
+        self.spans.look_ahead((self.number, span));
         self.spans.get((self.number, span), &self.blob, || {
             if self.map.random_access() {
                 self.map.decode(span, &*self.blob)
@@ -376,6 +521,7 @@ impl Source for Contents {
         // Spans are at most `SPAN_MAX` long, so both fit memory.
         let inside = (offset - range.start) as usize..(end - range.start) as usize;
         let (key, start) = ((self.number, span), || self.map.start(span));
+        self.spans.look_ahead(key);
         if self
             .spans
             .begin(key, &self.blob, start, inside, to, check)?
@@ -567,4 +713,161 @@ fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::digest::{DiffId, Digest};
+    use crate::layer::Limits;
+    use crate::layer::blocks::BlockCache;
+    use crate::layer::seek::{Compression, MapWriter, Recorder, SPAN, Sink, Stopped, WindowJob};
+
+    struct Nobody;
+
+    impl Sink for Nobody {
+        fn buffer(&mut self) -> Vec<u8> {
+            Vec::new()
+        }
+        fn bytes(&mut self, _: Vec<u8>) -> Result<(), Stopped> {
+            Ok(())
+        }
+        fn window(&mut self, _: WindowJob) -> Result<(), Stopped> {
+            Ok(())
+        }
+    }
+
+    /// One that looks ahead also where other tests keep all processors busy.
+    fn cache(capacity: u64) -> Arc<SpanCache> {
+        SpanCache::at_pace(capacity, true, Pace::default)
+    }
+
+    const SPANS: u32 = 20;
+    const LEN: usize = SPAN as usize;
+
+    /// A plain layer of some spans; the bytes of each are its number.
+    fn layer(dir: &Path, spans: &Arc<SpanCache>) -> Contents {
+        let bytes: Vec<u8> = (0..SPANS).flat_map(|n| vec![n as u8; LEN]).collect();
+        let path = dir.join("blob");
+        fs::write(&path, &bytes).unwrap();
+        let mut recorder = Recorder::new(Compression::Plain, Limits::default());
+        recorder.push(&bytes, &mut Nobody).unwrap();
+        let recorded = recorder.finish(&mut Nobody).unwrap();
+        let digest = Digest::sha256(&bytes);
+        let map = MapWriter::new(Vec::new());
+        let map = map.finish(recorded, BlobId(digest), DiffId(digest));
+        let map = SeekMap::open(Box::new(map.unwrap()), BlockCache::new(1 << 20)).unwrap();
+        assert_eq!(map.spans(), SPANS);
+        let blob = FileSource::open(path).unwrap();
+        let metrics = Metrics::new(dir.to_owned());
+        Contents::new(map, blob, Arc::clone(spans), dir.join("x"), 0, metrics)
+    }
+
+    fn expect(layer: &Contents, order: &[u32]) {
+        layer.spans.expect(&FirstReads {
+            layers: vec![layer.map.blob()],
+            spans: order.iter().map(|span| (0, *span)).collect(),
+        });
+    }
+
+    fn read(layer: &Contents, span: u32) -> Result<(), ReadError> {
+        let mut to = [0xff; 100];
+        layer.read_at(u64::from(span) * SPAN + 77, &mut to)?;
+        assert_eq!(to, [span as u8; 100]);
+        Ok(())
+    }
+
+    fn is_whole(layer: &Contents, span: u32) -> bool {
+        let slot = layer.spans.slot((layer.number, span));
+        matches!(*slot.lock(), Content::Whole(_))
+    }
+
+    #[test]
+    fn who_is_put_aside_while_he_decodes_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = layer(dir.path(), &cache(64 << 20));
+        let slot = layer.spans.slot((layer.number, 4));
+        let _put_aside = slot.lock();
+        read(&layer, 4).unwrap();
+        let mut to = [0; 10];
+        let check = |found: &[u8]| found == [4; 10];
+        layer.read_checked(4 * SPAN, &mut to, &check).unwrap();
+        assert_eq!(to, [4; 10]);
+    }
+
+    fn wait_for(layer: &Contents, span: u32) {
+        let begin = Instant::now();
+        while !is_whole(layer, span) {
+            assert!(begin.elapsed() < Duration::from_secs(20), "span {span}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn what_was_read_next_the_last_time_is_decoded_before_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = layer(dir.path(), &cache(64 << 20));
+        expect(&layer, &[3, 17, 5, 11, 2, 8, 0, 19, 1, 4, 6, 7, 9]);
+        read(&layer, 17).unwrap();
+        wait_for(&layer, 11);
+        // So few to begin with, and none that was passed over.
+        assert!(![2, 8, 0, 3].iter().any(|span| is_whole(&layer, *span)));
+        // What is decoded needs no blob any more.
+        let blob = File::options().write(true).open(dir.path().join("blob"));
+        blob.unwrap().set_len(0).unwrap();
+        read(&layer, 5).unwrap();
+        read(&layer, 11).unwrap();
+        assert!(read(&layer, 3).is_err());
+    }
+
+    #[test]
+    fn damage_that_is_met_ahead_is_told_to_who_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = layer(dir.path(), &cache(64 << 20));
+        let blob = File::options().write(true).open(dir.path().join("blob"));
+        blob.unwrap().write_all_at(b"!", 5 * SPAN + 9).unwrap();
+        expect(&layer, &[0, 5, 6, 7, 8]);
+        read(&layer, 0).unwrap();
+        // It comes behind the damaged one.
+        wait_for(&layer, 6);
+        assert!(matches!(read(&layer, 5), Err(ReadError::Corrupt { .. })));
+        read(&layer, 7).unwrap();
+    }
+
+    #[test]
+    fn what_is_decoded_ahead_fits_the_cache_and_may_be_dropped_unread() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = layer(dir.path(), &cache(4 * SPAN));
+        let order: Vec<u32> = (0..SPANS).map(|n| 7 * n % SPANS).collect();
+        expect(&layer, &order);
+        for span in order {
+            read(&layer, span).unwrap();
+            assert!(layer.spans.state.lock().bytes <= 5 * SPAN);
+        }
+    }
+
+    #[test]
+    fn the_order_of_first_reads_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let spans = cache(64 << 20);
+        let layer = layer(dir.path(), &spans);
+        let blob = layer.map.blob();
+        let order: Vec<u32> = (0..SPANS).map(|n| 7 * n % SPANS).collect();
+        for span in &order {
+            read(&layer, *span).unwrap();
+            read(&layer, order[0]).unwrap();
+        }
+        // Also when nobody has the layer open any more.
+        drop(layer);
+        let told = spans.first_reads().unwrap();
+        assert_eq!(told.layers, [blob]);
+        assert_eq!(
+            told.spans,
+            order.iter().map(|n| (0, *n)).collect::<Vec<_>>()
+        );
+        assert_eq!(spans.first_reads(), None);
+        assert_eq!(SpanCache::new(1, false).first_reads(), None);
+    }
 }

@@ -100,13 +100,14 @@ pub struct Gone {
 }
 
 /// Removed before others: *no record without files*.
-const DIRECTORIES: [&str; 6] = [
+const DIRECTORIES: [&str; 7] = [
     "layers-v1",
     "seek-v1",
     "whitelists-v1",
     "blobs/sha256",
     "blobs/sha512",
     "expanded-v1",
+    "first-reads-v1",
 ];
 
 impl Store {

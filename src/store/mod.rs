@@ -19,6 +19,8 @@
 //!   whitelists-v1/sha512-HEX.paths  the paths that an AppC image is restricted to
 //!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
+//!   first-reads-v1/sha256-HEX.json  cache: in which order spans of an image were first read; HEX
+//!                                of its uppermost layer
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
 //!   fetch/                       parts of files whose transfer was cut; locks of transfers
 //!   staging/NAME/                what an import is making; `lock` in it is flocked by it
@@ -33,11 +35,12 @@
 //! renames from there; `images` alone writes names; `gc` alone removes, but for
 //! a mount that is undone, which removes its own `uppers/NAME`.
 //! Everything is published by stage, fsync, rename, fsync of the directory
-//! (`expanded-v1/` is exempt: every byte of it is checked when it is read; so is
-//! `metrics-v1/`, which is not worth a wait).
+//! (`expanded-v1/` is exempt: every byte of it is checked when it is read; so are
+//! `first-reads-v1/`, which changes no answer, and `metrics-v1/`, neither worth a wait).
 //! Invariants: *no image without its layers*, *no layer record without index,
 //! map and blob*, *no blob without its digest*.
 
+mod ahead;
 pub mod appc;
 mod called;
 pub mod containers;
@@ -48,6 +51,7 @@ pub mod layers;
 pub mod leases;
 pub mod metrics;
 pub mod named_lock;
+mod pace;
 pub mod staging;
 pub mod uppers;
 
@@ -64,6 +68,7 @@ use crate::image::appc::graph::GraphError;
 use crate::layer::blocks::BlockCache;
 use crate::layer::{ReadError, Source};
 use crate::remove::RemoveError;
+pub use ahead::FirstReads;
 use contents::SpanCache;
 
 /// Why the store cannot do what it was asked.
@@ -272,12 +277,13 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// Caches of about these sizes in bytes.
+    /// Caches of the usual size: 8 MiB of blocks, 16 MiB of spans. If they are to look
+    /// `ahead`, spans are decoded before readers want them.
     #[must_use]
-    pub fn new(blocks: u64, spans: u64) -> Self {
+    pub fn new(ahead: bool) -> Self {
         Self {
-            blocks: BlockCache::new(blocks),
-            spans: SpanCache::new(spans),
+            blocks: BlockCache::new(8 << 20),
+            spans: SpanCache::new(16 << 20, ahead),
         }
     }
 
@@ -289,9 +295,9 @@ impl Caches {
 }
 
 impl Default for Caches {
-    /// 8 MiB of blocks, 16 MiB of spans.
+    /// They do not look ahead.
     fn default() -> Self {
-        Self::new(8 << 20, 16 << 20)
+        Self::new(false)
     }
 }
 
@@ -303,9 +309,11 @@ pub struct Store {
     cache: PathBuf,
     /// Bytes that `expanded-v1/` may hold.
     cache_quota: u64,
+    /// Whether mounts decode what is likely to be read next.
+    prefetch: bool,
 }
 
-const DIRECTORIES: [&str; 11] = [
+const DIRECTORIES: [&str; 12] = [
     "blobs/sha256",
     "blobs/sha512",
     "layers-v1",
@@ -313,6 +321,7 @@ const DIRECTORIES: [&str; 11] = [
     "seek-v1",
     "images-v1",
     "expanded-v1",
+    "first-reads-v1",
     "leases",
     "staging",
     "trash",
@@ -344,6 +353,7 @@ impl Store {
             root: root.to_owned(),
             cache: cache.to_owned(),
             cache_quota,
+            prefetch: true,
         })
     }
 
@@ -363,7 +373,21 @@ impl Store {
             cache: path.clone(),
             root: path,
             cache_quota,
+            prefetch: true,
         })
+    }
+
+    /// Whether mounts of its images decode what is likely to be read next, and note what
+    /// was read; they do if nothing else is said.
+    #[must_use]
+    pub fn with_prefetch(self, prefetch: bool) -> Self {
+        Self { prefetch, ..self }
+    }
+
+    /// See [`Self::with_prefetch`].
+    #[must_use]
+    pub fn prefetch(&self) -> bool {
+        self.prefetch
     }
 
     /// The directory.

@@ -233,6 +233,10 @@ pub trait Data: Send + Sync + fmt::Debug {
     /// As fsync(2).
     fn sync(&self, data_only: bool) -> io::Result<()>;
 
+    /// What was written there may go to the disk from now on, so that a later
+    /// [`Self::sync`] waits less. Promises nothing, so it cannot fail.
+    fn begin_sync(&self, _offset: u64, _len: u64) {}
+
     /// The open file, where there is one (for passthrough and copy_file_range).
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 }

@@ -17,6 +17,7 @@ fn context(dir: &Path) -> Context {
         log: dir.join("log"),
         log_file: None,
         cache_size: 0,
+        prefetch: true,
         rootfs_dir: dir.join("containers"),
         backend: Choice::Auto,
         providers: Words::default(),

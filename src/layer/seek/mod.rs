@@ -74,6 +74,7 @@ mod gzip;
 mod map;
 mod pool;
 mod record;
+mod references;
 mod sniff;
 mod span;
 mod window;

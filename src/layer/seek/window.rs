@@ -8,7 +8,8 @@ use zstd::zstd_safe::{CCtx, compress_bound};
 use super::frames::DECODERS;
 use super::gzip::INFLATERS;
 use super::pool::Pool;
-use crate::layer::inflate::{Inflater, Stop, WINDOW};
+use super::references::references;
+use crate::layer::inflate::{Stop, WINDOW};
 
 /// Level of the packing: 3 would make maps 1 % smaller and imports 2 % slower.
 const LEVEL: i32 = 1;
@@ -68,45 +69,29 @@ impl WindowJob {
     }
 
     /// The window from the first byte on that is referred to, with zeros for those
-    /// that are not; if that could be found out.
-    ///
-    /// What follows is decoded twice, with windows whose bytes say where they are:
-    /// one the low, one the high halves of their positions. Where the two outputs
-    /// name a position whose real byte is the real output, that byte is taken as
-    /// used. A literal may look like that by chance: then a byte is kept for
-    /// nothing. None that is used can be missed: what is copied, and from where,
-    /// is said by the stream, not by the window's bytes. Only the first 32 KiB can
-    /// refer to the window, so a decode that makes these makes everything: builds
-    /// with debug assertions try it (in others it would cost 4 % of an import).
+    /// that are not; if that could be found out. Only the first 32 KiB of what follows
+    /// can refer to the window, so a decode that makes these makes everything: builds with
+    /// debug assertions try it.
     fn sparse(&self) -> Option<Vec<u8>> {
+        let input = self.input.as_deref()?;
         let len = self.window.len();
-        // Truncation is the purpose: the two halves of a number below 2^15.
-        let low: Vec<u8> = (0..len).map(|at| at as u8).collect();
-        let high: Vec<u8> = (0..len).map(|at| (at >> 8) as u8).collect();
-        let mut inflater = INFLATERS.lend();
-        let low = self.decode(&mut inflater, &low)?;
-        let high = self.decode(&mut inflater, &high)?;
         let mut sparse = vec![0; len];
         // Not the first that is not zero: a reference to a zero reaches back too.
         let mut first = len;
-        for ((&low, &high), &real) in low.iter().zip(&high).zip(&self.output) {
-            let at = usize::from(high) << 8 | usize::from(low);
-            if self.window.get(at) == Some(&real) {
-                sparse[at] = real;
-                first = first.min(at);
-            }
-        }
+        let start = (self.bits, self.byte);
+        references(input, start, len, self.output.len(), &mut |range| {
+            first = first.min(range.start);
+            sparse[range.clone()].copy_from_slice(&self.window[range]);
+        })?;
         sparse.drain(..first);
-        debug_assert_eq!(
-            self.decode(&mut inflater, &sparse).as_ref(),
-            Some(&self.output)
-        );
+        debug_assert_eq!(self.decode(&sparse).as_ref(), Some(&self.output));
         Some(sparse)
     }
 
     /// What follows, decoded with another window.
-    fn decode(&self, inflater: &mut Inflater, window: &[u8]) -> Option<Vec<u8>> {
+    fn decode(&self, window: &[u8]) -> Option<Vec<u8>> {
         let input = self.input.as_deref()?;
+        let mut inflater = INFLATERS.lend();
         inflater.resume(window, self.bits, self.byte);
         let mut out = Vec::with_capacity(self.output.len());
         inflater
@@ -135,6 +120,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::layer::inflate::Inflater;
 
     /// A job at the first block border behind `from` bytes of `data`.
     fn job(data: &[u8], from: usize) -> WindowJob {

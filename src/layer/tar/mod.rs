@@ -118,7 +118,8 @@ pub trait Visitor {
     /// # Errors
     /// The visitor's own.
     fn member(&mut self, member: Member) -> Result<(), Self::Error>;
-    /// The next stored bytes of the member that began last.
+    /// The next stored bytes of the member that began last: of its `stored` bytes from
+    /// `data_at` on, none is left out.
     ///
     /// # Errors
     /// The visitor's own.

@@ -194,6 +194,7 @@ impl Store {
             self.layer_path(diff),
             self.index_path(diff),
             self.expanded_path(diff),
+            self.first_reads_path(diff),
         ];
         // A layer that a running import has pinned but not published has no record.
         if let Some(record) = self.layer(diff)? {
@@ -268,6 +269,7 @@ impl Store {
                 "seek-v1" => "maps",
                 "whitelists-v1" => "whitelists",
                 "expanded-v1" => "expanded",
+                "first-reads-v1" => "first-reads",
                 _ => "blobs",
             };
             let directory = self.root().join(directory);
