@@ -363,7 +363,7 @@ fn a_helper_that_fails_is_named_with_what_it_said() {
 
 #[test]
 fn a_helper_that_hangs_is_not_waited_for() {
-    for script in ["sleep 60", "sleep 60 & exit 1", "exec >&-; sleep 60"] {
+    for script in ["sleep 12", "sleep 12 & exit 1", "exec >&-; sleep 12"] {
         let lab = Lab::new()
             .helper("slow", script)
             .json(&json!({ "credsStore": "slow" }));
