@@ -11,9 +11,9 @@ use crate::import::Imported;
 ///
 /// AppC images are written appc:NAME:VERSION,LABEL=VALUE (VERSION and labels may be left out) and looked for as
 /// --discovery says; os and arch are this machine's unless they are given. Their
-/// dependencies are fetched too where the store does not have them. Docker images,
-/// [REGISTRY/]NAME[:TAG][@DIGEST], are found in the local directory, or come from their registry.
-/// Layers that the store has are not fetched, and a transfer that was cut goes on. When another
+/// dependencies are fetched too where the store does not have them. Docker images, NAME:TAG
+/// or NAME@DIGEST, are found in the local directory, or come from the registry that NAME begins with
+/// (docker.io where it begins with none). Layers that the store has are not fetched, and a transfer that was cut goes on. When another
 /// process fetches the same image, this one waits for it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

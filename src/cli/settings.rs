@@ -199,10 +199,10 @@ pub(super) struct Wishes {
         num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_short_help = true
     )]
     require_signature: Option<bool>,
-    /// Servers that are asked before a registry: [REGISTRY=][http://]HOST[:PORT][/PREFIX], with
-    /// commas between them.
+    /// Servers that are asked before a registry, as HOST:PORT/PREFIX, with commas between them.
     ///
-    /// Without REGISTRY it is one of docker.io. What none of them has comes from the registry.
+    /// PORT and PREFIX may be left out. http:// before it is without TLS; REGISTRY= before all
+    /// that names another registry than docker.io. What none of them has comes from the registry.
     #[arg(
         long,
         global = true,

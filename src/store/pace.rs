@@ -3,7 +3,7 @@
 //! What it is for: work that nobody waits for yet is done while a processor is idle, and not
 //! where it would take one from who has work. The scheduler counts for each thread how
 //! long it ran and how long it waited to run (kernel `Documentation/scheduler/sched-stats.rst`,
-//! "/proc/<pid>/schedstat"). Must not know what the work is.
+//! `/proc/PID/schedstat`). Must not know what the work is.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
