@@ -148,7 +148,8 @@ impl FetchError {
                     !matches!(kind, ErrorKind::ConnectionRefused | ErrorKind::InvalidData)
                         && !is_unknown_host(error)
                 }
-                ureq::Error::Protocol(_) => true,
+                // A network that is down for a while.
+                ureq::Error::Protocol(_) | ureq::Error::Timeout(_) => true,
                 _ => false,
             },
             _ => false,
@@ -451,7 +452,11 @@ pub(crate) fn redirect(from: &str, answer: &Answer) -> Result<Option<String>, Fe
         .and_then(|to| join(from, to))
         .ok_or(FetchError::NotHttp)?;
     match (scheme(from)?, scheme(&to)?) {
-        (Scheme::Https, Scheme::Http) => Err(FetchError::Downgrade(to)),
+        (Scheme::Https, Scheme::Http) => {
+            // What is behind may be a signature that is good for something.
+            let end = to.find(['?', '#']).unwrap_or(to.len());
+            Err(FetchError::Downgrade(to[..end].to_owned()))
+        }
         _ => Ok(Some(to)),
     }
 }

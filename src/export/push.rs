@@ -128,7 +128,7 @@ pub fn push(
     let neighbours = neighbours(store, push.to)?;
     let repository = registry.repository(push.to);
     let blobs = registry.guarded(push.stop, || {
-        send(store, &repository, &blobs, &neighbours, push)
+        send(store, registry, &blobs, &neighbours, push)
     })?;
     let kind = media_type(&manifest);
     let by_digest = digest.to_string();
@@ -152,11 +152,12 @@ pub fn push(
 /// Sends all blobs, several at once. The first error ends it.
 fn send(
     store: &Store,
-    repository: &Repository<'_>,
+    registry: &Registry,
     blobs: &[Wanted],
     neighbours: &BTreeMap<Digest, String>,
     push: &Push<'_>,
 ) -> Result<Vec<PushedBlob>, ExportError> {
+    let repository = registry.repository(push.to);
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let (done, first) = (Mutex::new(Vec::new()), Mutex::new(None));
@@ -169,11 +170,14 @@ fn send(
                     let Some(blob) = blobs.get(at).filter(|_| !halt()) else {
                         return;
                     };
-                    match send_one(store, repository, blob, neighbours, push, &halt) {
+                    match send_one(store, &repository, blob, neighbours, push, &halt) {
                         Ok(arrival) => done.lock().push((at, arrival)),
                         Err(error) => {
                             first.lock().get_or_insert(error);
-                            failed.store(true, Ordering::Relaxed);
+                            if !failed.swap(true, Ordering::Relaxed) {
+                                // Nobody needs what the others send.
+                                registry.shutdown();
+                            }
                         }
                     }
                 }

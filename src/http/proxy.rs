@@ -34,7 +34,7 @@ impl Proxies {
     /// # Errors
     /// Those of [`Self::from_variables`].
     pub fn but_loopback(get: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
-        Self::read(get, "localhost,127.0.0.1,[::1],::1")
+        Self::read(get, "localhost,127.*,[::1],::1")
     }
 
     fn read(get: impl Fn(&str) -> Option<String>, also: &str) -> Result<Self, ProxyError> {
@@ -146,6 +146,7 @@ mod tests {
         for (url, direct) in [
             ("http://localhost:5000/v2/", true),
             ("http://127.0.0.1:5000/v2/", true),
+            ("http://127.0.1.1:5000/v2/", true),
             ("http://[::1]:5000/v2/", true),
             ("http://b.org/", true),
             ("http://c.org/", false),

@@ -29,6 +29,9 @@ use crate::http::part::{self, FORGOTTEN};
 use crate::image::{
     self, Files, FoundImage, ImageError, JSON_MAX, LayerRef, Named, Platform, Want,
 };
+use crate::layer::seek::DecodeError;
+use crate::layer::tar::TarError;
+use crate::layer::write::BuildError;
 use crate::reference::Reference;
 use crate::registry::{self, Coming, Halt, Kind, Registry, RegistryError, Repository};
 use crate::store::layers::StagedLayer;
@@ -347,6 +350,10 @@ impl Transfers<'_> {
         waiting: &Receiver<Begun>,
     ) {
         for (number, layer, coming) in waiting {
+            // What is there already would be decoded for nothing.
+            if self.halted() {
+                continue;
+            }
             let layer_taken = match self.take(number, &layer, &coming) {
                 Ok(Some(staged)) => staged,
                 // Whoever fetches it says why.
@@ -451,13 +458,18 @@ enum Outcome {
 /// Whether what came is not what it should be, so that nobody wants any of it.
 fn is_a_lie(error: &ImportError) -> bool {
     match error {
-        ImportError::Layer { source, .. } => !matches!(
-            source,
+        ImportError::Layer { source, .. } => match source {
+            // The disk, and limits of ours: neither is in the bytes.
             LayerError::Interrupted
-                | LayerError::Write(..)
-                | LayerError::Read(_)
-                | LayerError::Thread(_)
-        ),
+            | LayerError::Write(..)
+            | LayerError::Read(_)
+            | LayerError::Back(_)
+            | LayerError::Thread(_)
+            | LayerError::Decode(DecodeError::Limit { .. })
+            | LayerError::Tar(TarError::Limit { .. })
+            | LayerError::Build(BuildError::Limit { .. } | BuildError::Io(_)) => false,
+            _ => true,
+        },
         ImportError::Registry(error) => matches!(
             error,
             RegistryError::Size { .. } | RegistryError::Digest { .. }

@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -166,8 +166,15 @@ impl Coming {
 
     /// Nothing of it is of use to anybody.
     pub fn discard(&self) {
-        // While it is locked, so nobody else has the name. One that stays is swept.
-        let _ = part::remove_name(&self.path);
+        // While it is locked nobody else has the name, unless it was taken away before. One
+        // that stays is swept.
+        let ours = self.file.metadata().map(|data| (data.dev(), data.ino()));
+        let named = fs::metadata(&self.path).map(|data| (data.dev(), data.ino()));
+        if let (Ok(ours), Ok(named)) = (ours, named)
+            && ours == named
+        {
+            let _ = part::remove_name(&self.path);
+        }
     }
 
     fn len(&self) -> u64 {
@@ -293,15 +300,21 @@ impl Repository<'_> {
             self.registry.send(to, &call)
         };
         let mut answer = ask(there)?;
-        if answer.status == 416 && there > 0 {
+        let part = |answer: &Answer| range(answer).filter(|(first, _)| *first == there);
+        let odd = match answer.status {
+            416 => true,
+            206 => part(&answer).is_none(),
+            _ => false,
+        };
+        if odd && there > 0 {
             // It is shorter, or the server is odd: the whole of it tells which.
             answer = ask(0)?;
         }
         let (begin, len) = match answer.status {
             200 => (0, length(&answer)),
-            206 => match range(&answer) {
-                Some((first, whole)) if first == there => (there, Some(whole)),
-                _ => return Err(wrong(FetchError::WrongPart)),
+            206 => match part(&answer) {
+                Some((_, whole)) => (there, Some(whole)),
+                None => return Err(wrong(FetchError::WrongPart)),
             },
             _ => {
                 let what = format!("blob {}", coming.digest);

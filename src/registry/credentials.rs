@@ -276,7 +276,7 @@ impl Credentials {
             helper.store(server(&host), login)?;
             let from = helper.program().to_owned();
             // What it said before must not stand in the way of the helper's.
-            if file.forget(&host)? {
+            if file.forget_host(&host)? {
                 file.write()?;
             }
             return Ok(from);

@@ -56,6 +56,8 @@ pub enum RegistryError {
         url: String,
         /// The answer.
         status: u16,
+        /// When to ask again, if it says so.
+        wait: Option<Duration>,
         /// What the registry says.
         said: Option<String>,
     },

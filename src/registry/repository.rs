@@ -239,7 +239,9 @@ impl<'a> Repository<'a> {
             };
             repeats = if further { 0 } else { repeats + 1 };
             let demanded = match &error {
-                RegistryError::TooMany { wait, .. } => wait.unwrap_or_default(),
+                RegistryError::TooMany { wait, .. } | RegistryError::Status { wait, .. } => {
+                    wait.unwrap_or_default()
+                }
                 _ => Duration::ZERO,
             };
             if !error.is_transient() || repeats >= most || demanded > WAIT_MAX {

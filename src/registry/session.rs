@@ -193,6 +193,7 @@ impl Registry {
             (Some(url), status @ (401 | 403)) => Err(RegistryError::Status {
                 url: shown(&url),
                 status,
+                wait: None,
                 said: None,
             }),
             _ => Ok(answer),
@@ -455,7 +456,9 @@ impl Registry {
     ) -> RegistryError {
         let status = answer.status;
         let wait = answer.header(header::RETRY_AFTER);
-        let wait = wait.and_then(|text| text.trim().parse().ok());
+        let wait = wait
+            .and_then(|text| text.trim().parse().ok())
+            .map(Duration::from_secs);
         let registry = to.registry.clone();
         let said = self.client.whole(answer, WORDS_MAX).ok();
         let said = said.and_then(|body| spoken(&body));
@@ -473,12 +476,13 @@ impl Registry {
             },
             429 => RegistryError::TooMany {
                 registry,
-                wait: wait.map(Duration::from_secs),
+                wait,
                 said,
             },
             status => RegistryError::Status {
                 url: shown(url),
                 status,
+                wait,
                 said,
             },
         }
@@ -580,6 +584,9 @@ impl io::Read for Piece<'_> {
         let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let most = left.min(to.len());
         let got = self.file.read_at(&mut to[..most], self.at)?;
+        if got == 0 && most > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.at += got as u64;
         (self.told)(got as u64);
         Ok(got)

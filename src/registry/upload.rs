@@ -58,6 +58,8 @@ struct Outgoing<'a> {
     told: &'a (dyn Fn(i64) + Sync),
     /// What it was told in all.
     sum: Cell<u64>,
+    /// The request that ends the upload was made, and its answer is not known.
+    closing: Cell<bool>,
 }
 
 impl Outgoing<'_> {
@@ -103,9 +105,9 @@ impl Repository<'_> {
             match self.retried(to, halt, |_| (self.begin(to, blob, Some(from)), false)) {
                 Ok(Begun::Mounted) => return Ok(Arrival::Mounted),
                 Ok(Begun::Session(begun)) => session = Some(begun),
-                // Who may not read there sends it.
-                Err(RegistryError::Refused { .. } | RegistryError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
+                Err(RegistryError::Interrupted) => return Err(RegistryError::Interrupted),
+                // Who may not read there, or cannot mount, sends it.
+                Err(_) => {}
             }
         }
         let what = Outgoing {
@@ -114,20 +116,36 @@ impl Repository<'_> {
             len,
             told,
             sum: Cell::new(0),
+            closing: Cell::new(false),
         };
         let mut pieces = false;
+        // Further than ever before counts: a registry that forgets what it took would be
+        // sent the same for ever.
+        let mut best = 0;
         self.retried(to, halt, |last| {
             if last.is_some() {
+                // It may have taken the last of it before the answer was lost.
+                if what.closing.take() && matches!(self.has_now(to, blob), Ok(true)) {
+                    what.so_far(len);
+                    return (Ok(()), true);
+                }
                 // Those that fit in one piece have nothing to go on with.
                 pieces = len > PIECE;
                 if let Some(old) = session.take().filter(|_| pieces) {
-                    session = self.resumed(to, old);
+                    match self.resumed(to, &old) {
+                        Ok(resumed) => session = resumed,
+                        Err(error) => {
+                            session = Some(old);
+                            return (Err(error), false);
+                        }
+                    }
                 }
             }
-            let before = session.as_ref().map_or(0, |session| session.at);
             let outcome = self.send_all(to, &what, &mut session, pieces);
             let now = session.as_ref().map_or(0, |session| session.at);
-            (outcome, now > before)
+            let further = now > best;
+            best = best.max(now);
+            (outcome, further)
         })?;
         Ok(Arrival::Sent)
     }
@@ -157,18 +175,20 @@ impl Repository<'_> {
 
     /// Whether the registry has a blob.
     fn has(&self, to: &Endpoint, blob: &Digest, halt: Halt<'_>) -> Result<bool, RegistryError> {
+        self.retried(to, halt, |_| (self.has_now(to, blob), false))
+    }
+
+    /// The same, asked once.
+    fn has_now(&self, to: &Endpoint, blob: &Digest) -> Result<bool, RegistryError> {
         let target = format!("blobs/{blob}");
-        let once = || {
-            let call = Call::new(Method::HEAD, Target::Below(&target), Access::Push);
-            let answer = self.registry.send(to, &call)?;
-            match answer.status {
-                404 => Ok(false),
-                _ => self
-                    .expect(to, &[200], "the blob", &target, answer)
-                    .map(|_| true),
-            }
-        };
-        self.retried(to, halt, |_| (once(), false))
+        let call = Call::new(Method::HEAD, Target::Below(&target), Access::Push);
+        let answer = self.registry.send(to, &call)?;
+        match answer.status {
+            404 => Ok(false),
+            _ => self
+                .expect(to, &[200], "the blob", &target, answer)
+                .map(|_| true),
+        }
     }
 
     /// Begins an upload.
@@ -204,18 +224,24 @@ impl Repository<'_> {
     }
 
     /// An upload that was cut, as far as it came; nothing if the registry has forgotten it.
-    fn resumed(&self, to: &Endpoint, old: Session) -> Option<Session> {
+    ///
+    /// # Errors
+    /// What may be better the next time.
+    fn resumed(&self, to: &Endpoint, old: &Session) -> Result<Option<Session>, RegistryError> {
         let call = Call::new(Method::GET, Target::Url(&old.url), Access::Push);
-        let answer = self.registry.send(to, &call).ok()?;
+        let answer = self.registry.send(to, &call)?;
         // Some say 200.
         if !matches!(answer.status, 200 | 204) {
-            return None;
+            let refused = self.registry.refusal(to, "the upload", &old.url, answer);
+            return match refused.is_transient() {
+                true => Err(refused),
+                false => Ok(None),
+            };
         }
-        Some(Session {
-            at: received(&answer)?,
-            url: self.location(to, &old.url, &answer).ok()?,
-            piece: old.piece,
-        })
+        let at = received(&answer);
+        let url = self.location(to, &old.url, &answer).ok();
+        let piece = old.piece;
+        Ok((at.zip(url)).map(|(at, url)| Session { url, at, piece }))
     }
 
     /// One try to send a blob, from where the session is.
@@ -266,9 +292,11 @@ impl Repository<'_> {
         let mut call = Call::new(Method::PUT, Target::Url(&url), Access::Push);
         call = call.header(header::CONTENT_TYPE, BYTES);
         let left = what.len - at.at;
-        let answer = self.counted(to, call, what, at.at, left)?;
-        self.expect(to, &[201, 204], "the blob", &url, answer)
-            .map(|_| ())
+        what.closing.set(true);
+        let ended = self
+            .counted(to, call, what, at.at, left)
+            .and_then(|answer| self.expect(to, &[201, 204], "the blob", &url, answer));
+        ended.map(|_| ()).inspect_err(|_| *session = Some(at))
     }
 
     fn patch(

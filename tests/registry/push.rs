@@ -270,6 +270,10 @@ fn a_fault_that_stays_is_one_error_and_no_name() {
         registry.fault(method, part, usize::MAX, move |_, reply| {
             reply.with_status(status)
         });
+        // Nor does it have what came with what it refuses.
+        registry.fault("HEAD", "/blobs/", usize::MAX, |_, reply| {
+            reply.with_status(404)
+        });
         let told = chain(&push_to(&bench, &registry, "a:1", "a:1").unwrap_err());
         assert!(told.contains(words), "{told}");
         // A registry that refuses a manifest afterwards has it here.
@@ -278,27 +282,69 @@ fn a_fault_that_stays_is_one_error_and_no_name() {
 }
 
 /// 20 MB, in pieces of 16 MiB once something broke.
+fn large() -> Image {
+    let tar = Tar::new().file("x", &noise(9, 20 << 20)).end();
+    Image::new("a:1", vec![Layer::new(&tar, Packing::Plain)])
+}
+
+/// The connection breaks at the end of the first try to send the large blob. The config is
+/// small, and may be the first of the two.
+fn cut(registry: &Registry) {
+    registry.fault("PUT", "/uploads/", 2, |asked, reply| {
+        match asked.body.len() {
+            0..100_000 => reply,
+            _ => reply.hang_up(),
+        }
+    });
+}
+
+/// The registry did not keep what came before that.
+fn cut_and_lost(registry: &Registry) {
+    cut(registry);
+    registry.fault("HEAD", "/blobs/", 99, |_, reply| reply.with_status(404));
+}
+
+#[test]
+fn a_blob_whose_arrival_was_not_heard_of_is_not_sent_again() {
+    let image = large();
+    let (bench, registry) = (bench(&image), Registry::new());
+    cut(&registry);
+    push_to(&bench, &registry, "a:1", "a:1").unwrap();
+    is_there(&registry, "a", "1", &image);
+    // One for the config.
+    assert_eq!(registry.count("PUT", "/uploads/"), 2);
+    assert_eq!(registry.count("PATCH", ""), 0);
+}
+
+#[test]
+fn a_registry_that_forgets_each_upload_is_not_sent_it_for_ever() {
+    let image = large();
+    let (bench, registry) = (bench(&image), Registry::new());
+    cut_and_lost(&registry);
+    registry.fault(
+        "PATCH",
+        "",
+        99,
+        |asked, reply| match asked.headers["content-range"].starts_with("0-") {
+            true => reply,
+            false => reply.hang_up(),
+        },
+    );
+    registry.fault("GET", "/uploads/", 99, |_, reply| reply.with_status(404));
+    push_to(&bench, &registry, "a:1", "a:1").unwrap_err();
+    assert!(registry.count("PATCH", "") < 20, "{:?}", registry.log());
+    assert!(registry.stored("a", "1").is_none());
+}
+
 #[test]
 fn a_large_blob_goes_on_where_it_was_cut() {
-    let tar = Tar::new().file("x", &noise(9, 20 << 20)).end();
-    let image = Image::new("a:1", vec![Layer::new(&tar, Packing::Plain)]);
-    let bench = bench(&image);
-    let registry = Registry::new();
-    registry.fault("PUT", "/uploads/", 1, |asked, reply| {
-        match asked.body.len() {
-            0..100_000 => reply,
-            _ => reply.hang_up(),
-        }
-    });
-    // The config is small, and may be the first.
-    registry.fault("PUT", "/uploads/", 1, |asked, reply| {
-        match asked.body.len() {
-            0..100_000 => reply,
-            _ => reply.hang_up(),
-        }
-    });
+    let image = large();
+    let (bench, registry) = (bench(&image), Registry::new());
+    cut_and_lost(&registry);
     // The first piece arrives, and its answer does not.
     registry.fault("PATCH", "", 1, |_, reply| reply.hang_up());
+    registry.fault("GET", "/uploads/", 1, |_, reply| reply);
+    registry.fault("GET", "/uploads/", 1, |_, reply| reply.with_status(503));
     push_to(&bench, &registry, "a:1", "a:1").unwrap();
     is_there(&registry, "a", "1", &image);
     let asked = registry.web.asked();
@@ -308,23 +354,17 @@ fn a_large_blob_goes_on_where_it_was_cut() {
         .collect();
     let len = image.layers[0].packed.len();
     assert_eq!(pieces, [16 << 20, len - (16 << 20)], "{:?}", registry.log());
-    assert_eq!(registry.count("GET", "/uploads/"), 1);
+    // The upload that ended is not there any more, the second one is; at once it cannot say so.
+    assert_eq!(registry.count("GET", "/uploads/"), 3);
 }
 
 #[test]
 fn a_registry_that_forgot_an_upload_gets_it_from_its_beginning() {
-    let tar = Tar::new().file("x", &noise(9, 20 << 20)).end();
-    let image = Image::new("a:1", vec![Layer::new(&tar, Packing::Plain)]);
-    let bench = bench(&image);
-    let registry = Registry::new();
-    registry.fault("PUT", "/uploads/", 2, |asked, reply| {
-        match asked.body.len() {
-            0..100_000 => reply,
-            _ => reply.hang_up(),
-        }
-    });
+    let image = large();
+    let (bench, registry) = (bench(&image), Registry::new());
+    cut_and_lost(&registry);
     registry.fault("PATCH", "", 1, |_, reply| reply.hang_up());
-    registry.fault("GET", "/uploads/", 1, |_, reply| reply.with_status(404));
+    registry.fault("GET", "/uploads/", 2, |_, reply| reply.with_status(404));
     push_to(&bench, &registry, "a:1", "a:1").unwrap();
     is_there(&registry, "a", "1", &image);
     assert_eq!(registry.count("PATCH", ""), 3, "{:?}", registry.log());

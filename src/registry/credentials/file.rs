@@ -234,6 +234,17 @@ impl AuthFile {
         Ok(entries.len() < before)
     }
 
+    /// Forgets the login of a registry, but not those of what is below it; whether there was one.
+    pub(super) fn forget_host(&mut self, host: &str) -> Result<bool, CredentialsError> {
+        if self.entries()?.is_none() {
+            return Ok(false);
+        }
+        let entries = self.entries_mut()?;
+        let before = entries.len();
+        entries.retain(|key, entry| !entry.is_object() || named(key) != (host.to_owned(), ""));
+        Ok(entries.len() < before)
+    }
+
     /// Replaces the file.
     pub(super) fn write(&self) -> Result<(), CredentialsError> {
         let failed = |error| failed("write", &self.path)(error);
