@@ -45,6 +45,9 @@ pub fn launch(spec: &Spec) -> Result<u8, LaunchError> {
         }
         Side::Parent(init) => {
             drop(watched);
+            if spec.terminal {
+                relay::tell_held_back(init).map_err(broken("look at signals of", own))?;
+            }
             let place = Place::Outer {
                 keeper: spec.keeper,
             };

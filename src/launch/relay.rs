@@ -56,6 +56,21 @@ pub(super) fn let_come() -> io::Result<()> {
     raw::hold(&ALL, false)
 }
 
+/// Tells the next process, which has just begun, what the terminal sent to all of us before
+/// that and was held back: it was not there.
+///
+/// # Errors
+/// None.
+pub(super) fn tell_held_back(child: Pid) -> io::Result<()> {
+    for signal in raw::held_back(&ENDS)? {
+        if let Some(signal) = Signal::from_named_raw(signal) {
+            // That it is gone we shall see next.
+            let _ = kill_process(child, signal);
+        }
+    }
+    Ok(())
+}
+
 /// In a new process that is to become the command: it has no relay.
 pub(super) fn stand_alone() -> io::Result<()> {
     raw::forget_handlers(&ALL);

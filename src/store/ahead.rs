@@ -12,7 +12,7 @@
 //! single file has nothing decoded that is worth mentioning.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, Permissions};
+use std::fs::Permissions;
 use std::io::Write as _;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
@@ -154,7 +154,7 @@ impl Store {
     pub fn keep_first_reads(&self, top: DiffId, reads: &FirstReads) -> Result<(), StoreError> {
         let path = self.first_reads_path(top);
         let directory = path.parent().unwrap_or(&self.cache);
-        fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        super::make_directories(directory).map_err(failed("create", directory))?;
         let write = || {
             let mut file = tempfile::Builder::new()
                 .permissions(Permissions::from_mode(0o644))
@@ -173,6 +173,8 @@ fn name(top: DiffId) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::digest::Digest;
 

@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use super::ahead::{FirstReads, Follower, Key};
 use super::metrics::{Copied, Counter, Metrics};
 use super::pace::Pace;
 use crate::digest::BlobId;
-use crate::layer::seek::{SeekMap, SpanDecoder};
+use crate::layer::seek::{SPAN, SeekMap, SpanDecoder};
 use crate::layer::{ReadError, Source};
 
 type Span = Arc<Vec<u8>>;
@@ -45,10 +46,17 @@ enum Content {
     Whole(Span),
 }
 
-/// A reader waits no longer for another thread that decodes the span which he wants: ten
-/// times what it takes. Where more is to be done than there are processors, that thread may be
+/// A reader waits no longer, for each 256 KiB, for another thread that decodes the span which he
+/// wants: ten times what it takes. Where more is to be done than there are processors, that thread may be
 /// put aside for as long as the others take their turns.
 const PATIENCE: Duration = Duration::from_millis(3);
+
+/// The same for so many bytes.
+fn patience(bytes: u64) -> Duration {
+    // Spans have 4 MiB at most.
+    PATIENCE * bytes.div_ceil(SPAN).clamp(1, 16) as u32
+}
+
 /// Work that waits for the thread which decodes behind readers' backs. What would be
 /// more is dropped, and decoded when somebody wants it.
 const WAITING: usize = 64;
@@ -64,6 +72,8 @@ pub struct SpanCache {
     /// By their numbers.
     layers: Mutex<Vec<Decodable>>,
     work: Sender<Work>,
+    /// How many rests of spans are in it.
+    unfinished: AtomicUsize,
     /// What readers are likely to want next; nothing if nobody wants to know.
     follower: Option<Mutex<Follower>>,
 }
@@ -96,6 +106,7 @@ impl Work {
         match self {
             Self::Finish(cache, key, slot, blob) => {
                 if let Some(cache) = cache.upgrade() {
+                    cache.unfinished.fetch_sub(1, Ordering::Relaxed);
                     let mut content = slot.lock();
                     // Another reader may have finished it meanwhile.
                     if let Content::Begun(decoder) = take_begun(&mut content)
@@ -156,6 +167,7 @@ impl SpanCache {
             capacity,
             layers: Mutex::default(),
             work,
+            unfinished: AtomicUsize::new(0),
             follower: ahead.then(Mutex::default),
         })
     }
@@ -269,15 +281,20 @@ impl SpanCache {
     }
 
     /// The span, from the cache or by `decode`. Others who want the same span
-    /// meanwhile wait for this one decoding, for a while.
+    /// meanwhile wait for this one decoding; for a while, where there is a `patience`.
     fn get(
         &self,
         key: Key,
         blob: &FileSource,
+        patience: Option<Duration>,
         decode: impl FnOnce() -> Result<Vec<u8>, ReadError>,
     ) -> Result<Span, ReadError> {
         let slot = self.slot(key);
-        let Some(mut content) = slot.try_lock_for(PATIENCE) else {
+        let locked = match patience {
+            Some(patience) => slot.try_lock_for(patience),
+            None => Some(slot.lock()),
+        };
+        let Some(mut content) = locked else {
             return Ok(Arc::new(decode()?));
         };
         let bytes = match std::mem::take(&mut *content) {
@@ -325,7 +342,7 @@ impl SpanCache {
             })
         };
         let slot = self.slot(key);
-        let Some(mut content) = slot.try_lock_for(PATIENCE) else {
+        let Some(mut content) = slot.try_lock_for(patience(end as u64)) else {
             return Ok(answer(start()?.advance(end, &**blob)?, check));
         };
         if let Content::Whole(bytes) = &*content {
@@ -341,9 +358,11 @@ impl SpanCache {
             drop(content);
             let (cache, blob) = (Arc::downgrade(self), Arc::clone(blob));
             let work = Work::Finish(cache, key, Arc::clone(&slot), blob);
-            if self.work.len() >= UNFINISHED || self.work.try_send(work).is_err() {
-                // Half a span that nobody finishes would only take room.
-                drop(take_begun(&mut slot.lock()));
+            let waiting = self.unfinished.fetch_add(1, Ordering::Relaxed);
+            if waiting >= UNFINISHED || self.work.try_send(work).is_err() {
+                self.unfinished.fetch_sub(1, Ordering::Relaxed);
+                // Half a span that nobody finishes would only take room. Another may be at it.
+                drop(slot.try_lock().map(|mut content| take_begun(&mut content)));
             }
         }
         Ok(passes)
@@ -407,13 +426,16 @@ impl Contents {
 
     fn span(&self, span: u32, range: Range<u64>) -> Result<Span, ReadError> {
         self.spans.look_ahead((self.number, span));
-        self.spans.get((self.number, span), &self.blob, || {
-            if self.map.random_access() {
-                self.map.decode(span, &*self.blob)
-            } else {
-                self.read_expanded(span, range)
-            }
-        })
+        // One that is decoded as a whole is decoded once.
+        let patience = (self.map.random_access()).then(|| patience(range.end - range.start));
+        self.spans
+            .get((self.number, span), &self.blob, patience, || {
+                if self.map.random_access() {
+                    self.map.decode(span, &*self.blob)
+                } else {
+                    self.read_expanded(span, range)
+                }
+            })
     }
 
     /// A span of a layer that is only decoded as a whole. The copy on disk is a
@@ -578,7 +600,7 @@ impl Expanded {
             Err(error) => return Err(error),
         }
         let directory = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(directory)?;
+        super::make_directories(directory)?;
         make_room(directory, len, quota)?;
         Ok(Self {
             file: tempfile::tempfile_in(directory)?,

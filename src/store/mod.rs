@@ -57,7 +57,7 @@ pub mod uppers;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -521,6 +521,13 @@ pub(crate) fn gone_is_fine<T>(outcome: Result<T, StoreError>) -> Result<Option<T
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
+}
+
+/// Makes a directory and those above it, for others to look into and for nobody else to write:
+/// who serves a writable mount has no umask.
+fn make_directories(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o755).create(path)
 }
 
 /// Flushes a directory, so that renames into it survive a crash.

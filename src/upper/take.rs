@@ -49,7 +49,11 @@ impl Directory {
     pub fn open(upper: &Path, work: &Path, layers: &str) -> Result<Self, UpperError> {
         rustix::process::umask(Mode::empty());
         let mut made = Vec::new();
-        Self::take(upper, work, layers, &mut made).inspect_err(|_| {
+        Self::take(upper, work, layers, &mut made).inspect_err(|error| {
+            // Who has it in use found it as soon as it was there.
+            if matches!(error, UpperError::InUse(_)) {
+                return;
+            }
             for path in made.into_iter().rev() {
                 // What has something in it by now stays.
                 let _ = rustix::fs::rmdir(path);

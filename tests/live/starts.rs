@@ -1,6 +1,7 @@
 //! What a mount remembers of those before it: the order of first reads.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::images::{Pack, contents};
@@ -76,6 +77,22 @@ fn what_was_read_first_is_kept_for_later_mounts_and_goes_with_the_image() {
     });
     lab.run(&["gc"]);
     assert_eq!(kept(&lab), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn nobody_else_may_write_an_order() {
+    let Some(lab) = lab() else { return };
+    fs::remove_dir_all(lab.store("first-reads-v1")).unwrap();
+    // Its server has no umask.
+    let at = lab.writable("app:1", "at", &[]);
+    read_all(&at);
+    lab.umount(&at);
+    until("the order is kept", || {
+        fs::metadata(lab.store("first-reads-v1")).is_ok() && kept(&lab).len() == 1
+    });
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&lab.store("first-reads-v1")), 0o755);
+    assert_eq!(mode(&kept(&lab)[0]), 0o644);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use super::acl::HandsDown;
 use super::dirs::{Dir, Slot};
 use super::look::Held;
 use super::nodes::Node;
@@ -63,11 +64,15 @@ impl Writable {
         match (how, replaced) {
             (Rename::Exchange, Some(other)) => self.exchange(&from, &to, &moved, &other),
             (_, replaced) => {
+                // Looked up before: once the name has moved, only making it can fail.
+                let left = match how {
+                    Rename::Whiteout { owner, .. } => Some((owner, self.hands_down(&from.dir)?)),
+                    _ => None,
+                };
                 self.move_over(&from, &to, &moved, replaced.as_ref())?;
-                if let Rename::Whiteout { owner, .. } = how {
-                    self.leave_device(&from, owner)?;
-                }
-                Ok(())
+                left.map_or(Ok(()), |(owner, hands)| {
+                    self.leave_device(&from, owner, &hands)
+                })
             }
         }
     }
@@ -213,8 +218,12 @@ impl Writable {
 
     /// Leaves a 0/0 device that programs see where a name was moved away. A crash
     /// before it leaves nothing there, as if it had been removed.
-    fn leave_device(&self, from: &End<'_>, (uid, gid): (u32, u32)) -> Result<(), FsError> {
-        let hands = self.hands_down(&from.dir)?;
+    fn leave_device(
+        &self,
+        from: &End<'_>,
+        (uid, gid): (u32, u32),
+        hands: &HandsDown,
+    ) -> Result<(), FsError> {
         let marks = Marks::default();
         let new = New {
             what: What::Char(Device::default()),
