@@ -97,7 +97,9 @@ def fio(run, where):
     score = Score()
     for engine, more in (("psync", []), ("mmap", []), ("libaio", ["--iodepth=16", "--direct=1"])):
         status, text = run("fio", "fio", "--name=" + engine, "--ioengine=" + engine, "--rw=randrw", "--bs=4k",
-                           "--size=" + FIO_SIZE, "--verify=crc32c", "--verify_fatal=1", "--directory=%s" % where,
+                           "--size=" + FIO_SIZE, "--verify=crc32c", "--verify_fatal=1",
+                           # Else it leaves files where it was started.
+                           "--verify_state_save=0", "--directory=%s" % where,
                            *more, seconds=300)
         score.add(engine, status, text)
         for left in where.glob(engine + ".*"):
