@@ -45,6 +45,25 @@ const SAID: [&str; 8] = [
     "ExposedPorts",
     "Volumes",
 ];
+/// Keys beside `config` that are said in other words, are about the layers, which become one,
+/// or about the container which an image was made of (Docker image spec v1.2).
+const TOP: [&str; 15] = [
+    "architecture",
+    "author",
+    "config",
+    "container",
+    "container_config",
+    "created",
+    "docker_version",
+    "history",
+    "id",
+    "os",
+    "parent",
+    "rootfs",
+    "Size",
+    "throwaway",
+    "variant",
+];
 /// Keys of `config` that are about the container which an image was made of.
 const OF_CONTAINER: [&str; 13] = [
     "ArgsEscaped",
@@ -130,17 +149,22 @@ fn named(pairs: impl IntoIterator<Item = (impl serde::Serialize, String)>) -> Va
 
 /// What the config says that a manifest has no word for.
 fn unsaid(config: &Map<String, Value>) -> Vec<Lost> {
+    let empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(all) => all.is_empty(),
+        Value::Object(all) => all.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    };
     let run = config.get("config").and_then(Value::as_object);
-    let told = run.into_iter().flatten().filter(|(key, value)| {
-        let empty = match value {
-            Value::Null => true,
-            Value::Array(all) => all.is_empty(),
-            Value::Object(all) => all.is_empty(),
-            Value::String(text) => text.is_empty(),
-            _ => false,
-        };
-        !empty && !SAID.contains(&key.as_str()) && !OF_CONTAINER.contains(&key.as_str())
-    });
+    let run = run
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| !SAID.contains(&key.as_str()) && !OF_CONTAINER.contains(&key.as_str()));
+    let top = config
+        .iter()
+        .filter(|(key, _)| !TOP.contains(&key.as_str()));
+    let told = top.chain(run).filter(|(_, value)| !empty(value));
     told.map(|(key, _)| Lost(format!("an AppC image cannot say `{key}`")))
         .collect()
 }
@@ -179,7 +203,7 @@ fn app(run: &RunConfig, files: &dyn Database, lost: &mut Vec<Lost>) -> Value {
         "user": user,
         "group": group,
         "environment": named(environment(&run.env, lost)),
-        "mountPoints": mount_points(&run.volumes),
+        "mountPoints": mount_points(&run.volumes, lost),
         "ports": ports(&run.exposed_ports, lost),
     });
     if !groups.is_empty() {
@@ -233,14 +257,17 @@ fn name_of(text: &str, taken: &mut BTreeSet<String>) -> String {
     name
 }
 
-fn mount_points(volumes: &[String]) -> Vec<Value> {
+fn mount_points(volumes: &[String], lost: &mut Vec<Lost>) -> Vec<Value> {
     let mut taken = BTreeSet::new();
-    let volumes = volumes.iter().filter(|path| path.starts_with('/'));
+    let (volumes, relative): (Vec<_>, Vec<_>) =
+        volumes.iter().partition(|path| path.starts_with('/'));
+    let told = |path: &String| Lost(format!("an AppC image cannot have a volume at `{path}`"));
+    lost.extend(relative.into_iter().map(told));
     let point = |path: &String| {
         let name = name_of(&format!("volume-{path}"), &mut taken);
         json!({ "name": name, "path": path })
     };
-    volumes.map(point).collect()
+    volumes.into_iter().map(point).collect()
 }
 
 /// `80`, `80/tcp`, `8000-8010/udp`.
@@ -530,6 +557,20 @@ mod tests {
                 "`x/tcp` is no port",
             ]
         );
+    }
+
+    #[test]
+    fn what_a_manifest_cannot_say_is_told() {
+        let (said, lost) = manifest(json!({
+            "architecture": "amd64", "os": "linux", "os.version": "12", "docker_version": "20",
+            "os.features": [], "config": {"Volumes": {"/a": {}, "b": {}}, "Shell": ["sh"]},
+        }));
+        let told: Vec<String> = lost.iter().map(ToString::to_string).collect();
+        for what in ["`os.version`", "`b`", "`Shell`"] {
+            assert!(told.iter().any(|told| told.contains(what)), "{told:?}");
+        }
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(said["app"]["mountPoints"].as_array().unwrap().len(), 1);
     }
 
     #[test]

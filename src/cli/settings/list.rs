@@ -35,18 +35,26 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for List<T> {
 
 impl<'de, T: FromStr<Err: fmt::Display>> serde::Deserialize<'de> for List<T> {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(untagged, expecting = "a list of texts, or one text with commas")]
-        enum Written {
-            Text(String),
-            List(Vec<String>),
-        }
-        let text = match Written::deserialize(from)? {
-            Written::Text(text) => text,
-            Written::List(list) => list.join(","),
-        };
-        text.parse().map_err(serde::de::Error::custom)
+        from_list_or_text(from)
     }
+}
+
+/// What a config file has as a list, or as one text as flags have it.
+pub(super) fn from_list_or_text<'de, D: serde::Deserializer<'de>, T>(from: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err: fmt::Display>,
+{
+    #[derive(serde::Deserialize)]
+    #[serde(untagged, expecting = "a list of texts, or one text with commas")]
+    enum Written {
+        Text(String),
+        List(Vec<String>),
+    }
+    let text = match serde::Deserialize::deserialize(from)? {
+        Written::Text(text) => text,
+        Written::List(list) => list.join(","),
+    };
+    text.parse().map_err(serde::de::Error::custom)
 }
 
 /// A registry's host, as references begin with it: `host`, `host:5000`, `[::1]:5000`.

@@ -147,17 +147,7 @@ impl<V: Vocabulary> FromStr for Words<V> {
 
 impl<'de, V: Vocabulary> serde::Deserialize<'de> for Words<V> {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(untagged, expecting = "a list of words, or one text with commas")]
-        enum Written {
-            Text(String),
-            List(Vec<String>),
-        }
-        let text = match Written::deserialize(from)? {
-            Written::Text(text) => text,
-            Written::List(list) => list.join(","),
-        };
-        text.parse().map_err(serde::de::Error::custom)
+        super::list::from_list_or_text(from)
     }
 }
 
