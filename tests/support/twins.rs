@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use lazyroot::node::{Device, Ino, Kind};
 use lazyroot::tree_path::printable;
-use lazyroot::union::upper::{Change, SetXattr, Upper, What};
+use lazyroot::union::upper::{CAPABILITY, Change, SetXattr, Upper, What};
 use lazyroot::union::writable::{Contents, Known, Maker, Open, Rename, Writable};
 use lazyroot::union::{FsError, Union};
 
@@ -142,11 +142,16 @@ fn interrupted(before: &Posix, id: Id) -> Vec<Posix> {
     let mut timeless = before.clone();
     timeless.get_mut(id).mtime = Mtime::Either(time);
     let mut incapable = timeless.clone();
-    incapable
-        .get_mut(id)
-        .xattrs
-        .remove(&b"security.capability"[..]);
+    incapable.get_mut(id).xattrs.remove(CAPABILITY);
     vec![timeless, incapable]
+}
+
+/// What is left when privileges are only taken away in part: no system call takes
+/// a capability and a mode's bits together, the kernel takes them in this order too.
+fn half_stripped(before: &Posix, id: Id) -> Posix {
+    let mut half = before.clone();
+    half.get_mut(id).xattrs.remove(CAPABILITY);
+    half
 }
 
 impl Twins {
@@ -397,8 +402,12 @@ impl Twins {
             self.touch(&before);
             let after = std::mem::replace(&mut self.model, before);
             let mut allowed = vec![self.model.clone()];
-            if let (Fault::Crash, Call::Open(id, _) | Call::SetAttr(id, _)) = (fault, call) {
-                allowed.extend(interrupted(&self.model, *id));
+            match call {
+                Call::Open(id, _) | Call::SetAttr(id, _) if fault == Fault::Crash => {
+                    allowed.extend(interrupted(&self.model, *id));
+                }
+                Call::Strip(id) => allowed.push(half_stripped(&self.model, *id)),
+                _ => {}
             }
             allowed.push(after);
             return self.after_fault(fault, outcome.is_ok(), allowed);

@@ -274,7 +274,8 @@ impl Writable {
     }
 
     /// Takes setuid, setgid (where the group may execute) and capabilities away,
-    /// as a write by an ordinary user does (inode(7), capabilities(7)).
+    /// as a write by an ordinary user does (inode(7), capabilities(7)). These are two
+    /// changes, capabilities first: after a failure the second may not have happened.
     ///
     /// # Errors
     /// `Stale`, `Damaged`, `Upper`.
