@@ -22,6 +22,7 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
+use super::activity::Activity;
 use super::attr;
 use super::browse::{Browse, Place};
 use super::image::Image;
@@ -29,7 +30,6 @@ use super::listing::Line;
 use super::pool::Pool;
 use super::reads::{READ_MAX, Read, seek_from};
 use super::reports::Reports;
-use super::session::Activity;
 use super::xattrs::answer_xattr;
 use crate::node::Ino;
 use crate::tree_path::NAME_MAX;

@@ -8,17 +8,17 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use fuser::{Config, Filesystem, MountOption, Notifier, Session, SessionACL};
 use rustix::mount::MountFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::activity::{Activity, Awake, CALM, CALM_REQUESTS, Event};
 use super::adapter::{Adapter, Shown};
 use super::browse::Browse;
 use super::image::Image;
@@ -90,36 +90,6 @@ pub enum ServeError {
     },
 }
 
-/// What the main thread of a server waits for.
-#[derive(Debug)]
-enum Event {
-    /// The session came to its end.
-    Ended(io::Result<()>),
-    /// Somebody wants the process to end.
-    Signal,
-    /// A request came after an idle time.
-    Awake,
-}
-
-/// Whether requests come. One atomic addition for each.
-#[derive(Debug)]
-pub(super) struct Activity {
-    requests: AtomicU64,
-    asleep: AtomicBool,
-    wake: Sender<Event>,
-}
-
-impl Activity {
-    /// A request came.
-    pub(super) fn request(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
-            // Nobody listens at the very end.
-            let _ = self.wake.send(Event::Awake);
-        }
-    }
-}
-
 /// Mounts a tree at a directory and answers for it until it is unmounted, by
 /// whomever. `ready` is called once it can be used. SIGTERM, SIGINT and SIGHUP
 /// unmount it; who is still inside may finish for a few seconds, or until the
@@ -141,11 +111,7 @@ pub fn serve(
         source,
     };
     let (wake, events) = unbounded();
-    let activity = Arc::new(Activity {
-        requests: AtomicU64::new(0),
-        asleep: AtomicBool::new(false),
-        wake: wake.clone(),
-    });
+    let activity = Arc::new(Activity::new(wake.clone()));
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let shown = match tree {
         Tree::Image(union) => Ok(Shown::One(Arc::new(Image::alone(name.clone(), union)))),
@@ -229,14 +195,16 @@ fn wait(
     after: Duration,
 ) -> io::Result<()> {
     let mut leaving: Option<Instant> = None;
+    let mut awake: Option<Awake> = None;
     let mut before = 0;
     loop {
-        let event = match leaving {
-            Some(until) => events.recv_deadline(until),
-            None if activity.asleep.load(Ordering::Relaxed) => {
+        let event = match (leaving, &awake) {
+            (Some(until), _) => events.recv_deadline(until),
+            (None, Some(_)) => events.recv_timeout(CALM),
+            (None, None) if activity.is_asleep() => {
                 events.recv().map_err(|_| RecvTimeoutError::Disconnected)
             }
-            None => events.recv_timeout(after),
+            (None, None) => events.recv_timeout(after),
         };
         match event {
             Ok(Event::Ended(result)) => {
@@ -245,7 +213,11 @@ fn wait(
                 detach(mount);
                 return result;
             }
-            Ok(Event::Awake) => {}
+            Ok(Event::Woken) => {}
+            Ok(Event::Haste) => {
+                before = activity.requests();
+                awake = Awake::hold();
+            }
             Ok(Event::Signal) if leaving.is_none() => {
                 detach(mount);
                 leaving = Some(Instant::now() + GRACE);
@@ -263,10 +235,15 @@ fn wait(
                 return Ok(());
             }
             Err(RecvTimeoutError::Timeout) => {
-                let now = activity.requests.load(Ordering::Relaxed);
-                if now == before {
+                let now = activity.requests();
+                if awake.is_some() {
+                    if now - before < CALM_REQUESTS {
+                        awake = None;
+                        activity.calm();
+                    }
+                } else if now == before {
                     idle();
-                    activity.asleep.store(true, Ordering::Relaxed);
+                    activity.sleep();
                 }
                 before = now;
             }
@@ -473,6 +450,8 @@ fn allows_other(conf: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     #[test]
@@ -524,30 +503,9 @@ mod tests {
     }
 
     #[test]
-    fn the_first_request_after_an_idle_time_wakes_the_server_once() {
-        let (wake, events) = unbounded();
-        let (requests, asleep) = (AtomicU64::new(0), AtomicBool::new(true));
-        let activity = Activity {
-            requests,
-            asleep,
-            wake,
-        };
-        activity.request();
-        activity.request();
-        assert!(matches!(events.try_recv(), Ok(Event::Awake)));
-        assert!(events.try_recv().is_err());
-        assert_eq!(activity.requests.load(Ordering::Relaxed), 2);
-    }
-
-    #[test]
     fn an_idle_server_lets_its_caches_go_once_until_it_is_asked_again() {
         let (wake, events) = unbounded();
-        let (requests, asleep) = (AtomicU64::new(0), AtomicBool::new(false));
-        let activity = Activity {
-            requests,
-            asleep,
-            wake: wake.clone(),
-        };
+        let activity = Activity::new(wake.clone());
         let mount = mounts::all().unwrap().remove(0);
         let unique = mounts::unique_id(&mount.at);
         let mount = Ours { mount, unique };

@@ -20,6 +20,7 @@ use fuser::{
     WriteFlags,
 };
 
+use super::super::activity::Activity;
 use super::super::adapter::{
     BACKGROUND, FOR_EVER, GENERATION, MORE_THREADS, WAITING, answer_nothing,
 };
@@ -27,7 +28,6 @@ use super::super::attr;
 use super::super::pool::Pool;
 use super::super::reads::READ_MAX;
 use super::super::reports::Reports;
-use super::super::session::Activity;
 use super::super::workers::Workers;
 use super::super::xattrs::{answer_xattr, names};
 use super::Core;

@@ -27,9 +27,9 @@ use fuser::{BackingId, Errno, INodeNo, Notifier, Request};
 pub(super) use adapter::WritableAdapter;
 use opens::Opens;
 
+use super::activity::Activity;
 use super::errno;
 use super::reports::Reports;
-use super::session::Activity;
 use crate::causes::chain;
 use crate::node::Ino;
 use crate::union::FsError;
