@@ -7,6 +7,7 @@ use std::path::Path;
 use super::images::columns;
 use super::report::Failure;
 use super::{Context, human, print, print_json};
+use crate::fuse::haste;
 
 /// Say what this machine can do for lazyroot, and why not.
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         passthrough(context),
         user_namespaces(),
         overlayfs(),
+        processors(),
         descriptors(),
         store(context),
     ];
@@ -236,6 +238,24 @@ fn overlayfs() -> Check {
             false => Err("not listed in /proc/filesystems (module overlay not loaded?)".to_owned()),
         },
     )
+}
+
+/// Every message of FUSE wakes two processors that may have just become idle.
+fn processors() -> Check {
+    let polls = text("/sys/module/haltpoll/parameters/guest_halt_poll_ns");
+    let polls = polls.is_some_and(|ns| ns != "0");
+    let found = if !haste::halts() || polls {
+        Ok("idle ones wake up fast")
+    } else if haste::Awake::hold().is_some() {
+        Ok("idle ones of this virtual machine halt; root's mounts keep them awake in haste")
+    } else {
+        Err(
+            "idle ones of this virtual machine halt, and messages take twice as long (root's mounts \
+             keep them awake; for others: guest_halt_poll_ns of the module haltpoll, 50000 or more)",
+        )
+    };
+    let own = |text: &str| text.to_owned();
+    check("processors", found.map(own).map_err(own))
 }
 
 fn descriptors() -> Check {

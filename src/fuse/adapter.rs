@@ -22,9 +22,9 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
-use super::activity::Activity;
 use super::attr;
 use super::browse::{Browse, Place};
+use super::haste::Activity;
 use super::image::Image;
 use super::listing::Line;
 use super::pool::Pool;

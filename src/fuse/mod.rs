@@ -19,16 +19,16 @@
 //! * `caller`: rights of the process that asks.
 //! * `reads`: one read, answered. `xattrs`: extended attributes.
 //! * `reports`: each damaged thing is told once.
-//! * `activity`: whether requests come, and how fast.
+//! * `haste`: whether requests come, and how fast.
 //! * `options`: what a user may ask of a mount.
 //! * `session`: mount, run, unmount.
 
-mod activity;
 mod adapter;
 mod attr;
 mod browse;
 mod caller;
 mod errno;
+pub(crate) mod haste;
 mod image;
 mod listing;
 mod options;

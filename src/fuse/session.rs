@@ -18,9 +18,9 @@ use rustix::mount::MountFlags;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::activity::{Activity, Awake, CALM, CALM_REQUESTS, Event};
 use super::adapter::{Adapter, Shown};
 use super::browse::Browse;
+use super::haste::{Activity, Awake, CALM, CALM_REQUESTS, Event};
 use super::image::Image;
 use super::writable::WritableAdapter;
 use super::{MountOptions, Served, Tree};

@@ -20,11 +20,11 @@ use fuser::{
     WriteFlags,
 };
 
-use super::super::activity::Activity;
 use super::super::adapter::{
     BACKGROUND, FOR_EVER, GENERATION, MORE_THREADS, WAITING, answer_nothing,
 };
 use super::super::attr;
+use super::super::haste::Activity;
 use super::super::pool::Pool;
 use super::super::reads::READ_MAX;
 use super::super::reports::Reports;

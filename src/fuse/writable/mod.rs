@@ -27,8 +27,8 @@ use fuser::{BackingId, Errno, INodeNo, Notifier, Request};
 pub(super) use adapter::WritableAdapter;
 use opens::Opens;
 
-use super::activity::Activity;
 use super::errno;
+use super::haste::Activity;
 use super::reports::Reports;
 use crate::causes::chain;
 use crate::node::Ino;

@@ -116,19 +116,19 @@ impl Activity {
 
 /// Whether idle processors of this machine halt, so that a wake-up is slow. Machines
 /// of metal have drivers of their own, which know how deep a processor should sleep.
-fn halts() -> bool {
+pub(crate) fn halts() -> bool {
     fs::read_to_string(DRIVER).is_ok_and(|driver| driver.trim() == "haltpoll")
 }
 
 /// Keeps idle processors from halting as long as it lives.
 #[derive(Debug)]
-pub(super) struct Awake {
+pub(crate) struct Awake {
     _held: File,
 }
 
 impl Awake {
     /// Nothing where this process may not (it is root's), or the kernel cannot.
-    pub(super) fn hold() -> Option<Self> {
+    pub(crate) fn hold() -> Option<Self> {
         let open = || {
             let mut file = File::options().write(true).open(LATENCY)?;
             file.write_all(&0_i32.to_ne_bytes())?;
