@@ -70,7 +70,7 @@ impl Activity {
 
     /// A request came.
     pub(super) fn request(&self) {
-        let count = self.requests.fetch_add(1, Ordering::Relaxed);
+        let count = 1 + self.requests.fetch_add(1, Ordering::Relaxed);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
             self.say(Event::Woken);
         }
