@@ -354,21 +354,25 @@ fn a_registry_that_stays_broken_is_given_up_with_its_own_words() {
     let error = chain(&Puller::new().pull(&bench, &name).unwrap_err());
     assert!(error.contains("was answered with 502"), "{error}");
     assert_eq!(registry.count("GET", &pushed.layers[0]), 5);
-    // It says when, and that is too long to wait for.
-    let (registry, _, name) = lab(Auth::Open);
-    registry.fault("GET", "manifests/1", usize::MAX, |_, _| {
-        let said = json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]});
-        let reply = Reply::ok(said.to_string()).with_status(429);
-        reply.header("Retry-After", "3600")
-    });
-    let begun = Instant::now();
-    let error = Puller::new().pull(&bench, &name).unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(20));
-    let hint = error.hint().unwrap();
-    assert!(hint.contains("3600 s"), "{hint}");
-    let error = chain(&error);
-    assert!(error.contains("slow down"), "{error}");
-    assert_eq!(registry.count("GET", "manifests/1"), 1);
+    // It says when, in seconds or by its clock, and that is too long to wait for.
+    for wait in ["3600", "Sun, 06 Nov 1994 09:49:37 GMT"] {
+        let (registry, _, name) = lab(Auth::Open);
+        registry.fault("GET", "manifests/1", usize::MAX, move |_, _| {
+            let said = json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]});
+            let reply = Reply::ok(said.to_string()).with_status(429);
+            reply
+                .header("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+                .header("Retry-After", wait)
+        });
+        let begun = Instant::now();
+        let error = Puller::new().pull(&bench, &name).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("3600 s"), "{wait}: {hint}");
+        let error = chain(&error);
+        assert!(error.contains("slow down"), "{error}");
+        assert_eq!(registry.count("GET", "manifests/1"), 1);
+    }
 }
 
 #[test]
