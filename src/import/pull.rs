@@ -33,7 +33,7 @@ use crate::layer::seek::DecodeError;
 use crate::layer::tar::TarError;
 use crate::layer::write::BuildError;
 use crate::reference::Reference;
-use crate::registry::{self, Coming, Halt, Kind, Registry, RegistryError, Repository};
+use crate::registry::{self, Coming, Halt, Kind, Registry, RegistryError, Repository, Room};
 use crate::store::layers::StagedLayer;
 use crate::store::{Store, StoreError};
 
@@ -49,7 +49,8 @@ pub struct Pull<'a> {
     pub wants: &'a [Want],
     /// Layers that are fetched at once; 0 is 1.
     pub at_once: usize,
-    /// Largest sum of the layers of one image, in bytes, packed.
+    /// Largest sum of the layers of one image, in bytes, packed. Layers whose size the
+    /// image does not say, of all images, have what is left of that together.
     pub max_size: u64,
     /// Told how far transfers are; [`Options::progress`] only which layers are done.
     pub transfers: &'a dyn registry::Progress,
@@ -124,6 +125,7 @@ impl Work<'_> {
                 progress: &Silent,
                 stop: options.stop,
             },
+            room: Room::new(self.room(&found)),
             queue: Mutex::new(queue(missing)),
             coming: Mutex::default(),
             taken: Mutex::new(Ok(kept)),
@@ -180,8 +182,7 @@ impl Work<'_> {
 
     /// Refuses an image that says itself that it is too large.
     fn within(&self, image: &FoundImage) -> Result<(), ImportError> {
-        let sizes = image.layers.iter().filter_map(|layer| layer.size);
-        let size = sizes.fold(0, u64::saturating_add);
+        let size = said(image);
         let limit = self.pull.max_size;
         if size <= limit {
             return Ok(());
@@ -194,6 +195,18 @@ impl Work<'_> {
             },
         }))
     }
+
+    /// What is left for layers whose size is not said, when each image says what it does.
+    fn room(&self, found: &[FoundImage]) -> u64 {
+        let most = found.iter().map(said).max().unwrap_or(0);
+        self.pull.max_size.saturating_sub(most)
+    }
+}
+
+/// How large an image says that it is; layers whose size it does not say are left out.
+fn said(image: &FoundImage) -> u64 {
+    let sizes = image.layers.iter().filter_map(|layer| layer.size);
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// The longest last, where it is taken from.
@@ -248,6 +261,7 @@ struct Transfers<'a> {
     work: &'a Work<'a>,
     repository: &'a Repository<'a>,
     context: Context<'a>,
+    room: Room,
     queue: Mutex<Vec<(usize, LayerRef)>>,
     coming: Mutex<Vec<Arc<Coming>>>,
     taken: Mutex<Result<Layers, ImportError>>,
@@ -323,9 +337,8 @@ impl Transfers<'_> {
     }
 
     fn fetch(&self, coming: &Coming, only_origin: bool) -> Result<(), RegistryError> {
-        let pull = self.work.pull;
         let halt = || self.halted();
-        (self.repository).fetch(coming, only_origin, pull.max_size, &halt)
+        (self.repository).fetch(coming, only_origin, &self.room, &halt)
     }
 
     /// A layer that registries leave out is told by its media type.

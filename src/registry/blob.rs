@@ -6,6 +6,7 @@
 //! killed process left of it is gone on with: the name says what it should become, and
 //! its digest, computed by whoever reads it, whether it did.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -197,6 +198,40 @@ impl Coming {
     }
 }
 
+/// How much may come of blobs of which nobody said before how long they are, together.
+#[derive(Debug)]
+pub struct Room {
+    limit: u64,
+    taken: Mutex<HashMap<Digest, u64>>,
+}
+
+impl Room {
+    /// For so many bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// Takes room for all of a blob as far as it is known; what was taken for it before
+    /// is in that.
+    fn take(&self, blob: &Digest, size: u64) -> Result<(), FetchError> {
+        let mut taken = self.taken.lock();
+        let others = taken.iter().filter(|(other, _)| *other != blob);
+        let others: u64 = others.map(|(_, size)| size).sum();
+        let limit = self.limit - others;
+        if size > limit {
+            let size = Some(size);
+            return Err(FetchError::TooLarge { size, limit });
+        }
+        let own = taken.entry(*blob).or_default();
+        *own = size.max(*own);
+        Ok(())
+    }
+}
+
 /// Reads a blob while it comes.
 #[derive(Debug)]
 pub struct Reader<'a> {
@@ -231,8 +266,8 @@ impl Read for Reader<'_> {
 
 impl Repository<'_> {
     /// Fetches what is missing of a blob; whoever reads it is told the end. A mirror is
-    /// not asked when `only_origin`. `limit` is the largest size in bytes of one that
-    /// does not say its own.
+    /// not asked when `only_origin`. One of which it is not known how long it is takes
+    /// its share of `room`.
     ///
     /// # Errors
     /// [`RegistryError`]; what came stays in the file.
@@ -240,10 +275,10 @@ impl Repository<'_> {
         &self,
         coming: &Coming,
         only_origin: bool,
-        limit: u64,
+        room: &Room,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
-        let outcome = self.each(only_origin, halt, |to| self.rest(to, coming, limit, halt));
+        let outcome = self.each(only_origin, halt, |to| self.rest(to, coming, room, halt));
         coming.end(match outcome {
             Ok(()) => End::Whole,
             Err(_) => End::Failed,
@@ -259,14 +294,14 @@ impl Repository<'_> {
         &self,
         to: &Endpoint,
         coming: &Coming,
-        limit: u64,
+        room: &Room,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
         // Further than ever before counts, and not that something came: a server that
         // begins anew each time would be asked for ever.
         let mut best = coming.len();
         self.retried(to, halt, |_| {
-            let outcome = self.once(to, coming, limit, halt);
+            let outcome = self.once(to, coming, room, halt);
             let further = coming.len() >= best + DRIP;
             best = best.max(coming.len());
             (outcome, further)
@@ -278,7 +313,7 @@ impl Repository<'_> {
         &self,
         to: &Endpoint,
         coming: &Coming,
-        limit: u64,
+        room: &Room,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
         let there = coming.len();
@@ -331,16 +366,13 @@ impl Repository<'_> {
                 });
             }
             (None, Some(len)) if len < there => return Err(wrong(FetchError::WrongPart)),
-            (None, Some(size)) if size > limit => {
-                let size = Some(size);
-                return Err(wrong(FetchError::TooLarge { size, limit }));
-            }
+            (None, Some(size)) => room.take(&coming.digest, size).map_err(wrong)?,
             _ => {}
         }
-        let most = coming.size.or(len).unwrap_or(limit);
+        let most = coming.size.or(len);
         self.progress
             .begin(&coming.digest, there, coming.size.or(len));
-        let received = self.receive(to, answer, coming, begin, most, halt);
+        let received = self.receive(to, answer, coming, begin, (most, room), halt);
         received.map_err(|error| match (error, coming.size) {
             (
                 FetchError::TooLarge {
@@ -363,14 +395,15 @@ impl Repository<'_> {
     }
 
     /// Writes an answer's bytes, which begin at `at`, where they belong. What is there
-    /// is not written again: a server that cannot go on begins anew.
+    /// is not written again: a server that cannot go on begins anew. `most` is how long it
+    /// is, and where nobody knows that it has to find room.
     fn receive(
         &self,
         to: &Endpoint,
         answer: Answer,
         coming: &Coming,
         mut at: u64,
-        most: u64,
+        (most, room): (Option<u64>, &Room),
         halt: Halt<'_>,
     ) -> Result<(), FetchError> {
         let client = &self.registry.client;
@@ -388,11 +421,13 @@ impl Repository<'_> {
                 return Ok(());
             }
             let end = at + got as u64;
-            if end > most {
-                return Err(FetchError::TooLarge {
-                    size: Some(end),
-                    limit: most,
-                });
+            match most {
+                Some(limit) if end > limit => {
+                    let size = Some(end);
+                    return Err(FetchError::TooLarge { size, limit });
+                }
+                Some(_) => {}
+                None => room.take(&coming.digest, end)?,
             }
             if end > there {
                 let known = usize::try_from(there - at.min(there)).unwrap_or(got);

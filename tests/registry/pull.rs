@@ -682,6 +682,43 @@ fn an_image_that_says_it_is_too_large_is_not_fetched() {
     assert_eq!(registry.count("GET", "/blobs/"), 1, "its config only");
 }
 
+/// Of such layers each could have all of it once.
+#[test]
+fn layers_that_do_not_say_how_large_they_are_have_room_for_all_of_them_together() {
+    let layer = |salt| {
+        let tar = Tar::new().file("noise", &noise(salt, 300_000)).end();
+        Layer::new(&tar, Packing::Gzip)
+    };
+    let image = Image::new("app:1", vec![layer(1), layer(2), layer(3)]);
+    // The last one says how large it is.
+    for chunked in [false, true] {
+        let registry = Registry::new();
+        let pushed = registry.oci("app", "1", &image);
+        let mut manifest: serde_json::Value = serde_json::from_slice(&pushed.manifest).unwrap();
+        for layer in &mut manifest["layers"].as_array_mut().unwrap()[..2] {
+            layer.as_object_mut().unwrap().remove("size").unwrap();
+        }
+        let manifest = manifest.to_string();
+        registry.manifest("app", "1", OCI_MANIFEST, manifest.as_bytes());
+        if chunked {
+            registry.fault("GET", "/blobs/", usize::MAX, |_, reply| reply.chunked());
+        }
+        let name = at(&registry, "app:1");
+        let sizes = image.layers.iter().map(|layer| layer.packed.len() as u64);
+        let all: u64 = sizes.sum();
+        let mut puller = Puller::new();
+        for at_once in [1, 3] {
+            (puller.at_once, puller.max_size) = (at_once, all - 1);
+            let bench = Bench::new();
+            let error = chain(&puller.pull(&bench, &name).unwrap_err());
+            assert!(error.contains("are not accepted"), "{chunked}: {error}");
+            puller.max_size = all;
+            puller.pull(&bench, &name).unwrap();
+            bench.run(&["verify", &name]).ok();
+        }
+    }
+}
+
 #[test]
 fn who_wants_to_stop_is_not_kept_waiting_and_leaves_what_came() {
     let (registry, pushed, name) = lab(Auth::Open);
