@@ -8,7 +8,8 @@
 //! The part file of a layer becomes its blob. It is named by the digest that it should
 //! have, so what a killed pull left is taken as the beginning of the same layer, whole
 //! layers included: read again, not fetched again. Its digest says in the end whether it
-//! was; if not, all of that layer is fetched once more, from the registry itself.
+//! was; if not, all of that layer is fetched once more, from the registry itself. A layer
+//! that another process is fetching is copied from its part as it comes there.
 
 use std::cell::RefCell;
 use std::io;
@@ -23,7 +24,7 @@ use super::layer::{self, LayerError};
 use super::publish::publish;
 use super::seekable::{AT_ONCE, FLUSH_EARLY, divide, expected, flush};
 use super::{Context, Got, ImportError, Imported, Layers, Options, Progress, counted};
-use crate::digest::BlobId;
+use crate::digest::{BlobId, DiffId};
 use crate::http::FetchError;
 use crate::http::part::{self, FORGOTTEN};
 use crate::image::{
@@ -315,12 +316,40 @@ impl Transfers<'_> {
                 Ok(coming) => Arc::new(coming),
                 Err(error) => return self.fail(error),
             };
+            // Looked at after it is ours: whoever had it may be done.
+            match self.meanwhile(&layer) {
+                Ok(None) => {}
+                Ok(Some(kept)) => {
+                    coming.discard();
+                    self.work.options.progress.layer_done(&layer.file, true);
+                    self.got(layer.file, Got::Kept(kept));
+                    continue;
+                }
+                Err(error) => return self.fail(error),
+            }
             self.coming.lock().push(Arc::clone(&coming));
             // Who takes is there until the last one of us is gone.
             let _ = begun.send((number, layer.clone(), Arc::clone(&coming)));
             if let Err(error) = self.fetch(&coming, false) {
                 return self.fail(self.explained(&layer, error));
             }
+        }
+    }
+
+    /// The layer, if another process has brought it into the store by now.
+    fn meanwhile(&self, layer: &LayerRef) -> Result<Option<DiffId>, ImportError> {
+        let options = self.work.options;
+        let Some(diff) = layer.diff.filter(|_| !options.again) else {
+            return Ok(None);
+        };
+        // All that the images name is pinned.
+        let record = self.work.store.has_layer(diff)?;
+        Ok(record.map(|record| record.diff))
+    }
+
+    fn got(&self, file: String, got: Got) {
+        if let Ok(all) = &mut *self.taken.lock() {
+            all.insert(file, got);
         }
     }
 
@@ -381,9 +410,7 @@ impl Transfers<'_> {
                 scope.spawn(move || flush(coming.path().to_owned()).map_err(|e| self.fail(e)));
             }
             self.work.options.progress.layer_done(&layer.file, false);
-            if let Ok(all) = &mut *self.taken.lock() {
-                all.insert(layer.file, Got::Staged(Box::new(layer_taken)));
-            }
+            self.got(layer.file, Got::Staged(Box::new(layer_taken)));
         }
     }
 

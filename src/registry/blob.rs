@@ -5,6 +5,11 @@
 //! `sha256-HEX.part` in a directory that many share, locked by who fetches. What a
 //! killed process left of it is gone on with: the name says what it should become, and
 //! its digest, computed by whoever reads it, whether it did.
+//!
+//! Who wants a blob that another process fetches copies what comes there into a file of
+//! its own, and fetches the rest when nothing comes any more. It waits for bytes and not
+//! for the other's lock, which that one has until its whole image is there: two who wait
+//! for each other's locks would wait for ever.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -17,7 +22,7 @@ use parking_lot::{Condvar, Mutex};
 use ureq::http::{Method, header};
 
 use super::endpoint::Endpoint;
-use super::repository::{Halt, Repository};
+use super::repository::{Halt, LOOK, Repository};
 use super::session::{Call, Target, shown};
 use super::{Access, RegistryError};
 use crate::digest::{self, Digest, Hasher};
@@ -34,6 +39,8 @@ pub struct Coming {
     size: Option<u64>,
     file: File,
     path: PathBuf,
+    /// The file of another process that fetches the same.
+    theirs: Option<File>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -43,7 +50,7 @@ struct State {
     /// Bytes that are there.
     len: u64,
     end: End,
-    /// Some are of an earlier process, which may have been killed with the machine.
+    /// Some are of another process; an earlier one may have been killed with the machine.
     left: bool,
     /// Some are from a mirror.
     mirrored: bool,
@@ -74,17 +81,23 @@ impl Coming {
         let file = |source| RegistryError::File { source };
         fs::create_dir_all(dir).map_err(|e| file(failed(dir)(e)))?;
         let shared = dir.join(format!("{}-{}.part", digest.algorithm(), digest.hex()));
-        let locked = part::locked(&shared, true).map_err(|e| file(failed(&shared)(e)))?;
-        let (opened, path) = match locked {
-            Some(opened) => (opened, shared),
-            None => {
-                let opened = (File::options().read(true).write(true))
-                    .create(true)
-                    .truncate(true)
-                    .open(private);
-                let opened = opened.map_err(|e| file(failed(private)(e)))?;
-                (opened, private.to_owned())
+        let (opened, path, theirs) = loop {
+            let locked = part::locked(&shared, true).map_err(|e| file(failed(&shared)(e)))?;
+            if let Some(opened) = locked {
+                break (opened, shared, None);
             }
+            let theirs = match File::open(&shared) {
+                // It was whole, and is called otherwise by now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(|e| file(failed(&shared)(e)))?,
+            };
+            let opened = (File::options().read(true).write(true))
+                .create(true)
+                .truncate(true)
+                .open(private);
+            let opened = opened.map_err(|e| file(failed(private)(e)))?;
+            // The end of one whose length is not known is not seen.
+            break (opened, private.to_owned(), size.map(|_| theirs));
         };
         let mut len = opened.metadata().map_err(|e| file(failed(&path)(e)))?.len();
         if size.is_some_and(|size| len > size) {
@@ -96,6 +109,7 @@ impl Coming {
             size,
             file: opened,
             path,
+            theirs,
             state: Mutex::new(State {
                 len,
                 end: End::Open,
@@ -178,7 +192,8 @@ impl Coming {
         }
     }
 
-    fn len(&self) -> u64 {
+    /// How much of it is there.
+    pub(crate) fn len(&self) -> u64 {
         self.state.lock().len
     }
 
@@ -278,7 +293,12 @@ impl Repository<'_> {
         room: &Room,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
-        let outcome = self.each(only_origin, halt, |to| self.rest(to, coming, room, halt));
+        let followed = match &coming.theirs {
+            Some(theirs) if !only_origin => self.follow(theirs, coming, halt),
+            _ => Ok(()),
+        };
+        let outcome = followed
+            .and_then(|()| self.each(only_origin, halt, |to| self.rest(to, coming, room, halt)));
         coming.end(match outcome {
             Ok(()) => End::Whole,
             Err(_) => End::Failed,
@@ -287,6 +307,38 @@ impl Repository<'_> {
             coming.discard();
         }
         outcome
+    }
+
+    /// Copies what another process fetches, until nobody does or nothing comes.
+    fn follow(&self, theirs: &File, coming: &Coming, halt: Halt<'_>) -> Result<(), RegistryError> {
+        let stall = self.registry.client.network().stall;
+        let mut chunk = vec![0; CHUNK];
+        let mut there = coming.len();
+        self.progress.begin(&coming.digest, there, coming.size);
+        let mut came = Instant::now();
+        coming.state.lock().left = true;
+        while coming.size != Some(there) {
+            if halt() {
+                return Err(RegistryError::Interrupted);
+            }
+            // Looked at first: what is written before it ends is read after it.
+            let fetched = part::is_held(theirs);
+            let most = coming.size.unwrap_or(0).saturating_sub(there);
+            let most = usize::try_from(most).unwrap_or(CHUNK).min(CHUNK);
+            let got = theirs.read_at(&mut chunk[..most], there);
+            let file = |source| RegistryError::File { source };
+            match got.map_err(|e| file(failed(&coming.path)(e)))? {
+                0 if !fetched || came.elapsed() >= stall => break,
+                0 => std::thread::sleep(LOOK),
+                got => {
+                    coming.append(&chunk[..got], there, false).map_err(file)?;
+                    self.progress.advance(&coming.digest, got as u64);
+                    there += got as u64;
+                    came = Instant::now();
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Asks until all of it is there, or there is no more hope.

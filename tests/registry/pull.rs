@@ -758,6 +758,62 @@ fn who_wants_to_stop_is_not_kept_waiting_and_leaves_what_came() {
     Puller::new().stop.store(false, Ordering::Relaxed);
 }
 
+/// Another process has the lock of the part, and nothing comes there.
+#[test]
+fn who_copies_a_layer_does_not_wait_for_one_that_stands_still() {
+    let (registry, pushed, name) = lab(Auth::Open);
+    let long = image("app:1").layers[0].packed.clone();
+    // Nor is it believed.
+    for there in [long[..400_000].to_vec(), vec![0; 400_000]] {
+        let bench = Bench::new();
+        Store::create(&bench.store, 0).unwrap();
+        let dir = bench.store.join("fetch");
+        std::fs::create_dir_all(&dir).unwrap();
+        let part = dir.join(format!("{}.part", pushed.layers[0].replace(':', "-")));
+        std::fs::write(&part, &there).unwrap();
+        let held = std::fs::File::open(&part).unwrap();
+        held.lock().unwrap();
+        let before = registry.web.asked().len();
+        Puller::new().pull(&bench, &name).unwrap();
+        assert_eq!(std::fs::read(&part).unwrap(), there, "theirs");
+        let asked = registry.web.asked().split_off(before);
+        let mut asked = asked.iter().filter(|a| a.url.contains(&pushed.layers[0]));
+        assert_eq!(asked.next().unwrap().headers["range"], "bytes=400000-");
+        std::fs::remove_file(&part).unwrap();
+        same(&bench, &image("app:1"));
+    }
+}
+
+/// The image is divided into what the store has and what not before anything is fetched.
+#[test]
+fn a_layer_that_another_pull_brought_meanwhile_is_not_fetched() {
+    let registry = Registry::new();
+    let image = image("app:1");
+    let pushed = registry.oci("app", "1", &image);
+    let part = Image::new("part:1", image.layers[1..].to_vec());
+    registry.oci("part", "1", &part);
+    let (app, part) = (at(&registry, "app:1"), at(&registry, "part:1"));
+    let bench = Bench::new();
+    registry.fault("GET", &pushed.layers[0], 1, |_, reply| {
+        reply.drip(100_000, Duration::from_millis(200))
+    });
+    let mut puller = Puller::new();
+    (puller.at_once, puller.settings.network.stall) = (1, Duration::from_secs(10));
+    let got = thread::scope(|scope| {
+        let pulling = scope.spawn(|| puller.pull(&bench, &app));
+        while registry.count("GET", &pushed.layers[0]) == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        Puller::new().pull(&bench, &part).unwrap();
+        pulling.join().unwrap().unwrap()
+    });
+    assert_eq!((got[0].layers, got[0].layers_kept), (6, 5));
+    for layer in &pushed.layers {
+        assert_eq!(registry.count("GET", layer), 1, "{:?}", registry.log());
+    }
+    bench.run(&["verify", &app]).ok();
+}
+
 fn verb(bench: &Bench, args: &[&str]) -> Ran {
     bench.run(&[&["pull"], args].concat())
 }
