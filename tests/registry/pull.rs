@@ -658,6 +658,59 @@ fn of_an_index_those_platforms_come_that_are_wanted() {
     );
 }
 
+/// Only `pull` could be told a platform once.
+#[test]
+fn a_container_may_be_of_another_platform_than_the_image_that_is_there() {
+    let registry = Registry::new();
+    let host = lazyroot::image::Platform::host().to_string();
+    let (digest, configs) = index(&registry, &["linux/s390x", &host]);
+    let name = at(&registry, "multi:1");
+    let bench = Bench::new();
+    let rootfs_dir = bench.path("containers");
+    let provision = |args: &[&str]| {
+        let words = ["--rootfs-dir", rootfs_dir.to_str().unwrap(), "provision"];
+        let how = ["--id=web", "--backend=copy", "--json", "--quiet"];
+        let ran = bench.run(&[&words, args, &how].concat());
+        let made = serde_json::from_slice::<serde_json::Value>(&ran.out);
+        (made.map(|made| made["rootfses"][0]["image"].clone()), ran)
+    };
+    let own = json!(configs[1]);
+    let other = json!(configs[0]);
+    assert_eq!(provision(&[&name]).0.unwrap(), own);
+    // The image of this machine is no longer what the name means.
+    for _ in 0..2 {
+        let made = provision(&[&name, "--platform", "linux/s390x"]).0;
+        assert_eq!(made.unwrap(), other);
+    }
+    assert_eq!(registry.count("GET", "manifests/1"), 2);
+    let by_digest = at(&registry, &format!("multi@{digest}"));
+    for (platform, image) in [(&*host, &own), ("linux/s390x", &other)] {
+        let made = provision(&[&by_digest, "--platform", platform]).0;
+        assert_eq!(made.unwrap(), *image, "{platform}");
+    }
+    for (code, args, words) in [
+        (
+            1,
+            [&*name, "--platform=linux/mips64"],
+            "no image for `linux/mips64`",
+        ),
+        (
+            3,
+            [&*configs[0], "--platform=linux/arm64"],
+            "is for linux/s390x",
+        ),
+    ] {
+        let ran = provision(&args).1;
+        assert!(ran.code == code && ran.err.contains(words), "{}", ran.err);
+    }
+    let ran = bench.run(&["run", "--platform=linux/mips64", &name, "true"]);
+    assert!(
+        ran.err.contains("no image for `linux/mips64`"),
+        "{}",
+        ran.err
+    );
+}
+
 #[test]
 fn by_a_digest_it_is_that_image_and_has_that_name() {
     let (registry, pushed, _) = lab(Auth::Open);
