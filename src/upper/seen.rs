@@ -108,6 +108,10 @@ impl Upper for Seen {
         self.directory.find(dir, name)
     }
 
+    fn leaves_xattrs(&self) -> bool {
+        self.directory.leaves_xattrs()
+    }
+
     fn list(&self, dir: Key, visit: &mut dyn FnMut(&[u8], Entry)) -> io::Result<()> {
         self.directory.list(dir, visit)
     }

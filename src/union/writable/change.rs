@@ -334,9 +334,13 @@ impl Writable {
     /// Removes an extended attribute.
     ///
     /// # Errors
-    /// `NoAttribute`: there is none of that name. `Stale`, `Damaged`, `Upper`.
+    /// `NoAttribute`: there is none of that name. `NotPermitted`: it is one that could not be
+    /// set, either. `Stale`, `Damaged`, `Upper`.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
         self.xattr(ino, name)?;
+        if self.is_left_below(ino, name)? {
+            return Err(FsError::NotPermitted);
+        }
         let removed = self.beside_copies(ino, || {
             let key = self.raised(ino)?;
             let removed = self.upper.remove_xattr(key, name);
