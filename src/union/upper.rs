@@ -354,6 +354,10 @@ pub trait Upper: Send + Sync + fmt::Debug {
     /// As unlink(2), rmdir(2).
     fn remove(&self, dir: Key, name: &[u8], cover: bool) -> io::Result<()>;
 
+    /// Does what [`Self::remove`] put off because it may take long, while nobody waits
+    /// for the next change. What a crash keeps it from, the next mount does.
+    fn tidy(&self) {}
+
     /// Puts a whiteout at a name that nothing is at.
     ///
     /// # Errors

@@ -139,6 +139,14 @@ impl Upper for Directory {
         self.remove_at(dir, name, cover)
     }
 
+    fn tidy(&self) {
+        // Nobody else knows these names.
+        let names = std::mem::take(&mut *self.put_off.lock());
+        for name in names {
+            self.discard(&name);
+        }
+    }
+
     fn cover(&self, dir: Key, name: &[u8]) -> io::Result<()> {
         check_name(name)?;
         let _changing = self.changes.write();

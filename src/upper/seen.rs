@@ -70,6 +70,7 @@ impl Seen {
             prefix,
             device: upper.stat.st_dev,
             temporary: AtomicU64::new(1),
+            put_off: Mutex::default(),
             whiteout: AtomicU64::new(0),
             process: (
                 rustix::process::geteuid().as_raw(),

@@ -217,6 +217,13 @@ impl Writable {
     /// # Errors
     /// `NotFound`, `NotDir`, `NotEmpty`, `Stale`, `Damaged`, `Upper`.
     pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+        let removed = self.remove_dir(dir, name);
+        // Thousands of whiteouts may have been in it.
+        self.upper.tidy();
+        removed
+    }
+
+    fn remove_dir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         let _changes = self.changes.lock();
         let held = self.hold_with(dir, name, true)?;
         if self.attr(held.ino)?.attr.kind != Kind::Dir {
