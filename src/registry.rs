@@ -35,7 +35,7 @@ mod upload;
 
 use std::sync::atomic::AtomicBool;
 
-pub use blob::{Coming, Reader};
+pub use blob::{Coming, Reader, Room};
 pub use credentials::{Credentials, CredentialsError, Login, Secret};
 pub use endpoint::{Mirror, MirrorError};
 pub use error::RegistryError;

@@ -129,6 +129,8 @@ pub struct Directory {
     device: u64,
     /// Number of the next temporary name in the work directory.
     temporary: AtomicU64,
+    /// Temporary names of directories that are to be removed.
+    put_off: Mutex<Vec<String>>,
     /// Inode number of the shared whiteout, 0 while there is none.
     whiteout: AtomicU64,
     /// Owner and group of what this process makes.

@@ -8,13 +8,14 @@ use super::commit::{appc_name, left_out};
 use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, human, print};
-use crate::appc::{AppcReference, SCHEME};
+use crate::appc::AppcReference;
 use crate::changed::Target;
 use crate::commit::{self, Form as Kind, Packing};
 use crate::digest::{AciId, ImageId};
 use crate::export::{self, ExportError, Format, Options, Place, PlaceError};
+use crate::image::appc::graph::Outline;
 use crate::import::Progress;
-use crate::reference::Reference;
+use crate::reference::{DEFAULT_TAG, Reference};
 use crate::store::Store;
 use crate::view::Stack;
 
@@ -41,7 +42,8 @@ pub(super) struct Args {
     /// Its form. Default: aci for an AppC image, oci for others.
     #[arg(long, value_enum)]
     format: Option<Form>,
-    /// Name of the image in the archive; may be repeated. Default: the name that IMAGE is.
+    /// Name of the image in the archive; may be repeated. Default: the name that IMAGE is, of
+    /// an AppC image with its version as the tag (`latest` where it has none).
     /// Of an ACI that is made of another image `NAME:VERSION,LABEL=VALUE` (version and
     /// labels may be left out).
     #[arg(long = "name", value_name = "NAME")]
@@ -137,36 +139,49 @@ fn kind(args: &Args, id: ImageId, format: Format, store: &Store) -> Result<Kind,
             labels: outline.labels.clone(),
         }),
         (Format::Aci, None) => Kind::Aci(name_of_aci(args, store)?),
-        (Format::Oci, _) => Kind::Oci(names(args, known.is_some(), store)?),
-        (Format::Docker, _) => Kind::Docker(names(args, known.is_some(), store)?),
+        (Format::Oci, _) => Kind::Oci(names(args, known.as_ref(), store)?),
+        (Format::Docker, _) => Kind::Docker(names(args, known.as_ref(), store)?),
     })
 }
 
 /// Whoever asks by a name wants that name in the archive; whoever asks by ID, none, as
 /// with `docker save`.
-fn names(args: &Args, of_appc: bool, store: &Store) -> Result<Vec<Reference>, Failure> {
+fn names(args: &Args, appc: Option<&Outline>, store: &Store) -> Result<Vec<Reference>, Failure> {
     if !args.names.is_empty() {
         let names = args.names.iter().map(|name| name.parse::<Reference>());
         let names = names.collect::<Result<_, _>>();
         return names.map_err(|error| Failure::of(Exit::Usage, &error));
     }
-    let name = args.image.strip_prefix(SCHEME).unwrap_or(&args.image);
-    let name = match of_appc {
-        // Its labels are none of a name of Docker's.
-        true => name.split(',').next().unwrap_or_default(),
-        false => name,
-    };
-    let named = name
-        .parse::<Reference>()
-        .ok()
-        .filter(|name| name.tag().is_some());
+    if let Some(outline) = appc {
+        return Ok(Vec::from_iter(name_of_appc(&args.image, outline)?));
+    }
+    let named = args.image.parse::<Reference>().ok();
+    let named = named.filter(|name| name.tag().is_some());
     let known = store.names()?;
-    // The ID of an AppC image has the form of a name.
-    let meant = |name: &Reference| match of_appc {
-        true => args.image.parse::<AciId>().is_err() && !args.image.starts_with("sha512-"),
-        false => known.contains_key(name),
-    };
-    Ok(Vec::from_iter(named.filter(meant)))
+    Ok(Vec::from_iter(
+        named.filter(|name| known.contains_key(name)),
+    ))
+}
+
+/// The name of an AppC image in an archive of the other kinds, if it was asked for by its
+/// name: its own version is the tag, whether or not it was asked for by that. Without one it
+/// is the latest, as in discovery (`spec/discovery.md`).
+fn name_of_appc(asked: &str, outline: &Outline) -> Result<Option<Reference>, Failure> {
+    let image = outline.reference();
+    let is_meant = |asked: AppcReference| asked.fits(&image.name, &image.labels);
+    if !appc_name(asked).is_ok_and(is_meant) {
+        return Ok(None);
+    }
+    let name = image.name.as_str().parse::<Reference>();
+    let tag = image.version().unwrap_or(DEFAULT_TAG);
+    let named = name.and_then(|name| name.with_tag(tag)).map_err(|error| {
+        let what = format!(
+            "`{}:{tag}` is no name for such an archive: {error}",
+            image.name
+        );
+        Failure::new(Exit::Usage, what).hint("--name NAME:TAG")
+    });
+    named.map(Some)
 }
 
 /// The name of an ACI that is made of another image: the one that is said, or the whole

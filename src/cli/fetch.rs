@@ -174,9 +174,18 @@ impl<'a> Fetch<'a> {
                 policy,
             );
         }
+        let suits = self.suits(&store, id)?;
         match text.parse::<Reference>() {
-            Ok(name) if store.names()?.get(&name) == Some(&id) => {
+            // Of an index that is named by its digest the store may have another platform's.
+            Ok(name)
+                if store.names()?.get(&name) == Some(&id)
+                    || (!suits && name.digest().is_some()) =>
+            {
                 self.image(&Asked::Docker(name), policy)
+            }
+            _ if !suits => {
+                let what = format!("image `{text}` is for {}", store.image(id)?.platform);
+                Err(Failure::new(Exit::NotFound, what).hint("its name, to fetch the other one"))
             }
             _ => {
                 self.enabled("docker", "Docker")?;
@@ -184,6 +193,16 @@ impl<'a> Fetch<'a> {
                 Ok((id, Fetched::Cached))
             }
         }
+    }
+
+    /// Whether an image is for the platforms that are asked for.
+    fn suits(&self, store: &Store, id: ImageId) -> Result<bool, StoreError> {
+        if self.platforms.is_empty() {
+            return Ok(true);
+        }
+        let platform = store.image(id)?.platform;
+        let mut asked = self.platforms.iter();
+        Ok(asked.all(|asked| asked.rank(&platform).is_some()))
     }
 
     /// Whether images of a kind may be used.

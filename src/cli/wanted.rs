@@ -7,6 +7,7 @@ use super::report::{Exit, Failure};
 use super::{Context, message};
 use crate::container::record::HostVolume;
 use crate::container::{Image, Request};
+use crate::image::Platform;
 use crate::mesos::{ContainerInfo, Dialect, Mode, Source, What};
 use crate::store::metrics::Counter;
 
@@ -28,6 +29,14 @@ pub(super) struct Wanted {
     /// Fetch the image again (--pull always).
     #[arg(long, conflicts_with = "pull")]
     no_cache: bool,
+    /// Which image of a multi-platform index: `linux/arm64`, `arm/v7`. An image of the store
+    /// that is for another platform is fetched anew. Default: this machine's.
+    #[arg(
+        long,
+        value_name = "OS/ARCH[/VARIANT]",
+        conflicts_with = "container_info"
+    )]
+    platform: Option<Platform>,
     /// No progress.
     #[arg(short, long)]
     pub(super) quiet: bool,
@@ -48,7 +57,8 @@ impl Wanted {
         read_only: bool,
         context: &Context,
     ) -> Result<Image, Failure> {
-        let (id, fetched) = Fetch::new(context, self.quiet).named(name, self.policy(true))?;
+        let fetch = Fetch::new(context, self.quiet).platforms(self.platform.as_slice());
+        let (id, fetched) = fetch.named(name, self.policy(true))?;
         count(&fetched, context)?;
         Ok(Image {
             id,

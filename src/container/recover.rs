@@ -131,7 +131,14 @@ impl fmt::Display for Why {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PutAside { id } => write!(f, "put the damaged record of {id} aside"),
+            // Also with `known`: where its files are stood in the record, so nobody knows
+            // whether destroying it now would take all of them.
+            Self::PutAside { id } => write!(
+                f,
+                "put the damaged record of {id} aside, as `containers-v1/{}.damaged` of the store: \
+                 lazyroot destroy {id} removes what is left of it",
+                id.file_name()
+            ),
             Self::Destroy { id, why } => write!(f, "destroy {id}: {why}"),
             Self::Drop { id, rootfs } => write!(f, "drop {rootfs} of {id}: it was never ready"),
             Self::Remount { id, rootfs } => write!(f, "mount {rootfs} of {id} again"),

@@ -56,6 +56,16 @@ pub(crate) fn locked(path: &Path, create: bool) -> io::Result<Option<File>> {
     }
 }
 
+/// Whether somebody has the lock of such a file, which is left as it is.
+pub(crate) fn is_held(file: &File) -> bool {
+    let held = rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_err();
+    if !held {
+        // It goes with the file at the latest.
+        let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+    }
+    held
+}
+
 /// Removes parts of files in `dir` (and locks of those who fetch) that nobody is fetching
 /// and that were not touched for `age`; how many there were and their bytes.
 ///

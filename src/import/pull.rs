@@ -8,7 +8,8 @@
 //! The part file of a layer becomes its blob. It is named by the digest that it should
 //! have, so what a killed pull left is taken as the beginning of the same layer, whole
 //! layers included: read again, not fetched again. Its digest says in the end whether it
-//! was; if not, all of that layer is fetched once more, from the registry itself.
+//! was; if not, all of that layer is fetched once more, from the registry itself. A layer
+//! that another process is fetching is copied from its part as it comes there.
 
 use std::cell::RefCell;
 use std::io;
@@ -23,7 +24,7 @@ use super::layer::{self, LayerError};
 use super::publish::publish;
 use super::seekable::{AT_ONCE, FLUSH_EARLY, divide, expected, flush};
 use super::{Context, Got, ImportError, Imported, Layers, Options, Progress, counted};
-use crate::digest::BlobId;
+use crate::digest::{BlobId, DiffId};
 use crate::http::FetchError;
 use crate::http::part::{self, FORGOTTEN};
 use crate::image::{
@@ -33,7 +34,7 @@ use crate::layer::seek::DecodeError;
 use crate::layer::tar::TarError;
 use crate::layer::write::BuildError;
 use crate::reference::Reference;
-use crate::registry::{self, Coming, Halt, Kind, Registry, RegistryError, Repository};
+use crate::registry::{self, Coming, Halt, Kind, Registry, RegistryError, Repository, Room};
 use crate::store::layers::StagedLayer;
 use crate::store::{Store, StoreError};
 
@@ -49,7 +50,8 @@ pub struct Pull<'a> {
     pub wants: &'a [Want],
     /// Layers that are fetched at once; 0 is 1.
     pub at_once: usize,
-    /// Largest sum of the layers of one image, in bytes, packed.
+    /// Largest sum of the layers of one image, in bytes, packed. Layers whose size the
+    /// image does not say, of all images, have what is left of that together.
     pub max_size: u64,
     /// Told how far transfers are; [`Options::progress`] only which layers are done.
     pub transfers: &'a dyn registry::Progress,
@@ -124,6 +126,7 @@ impl Work<'_> {
                 progress: &Silent,
                 stop: options.stop,
             },
+            room: Room::new(self.room(&found)),
             queue: Mutex::new(queue(missing)),
             coming: Mutex::default(),
             taken: Mutex::new(Ok(kept)),
@@ -180,8 +183,7 @@ impl Work<'_> {
 
     /// Refuses an image that says itself that it is too large.
     fn within(&self, image: &FoundImage) -> Result<(), ImportError> {
-        let sizes = image.layers.iter().filter_map(|layer| layer.size);
-        let size = sizes.fold(0, u64::saturating_add);
+        let size = said(image);
         let limit = self.pull.max_size;
         if size <= limit {
             return Ok(());
@@ -194,6 +196,18 @@ impl Work<'_> {
             },
         }))
     }
+
+    /// What is left for layers whose size is not said, when each image says what it does.
+    fn room(&self, found: &[FoundImage]) -> u64 {
+        let most = found.iter().map(said).max().unwrap_or(0);
+        self.pull.max_size.saturating_sub(most)
+    }
+}
+
+/// How large an image says that it is; layers whose size it does not say are left out.
+fn said(image: &FoundImage) -> u64 {
+    let sizes = image.layers.iter().filter_map(|layer| layer.size);
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// The longest last, where it is taken from.
@@ -248,6 +262,7 @@ struct Transfers<'a> {
     work: &'a Work<'a>,
     repository: &'a Repository<'a>,
     context: Context<'a>,
+    room: Room,
     queue: Mutex<Vec<(usize, LayerRef)>>,
     coming: Mutex<Vec<Arc<Coming>>>,
     taken: Mutex<Result<Layers, ImportError>>,
@@ -301,12 +316,40 @@ impl Transfers<'_> {
                 Ok(coming) => Arc::new(coming),
                 Err(error) => return self.fail(error),
             };
+            // Looked at after it is ours: whoever had it may be done.
+            match self.meanwhile(&layer) {
+                Ok(None) => {}
+                Ok(Some(kept)) => {
+                    coming.discard();
+                    self.work.options.progress.layer_done(&layer.file, true);
+                    self.got(layer.file, Got::Kept(kept));
+                    continue;
+                }
+                Err(error) => return self.fail(error),
+            }
             self.coming.lock().push(Arc::clone(&coming));
             // Who takes is there until the last one of us is gone.
             let _ = begun.send((number, layer.clone(), Arc::clone(&coming)));
             if let Err(error) = self.fetch(&coming, false) {
                 return self.fail(self.explained(&layer, error));
             }
+        }
+    }
+
+    /// The layer, if another process has brought it into the store by now.
+    fn meanwhile(&self, layer: &LayerRef) -> Result<Option<DiffId>, ImportError> {
+        let options = self.work.options;
+        let Some(diff) = layer.diff.filter(|_| !options.again) else {
+            return Ok(None);
+        };
+        // All that the images name is pinned.
+        let record = self.work.store.has_layer(diff)?;
+        Ok(record.map(|record| record.diff))
+    }
+
+    fn got(&self, file: String, got: Got) {
+        if let Ok(all) = &mut *self.taken.lock() {
+            all.insert(file, got);
         }
     }
 
@@ -323,9 +366,8 @@ impl Transfers<'_> {
     }
 
     fn fetch(&self, coming: &Coming, only_origin: bool) -> Result<(), RegistryError> {
-        let pull = self.work.pull;
         let halt = || self.halted();
-        (self.repository).fetch(coming, only_origin, pull.max_size, &halt)
+        (self.repository).fetch(coming, only_origin, &self.room, &halt)
     }
 
     /// A layer that registries leave out is told by its media type.
@@ -368,9 +410,7 @@ impl Transfers<'_> {
                 scope.spawn(move || flush(coming.path().to_owned()).map_err(|e| self.fail(e)));
             }
             self.work.options.progress.layer_done(&layer.file, false);
-            if let Ok(all) = &mut *self.taken.lock() {
-                all.insert(layer.file, Got::Staged(Box::new(layer_taken)));
-            }
+            self.got(layer.file, Got::Staged(Box::new(layer_taken)));
         }
     }
 

@@ -5,7 +5,13 @@
 //! `sha256-HEX.part` in a directory that many share, locked by who fetches. What a
 //! killed process left of it is gone on with: the name says what it should become, and
 //! its digest, computed by whoever reads it, whether it did.
+//!
+//! Who wants a blob that another process fetches copies what comes there into a file of
+//! its own, and fetches the rest when nothing comes any more. It waits for bytes and not
+//! for the other's lock, which that one has until its whole image is there: two who wait
+//! for each other's locks would wait for ever.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -16,7 +22,7 @@ use parking_lot::{Condvar, Mutex};
 use ureq::http::{Method, header};
 
 use super::endpoint::Endpoint;
-use super::repository::{Halt, Repository};
+use super::repository::{Halt, LOOK, Repository};
 use super::session::{Call, Target, shown};
 use super::{Access, RegistryError};
 use crate::digest::{self, Digest, Hasher};
@@ -33,6 +39,8 @@ pub struct Coming {
     size: Option<u64>,
     file: File,
     path: PathBuf,
+    /// The file of another process that fetches the same.
+    theirs: Option<File>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -42,7 +50,7 @@ struct State {
     /// Bytes that are there.
     len: u64,
     end: End,
-    /// Some are of an earlier process, which may have been killed with the machine.
+    /// Some are of another process; an earlier one may have been killed with the machine.
     left: bool,
     /// Some are from a mirror.
     mirrored: bool,
@@ -73,17 +81,23 @@ impl Coming {
         let file = |source| RegistryError::File { source };
         fs::create_dir_all(dir).map_err(|e| file(failed(dir)(e)))?;
         let shared = dir.join(format!("{}-{}.part", digest.algorithm(), digest.hex()));
-        let locked = part::locked(&shared, true).map_err(|e| file(failed(&shared)(e)))?;
-        let (opened, path) = match locked {
-            Some(opened) => (opened, shared),
-            None => {
-                let opened = (File::options().read(true).write(true))
-                    .create(true)
-                    .truncate(true)
-                    .open(private);
-                let opened = opened.map_err(|e| file(failed(private)(e)))?;
-                (opened, private.to_owned())
+        let (opened, path, theirs) = loop {
+            let locked = part::locked(&shared, true).map_err(|e| file(failed(&shared)(e)))?;
+            if let Some(opened) = locked {
+                break (opened, shared, None);
             }
+            let theirs = match File::open(&shared) {
+                // It was whole, and is called otherwise by now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(|e| file(failed(&shared)(e)))?,
+            };
+            let opened = (File::options().read(true).write(true))
+                .create(true)
+                .truncate(true)
+                .open(private);
+            let opened = opened.map_err(|e| file(failed(private)(e)))?;
+            // The end of one whose length is not known is not seen.
+            break (opened, private.to_owned(), size.map(|_| theirs));
         };
         let mut len = opened.metadata().map_err(|e| file(failed(&path)(e)))?.len();
         if size.is_some_and(|size| len > size) {
@@ -95,6 +109,7 @@ impl Coming {
             size,
             file: opened,
             path,
+            theirs,
             state: Mutex::new(State {
                 len,
                 end: End::Open,
@@ -177,7 +192,8 @@ impl Coming {
         }
     }
 
-    fn len(&self) -> u64 {
+    /// How much of it is there.
+    pub(crate) fn len(&self) -> u64 {
         self.state.lock().len
     }
 
@@ -194,6 +210,40 @@ impl Coming {
     fn end(&self, end: End) {
         self.state.lock().end = end;
         self.changed.notify_all();
+    }
+}
+
+/// How much may come of blobs of which nobody said before how long they are, together.
+#[derive(Debug)]
+pub struct Room {
+    limit: u64,
+    taken: Mutex<HashMap<Digest, u64>>,
+}
+
+impl Room {
+    /// For so many bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// Takes room for all of a blob as far as it is known; what was taken for it before
+    /// is in that.
+    fn take(&self, blob: &Digest, size: u64) -> Result<(), FetchError> {
+        let mut taken = self.taken.lock();
+        let others = taken.iter().filter(|(other, _)| *other != blob);
+        let others: u64 = others.map(|(_, size)| size).sum();
+        let limit = self.limit - others;
+        if size > limit {
+            let size = Some(size);
+            return Err(FetchError::TooLarge { size, limit });
+        }
+        let own = taken.entry(*blob).or_default();
+        *own = size.max(*own);
+        Ok(())
     }
 }
 
@@ -231,8 +281,8 @@ impl Read for Reader<'_> {
 
 impl Repository<'_> {
     /// Fetches what is missing of a blob; whoever reads it is told the end. A mirror is
-    /// not asked when `only_origin`. `limit` is the largest size in bytes of one that
-    /// does not say its own.
+    /// not asked when `only_origin`. One of which it is not known how long it is takes
+    /// its share of `room`.
     ///
     /// # Errors
     /// [`RegistryError`]; what came stays in the file.
@@ -240,10 +290,15 @@ impl Repository<'_> {
         &self,
         coming: &Coming,
         only_origin: bool,
-        limit: u64,
+        room: &Room,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
-        let outcome = self.each(only_origin, halt, |to| self.rest(to, coming, limit, halt));
+        let followed = match &coming.theirs {
+            Some(theirs) if !only_origin => self.follow(theirs, coming, halt),
+            _ => Ok(()),
+        };
+        let outcome = followed
+            .and_then(|()| self.each(only_origin, halt, |to| self.rest(to, coming, room, halt)));
         coming.end(match outcome {
             Ok(()) => End::Whole,
             Err(_) => End::Failed,
@@ -254,19 +309,51 @@ impl Repository<'_> {
         outcome
     }
 
+    /// Copies what another process fetches, until nobody does or nothing comes.
+    fn follow(&self, theirs: &File, coming: &Coming, halt: Halt<'_>) -> Result<(), RegistryError> {
+        let stall = self.registry.client.network().stall;
+        let mut chunk = vec![0; CHUNK];
+        let mut there = coming.len();
+        self.progress.begin(&coming.digest, there, coming.size);
+        let mut came = Instant::now();
+        coming.state.lock().left = true;
+        while coming.size != Some(there) {
+            if halt() {
+                return Err(RegistryError::Interrupted);
+            }
+            // Looked at first: what is written before it ends is read after it.
+            let fetched = part::is_held(theirs);
+            let most = coming.size.unwrap_or(0).saturating_sub(there);
+            let most = usize::try_from(most).unwrap_or(CHUNK).min(CHUNK);
+            let got = theirs.read_at(&mut chunk[..most], there);
+            let file = |source| RegistryError::File { source };
+            match got.map_err(|e| file(failed(&coming.path)(e)))? {
+                0 if !fetched || came.elapsed() >= stall => break,
+                0 => std::thread::sleep(LOOK),
+                got => {
+                    coming.append(&chunk[..got], there, false).map_err(file)?;
+                    self.progress.advance(&coming.digest, got as u64);
+                    there += got as u64;
+                    came = Instant::now();
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Asks until all of it is there, or there is no more hope.
     fn rest(
         &self,
         to: &Endpoint,
         coming: &Coming,
-        limit: u64,
+        room: &Room,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
         // Further than ever before counts, and not that something came: a server that
         // begins anew each time would be asked for ever.
         let mut best = coming.len();
         self.retried(to, halt, |_| {
-            let outcome = self.once(to, coming, limit, halt);
+            let outcome = self.once(to, coming, room, halt);
             let further = coming.len() >= best + DRIP;
             best = best.max(coming.len());
             (outcome, further)
@@ -278,7 +365,7 @@ impl Repository<'_> {
         &self,
         to: &Endpoint,
         coming: &Coming,
-        limit: u64,
+        room: &Room,
         halt: Halt<'_>,
     ) -> Result<(), RegistryError> {
         let there = coming.len();
@@ -331,16 +418,13 @@ impl Repository<'_> {
                 });
             }
             (None, Some(len)) if len < there => return Err(wrong(FetchError::WrongPart)),
-            (None, Some(size)) if size > limit => {
-                let size = Some(size);
-                return Err(wrong(FetchError::TooLarge { size, limit }));
-            }
+            (None, Some(size)) => room.take(&coming.digest, size).map_err(wrong)?,
             _ => {}
         }
-        let most = coming.size.or(len).unwrap_or(limit);
+        let most = coming.size.or(len);
         self.progress
             .begin(&coming.digest, there, coming.size.or(len));
-        let received = self.receive(to, answer, coming, begin, most, halt);
+        let received = self.receive(to, answer, coming, begin, (most, room), halt);
         received.map_err(|error| match (error, coming.size) {
             (
                 FetchError::TooLarge {
@@ -363,14 +447,15 @@ impl Repository<'_> {
     }
 
     /// Writes an answer's bytes, which begin at `at`, where they belong. What is there
-    /// is not written again: a server that cannot go on begins anew.
+    /// is not written again: a server that cannot go on begins anew. `most` is how long it
+    /// is, and where nobody knows that it has to find room.
     fn receive(
         &self,
         to: &Endpoint,
         answer: Answer,
         coming: &Coming,
         mut at: u64,
-        most: u64,
+        (most, room): (Option<u64>, &Room),
         halt: Halt<'_>,
     ) -> Result<(), FetchError> {
         let client = &self.registry.client;
@@ -388,11 +473,13 @@ impl Repository<'_> {
                 return Ok(());
             }
             let end = at + got as u64;
-            if end > most {
-                return Err(FetchError::TooLarge {
-                    size: Some(end),
-                    limit: most,
-                });
+            match most {
+                Some(limit) if end > limit => {
+                    let size = Some(end);
+                    return Err(FetchError::TooLarge { size, limit });
+                }
+                Some(_) => {}
+                None => room.take(&coming.digest, end)?,
             }
             if end > there {
                 let known = usize::try_from(there - at.min(there)).unwrap_or(got);

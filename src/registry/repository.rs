@@ -26,7 +26,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Longest pause that a registry may demand; more is an error that says so.
 const WAIT_MAX: Duration = Duration::from_secs(90);
 /// How often it is looked whether somebody wants to stop.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// Asked now and then whether to stop.
 pub type Halt<'a> = &'a (dyn Fn() -> bool + Sync);

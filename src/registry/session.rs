@@ -8,12 +8,12 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
-use ureq::http::{HeaderName, Method, header};
+use ureq::http::{HeaderMap, HeaderName, Method, header};
 
 use super::challenge::Challenge;
 use super::credentials::{Login, Secret};
@@ -455,10 +455,7 @@ impl Registry {
         answer: Answer,
     ) -> RegistryError {
         let status = answer.status;
-        let wait = answer.header(header::RETRY_AFTER);
-        let wait = wait
-            .and_then(|text| text.trim().parse().ok())
-            .map(Duration::from_secs);
+        let wait = retry_after(&answer.headers);
         let registry = to.registry.clone();
         let said = self.client.whole(answer, WORDS_MAX).ok();
         let said = said.and_then(|body| spoken(&body));
@@ -487,6 +484,22 @@ impl Registry {
             },
         }
     }
+}
+
+/// How long a server wants to be left alone (RFC 9110, section 10.2.3): so many seconds,
+/// or until a moment, which is one of its own clock where it tells that.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| Some(headers.get(name)?.to_str().ok()?.trim());
+    let moment = |text| httpdate::parse_http_date(text).ok();
+    let wait = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = wait.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = moment(wait)?;
+    let now = text(header::DATE).and_then(moment);
+    let wait = until.duration_since(now.unwrap_or_else(SystemTime::now));
+    // What is over by now is nothing to wait for.
+    Some(wait.unwrap_or_default())
 }
 
 /// An answer that has a token.
@@ -615,6 +628,33 @@ mod tests {
     #[test]
     fn a_url_is_shown_without_its_query() {
         assert_eq!(shown("https://h/a?X-Amz-Signature=1#x"), "https://h/a");
+    }
+
+    #[test]
+    fn a_pause_is_so_many_seconds_or_lasts_until_a_moment() {
+        let wait = |wait: &str, date: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, wait.parse().unwrap());
+            if let Some(date) = date {
+                headers.insert(header::DATE, date.parse().unwrap());
+            }
+            retry_after(&headers).map(|wait| wait.as_secs())
+        };
+        let date = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(wait("0", None), Some(0));
+        assert_eq!(wait(" 120 ", date), Some(120));
+        // By the server's own clock, wrong as it is.
+        assert_eq!(wait("Sun, 06 Nov 1994 08:50:07 GMT", date), Some(30));
+        assert_eq!(wait("Sunday, 06-Nov-94 08:50:07 GMT", date), Some(30));
+        assert_eq!(wait("Sun Nov  6 08:50:07 1994", date), Some(30));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:07 GMT", date), Some(0));
+        // Else by ours.
+        assert_eq!(wait("Sun, 06 Nov 1994 08:50:07 GMT", None), Some(0));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(600));
+        assert!((590..=600).contains(&wait(&later, Some("yesterday")).unwrap()));
+        for none in ["", "soon", "-1", "1.5", "Sun, 99 Nov 1994 08:50:07 GMT"] {
+            assert_eq!(wait(none, date), None, "{none}");
+        }
     }
 
     #[test]

@@ -299,6 +299,12 @@ pub trait Upper: Send + Sync + fmt::Debug {
     /// As getxattr(2), ENODATA apart.
     fn xattr(&self, key: Key, name: &[u8]) -> io::Result<Option<Vec<u8>>>;
 
+    /// Whether who writes here may be nobody whom the system lets set attributes that
+    /// [`may_be_left`]. Then objects that were copied up have still those of the layers.
+    fn leaves_xattrs(&self) -> bool {
+        false
+    }
+
     /// Nobody asks for the object any more until it is found again. An object
     /// without a name ends with this.
     fn forget(&self, key: Key);
@@ -347,6 +353,10 @@ pub trait Upper: Send + Sync + fmt::Debug {
     /// # Errors
     /// As unlink(2), rmdir(2).
     fn remove(&self, dir: Key, name: &[u8], cover: bool) -> io::Result<()>;
+
+    /// Does what [`Self::remove`] put off because it may take long, while nobody waits
+    /// for the next change. What a crash keeps it from, the next mount does.
+    fn tidy(&self) {}
 
     /// Puts a whiteout at a name that nothing is at.
     ///

@@ -157,7 +157,7 @@ impl Directory {
             // Whoever looks sees the directory, then the whiteout, never neither.
             let temporary = self.temporary_whiteout()?;
             let exchanged = renameat(self.at_work(&temporary), at, RenameFlags::EXCHANGE);
-            self.discard(&temporary);
+            self.put_off.lock().push(temporary);
             return exchanged;
         }
         if !whiteouts {
@@ -165,7 +165,7 @@ impl Directory {
         }
         let temporary = self.temporary();
         renameat(at, self.at_work(&temporary), RenameFlags::NOREPLACE)?;
-        self.discard(&temporary);
+        self.put_off.lock().push(temporary);
         Ok(())
     }
 

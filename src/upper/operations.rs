@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::data::Contents;
 use super::make::{chmod, chown, set_times, timespec};
 use super::reach::{self, Opened, check_name};
-use super::xattrs::{self, Of};
+use super::xattrs::{self, Of, Prefix};
 use super::{Directory, device, marks};
 use crate::node::Kind;
 use crate::union::Xattrs;
@@ -91,6 +91,11 @@ impl Upper for Directory {
         Of::Object(&self.reached(key)?.0).get(&stored)
     }
 
+    fn leaves_xattrs(&self) -> bool {
+        // Root of the machine, who begins with the other one, sets them all.
+        self.prefix == Prefix::User
+    }
+
     fn forget(&self, key: Key) {
         let staged = self.table.lock().forget(key, self.work_key);
         for name in staged {
@@ -132,6 +137,14 @@ impl Upper for Directory {
         check_name(name)?;
         let _changing = self.changes.write();
         self.remove_at(dir, name, cover)
+    }
+
+    fn tidy(&self) {
+        // Nobody else knows these names.
+        let names = std::mem::take(&mut *self.put_off.lock());
+        for name in names {
+            self.discard(&name);
+        }
     }
 
     fn cover(&self, dir: Key, name: &[u8]) -> io::Result<()> {

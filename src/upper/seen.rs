@@ -70,6 +70,7 @@ impl Seen {
             prefix,
             device: upper.stat.st_dev,
             temporary: AtomicU64::new(1),
+            put_off: Mutex::default(),
             whiteout: AtomicU64::new(0),
             process: (
                 rustix::process::geteuid().as_raw(),
@@ -106,6 +107,10 @@ impl Upper for Seen {
 
     fn find(&self, dir: Key, name: &[u8]) -> io::Result<Option<Entry>> {
         self.directory.find(dir, name)
+    }
+
+    fn leaves_xattrs(&self) -> bool {
+        self.directory.leaves_xattrs()
     }
 
     fn list(&self, dir: Key, visit: &mut dyn FnMut(&[u8], Entry)) -> io::Result<()> {

@@ -93,6 +93,7 @@ impl Directory {
             prefix,
             device: upper.stat.st_dev,
             temporary: counter,
+            put_off: Mutex::default(),
             whiteout: AtomicU64::new(0),
             process: (
                 rustix::process::geteuid().as_raw(),

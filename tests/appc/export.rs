@@ -201,6 +201,45 @@ fn an_appc_image_goes_out_as_others_with_all_that_it_depends_on() {
     }
 }
 
+/// Asked for without its version, it went out as `latest` once: another image's name.
+#[test]
+fn an_appc_image_goes_out_with_its_own_version_however_it_is_asked_for() {
+    let bench = Bench::new();
+    Aci::new("example.org/app", &[]).import(&bench);
+    Aci::new("example.org/new", &[])
+        .with("labels", json!([{"name": "os", "value": "linux"}]))
+        .import(&bench);
+    for (asked, name) in [
+        ("appc:example.org/app", "example.org/app:1.0.0"),
+        ("example.org/app", "example.org/app:1.0.0"),
+        ("appc:example.org/app:1.0.0", "example.org/app:1.0.0"),
+        (
+            "appc:example.org/app,version=1.0.0",
+            "example.org/app:1.0.0",
+        ),
+        // Where nobody gives a version it is the latest, as in discovery.
+        ("appc:example.org/new,os=linux", "example.org/new:latest"),
+    ] {
+        for format in ["oci", "docker"] {
+            let args = ["export", "--format", format, asked, "-"];
+            let again = Bench::new();
+            again.pipe(&bench.run(&args).ok().out, &[]).ok();
+            let names = &json_of(&again, &["images", "--json"])[0]["names"];
+            assert_eq!(*names, json!([name]), "{asked} {format}");
+        }
+    }
+    // Nor is it silently without a name where its own is none of Docker's.
+    for (name, version) in [("a~b", "1"), ("a", "1+b")] {
+        Aci::new(name, &[])
+            .with("labels", json!([{"name": "version", "value": version}]))
+            .import(&bench);
+        let args = ["export", "--format", "oci", &format!("appc:{name}"), "-"];
+        let ran = bench.run(&args);
+        assert_eq!((ran.code, ran.out.len()), (2, 0), "{}", ran.err);
+        assert!(ran.err.contains("try: --name NAME:TAG"), "{}", ran.err);
+    }
+}
+
 #[test]
 fn what_cannot_be_converted_is_refused() {
     let bench = Bench::new();

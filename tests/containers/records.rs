@@ -50,7 +50,9 @@ fn a_damaged_record_is_told_put_aside_and_what_is_left_can_be_destroyed() {
         assert!(said.contains("web.json"), "{said}");
         assert!(said.contains("lazyroot recover"), "{said}");
         let said = host.run(&["recover"]);
-        assert_eq!(said, "put the damaged record of web aside\n", "{what}");
+        let put = "put the damaged record of web aside, as `containers-v1/web.damaged` of the \
+            store: lazyroot destroy web removes what is left of it\n";
+        assert_eq!(said, put, "{what}");
         assert_eq!(host.run(&["recover"]), "");
         assert!(!is_there(&record));
         assert_eq!(fs::read(record.with_extension("damaged")).unwrap(), bytes);

@@ -198,6 +198,67 @@ fn what_a_user_may_not_do_is_refused_in_words() {
     assert_eq!(mode & 0o002, 0);
 }
 
+/// In a user namespace nobody may set `trusted.*` or labels of security modules, so they
+/// were gone of what was copied up, in the mount, in `diff` and in what was committed.
+#[test]
+fn attributes_that_cannot_be_copied_up_are_the_layers_still() {
+    if !has("unshare") || !has("getfattr") || !has("setfattr") {
+        return;
+    }
+    let Some(lab) = Lab::new() else { return };
+    lab.image("app:1", Pack::Gzip, |layer| {
+        for name in ["changed", "same"] {
+            let all = [
+                ("trusted.t", b"t"),
+                ("security.label", b"s"),
+                ("user.u", b"u"),
+            ];
+            let records = all.map(|(name, value)| (format!("SCHILY.xattr.{name}"), value.to_vec()));
+            layer.pax_records(&records).file(name, b"text");
+        }
+    });
+    let (at, upper) = (lab.place("at"), lab.path("upper"));
+    let script = "set -e; no() { if \"$@\"; then exit 9; fi; }; cd \"$2\"; getfattr -d -m security changed >\"$3\"
+        chmod 600 changed same; chmod 644 same
+        getfattr -d -m security changed | cmp - \"$3\"
+        no setfattr -x security.label changed; no setfattr -n security.label -v x same
+        setfattr -x user.u changed; no setfattr -x trusted.t changed
+        getfattr -d -m security changed | cmp - \"$3\"; cd /; \"$1\" umount \"$2\"";
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "--pid", "--fork"])
+        .args(["--kill-child", "sh", "-c"])
+        .arg(format!(
+            "\"$1\" mount --upper \"$4\" app:1 \"$2\"; {script}"
+        ))
+        .arg("sh")
+        .arg(env!("CARGO_BIN_EXE_lazyroot"))
+        .args([&at, &lab.path("before"), &upper])
+        .env("LAZYROOT_STORE", lab.path("store"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("unshare failed") {
+        println!("SKIPPED: needs user namespaces");
+        return;
+    }
+    assert!(output.status.success(), "{said}");
+    let before = fs::read_to_string(lab.path("before")).unwrap();
+    assert!(before.contains("security.label=\"s\""), "{before}");
+    let upper = upper.to_str().unwrap();
+    let changed = lab.run(&["diff", "app:1", "--upper", upper]);
+    assert_eq!(changed, "C /changed\n");
+    lab.run(&["commit", "app:1", "--upper", upper, "app:2"]);
+    let at = lab.mount("app:2", "again");
+    let all = |name: &str| {
+        let file = at.join(name);
+        super::lab::system(
+            "getfattr",
+            &["-d", "-m-", "--only-values", file.to_str().unwrap()],
+        )
+    };
+    assert_eq!((all("changed"), all("same")), ("st".into(), "stu".into()));
+}
+
 /// Every path of a tree with what must not change.
 fn tree(dir: &Path) -> Vec<String> {
     super::lab::system(

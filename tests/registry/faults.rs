@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -571,10 +572,20 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
 
 /// Bytes of all parts in the store's `fetch`.
 fn parts(bench: &Bench) -> Vec<u64> {
-    let dir = fs::read_dir(bench.store.join("fetch"))
-        .into_iter()
-        .flatten();
-    let files = dir.flatten().filter_map(|entry| entry.metadata().ok());
+    sizes(&bench.store.join("fetch"))
+}
+
+/// Bytes of all files that pulls have for themselves.
+fn staged(bench: &Bench) -> Vec<u64> {
+    let all = fs::read_dir(bench.store.join("staging")).into_iter();
+    let all = all.flatten().flatten().map(|entry| entry.path());
+    all.flat_map(|dir| sizes(&dir)).collect()
+}
+
+/// Bytes of all files in a directory that have some.
+fn sizes(dir: &Path) -> Vec<u64> {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    let files = files.filter_map(|entry| entry.metadata().ok());
     let mut all: Vec<u64> = files
         .map(|file| file.len())
         .filter(|len| *len > 0)
@@ -698,4 +709,70 @@ fn who_interrupts_does_not_wait_for_a_silent_server() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{part}");
         is_empty(&bench);
     }
+}
+
+/// Two images that share their second layer, and what becomes of that the first time.
+fn sharing(registry: &Registry, change: Change) -> ([Image; 2], String) {
+    let mut all = [image(1), image(2)];
+    all[1].layers[1] = all[0].layers[1].clone();
+    let pushed = registry.oci("a", "1", &all[0]);
+    registry.oci("b", "1", &all[1]);
+    registry.fault("GET", &pushed.layers[1], 1, move |_, reply| change(reply));
+    (all, pushed.layers[1].clone())
+}
+
+const SLOWLY: Change = |reply| reply.drip(5_000, Duration::from_millis(60));
+
+/// It was fetched twice once: each process had a file of its own.
+#[test]
+fn two_pulls_of_other_images_share_the_transfer_of_a_layer() {
+    let (bench, registry) = (Bench::new(), Registry::new());
+    let (images, shared) = sharing(&registry, SLOWLY);
+    let first = Pulling::start(&bench, &registry, "a:1");
+    wait_for("the transfer", || registry.count("GET", &shared) == 1);
+    let second = Pulling::start(&bench, &registry, "b:1");
+    second.ends(0);
+    first.ends(0);
+    assert_eq!(registry.count("GET", &shared), 1, "{:?}", registry.log());
+    is_whole(&bench, &registry, "a:1", &images[0]);
+    is_whole(&bench, &registry, "b:1", &images[1]);
+    assert_eq!(parts(&bench), [0; 0]);
+}
+
+#[test]
+fn who_copies_a_layer_goes_on_when_the_other_pull_ends_early() {
+    for signal in [Signal::INT, Signal::KILL] {
+        let (bench, registry) = (Bench::new(), Registry::new());
+        let (images, shared) = sharing(&registry, |reply| reply.stall(150_000));
+        let mut first = Pulling::start(&bench, &registry, "a:1");
+        wait_for("half of it", || parts(&bench).contains(&150_000));
+        let second = Pulling::start(&bench, &registry, "b:1");
+        wait_for("the copy", || staged(&bench).contains(&150_000));
+        kill_process(Pid::from_child(&first.child), signal).unwrap();
+        first.child.wait().unwrap();
+        second.ends(0);
+        is_whole(&bench, &registry, "b:1", &images[1]);
+        let asked = registry.web.asked();
+        let ranges: Vec<_> = (asked.iter())
+            .filter(|asked| asked.url.ends_with(&shared))
+            .map(|asked| asked.headers.get("range").map(String::as_str))
+            .collect();
+        assert_eq!(ranges, [None, Some("bytes=150000-")]);
+    }
+}
+
+#[test]
+fn who_copies_a_layer_may_leave_and_the_other_pull_goes_on() {
+    let (bench, registry) = (Bench::new(), Registry::new());
+    let (images, shared) = sharing(&registry, SLOWLY);
+    let first = Pulling::start(&bench, &registry, "a:1");
+    wait_for("the transfer", || registry.count("GET", &shared) == 1);
+    let second = Pulling::start(&bench, &registry, "b:1");
+    let own = sha256(&images[1].layers[0].packed);
+    wait_for("the second pull", || registry.count("GET", &own) == 1);
+    second.interrupt();
+    second.ends(130);
+    first.ends(0);
+    assert_eq!(registry.count("GET", &shared), 1, "{:?}", registry.log());
+    is_whole(&bench, &registry, "a:1", &images[0]);
 }

@@ -354,21 +354,25 @@ fn a_registry_that_stays_broken_is_given_up_with_its_own_words() {
     let error = chain(&Puller::new().pull(&bench, &name).unwrap_err());
     assert!(error.contains("was answered with 502"), "{error}");
     assert_eq!(registry.count("GET", &pushed.layers[0]), 5);
-    // It says when, and that is too long to wait for.
-    let (registry, _, name) = lab(Auth::Open);
-    registry.fault("GET", "manifests/1", usize::MAX, |_, _| {
-        let said = json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]});
-        let reply = Reply::ok(said.to_string()).with_status(429);
-        reply.header("Retry-After", "3600")
-    });
-    let begun = Instant::now();
-    let error = Puller::new().pull(&bench, &name).unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(20));
-    let hint = error.hint().unwrap();
-    assert!(hint.contains("3600 s"), "{hint}");
-    let error = chain(&error);
-    assert!(error.contains("slow down"), "{error}");
-    assert_eq!(registry.count("GET", "manifests/1"), 1);
+    // It says when, in seconds or by its clock, and that is too long to wait for.
+    for wait in ["3600", "Sun, 06 Nov 1994 09:49:37 GMT"] {
+        let (registry, _, name) = lab(Auth::Open);
+        registry.fault("GET", "manifests/1", usize::MAX, move |_, _| {
+            let said = json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]});
+            let reply = Reply::ok(said.to_string()).with_status(429);
+            reply
+                .header("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+                .header("Retry-After", wait)
+        });
+        let begun = Instant::now();
+        let error = Puller::new().pull(&bench, &name).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("3600 s"), "{wait}: {hint}");
+        let error = chain(&error);
+        assert!(error.contains("slow down"), "{error}");
+        assert_eq!(registry.count("GET", "manifests/1"), 1);
+    }
 }
 
 #[test]
@@ -654,6 +658,59 @@ fn of_an_index_those_platforms_come_that_are_wanted() {
     );
 }
 
+/// Only `pull` could be told a platform once.
+#[test]
+fn a_container_may_be_of_another_platform_than_the_image_that_is_there() {
+    let registry = Registry::new();
+    let host = lazyroot::image::Platform::host().to_string();
+    let (digest, configs) = index(&registry, &["linux/s390x", &host]);
+    let name = at(&registry, "multi:1");
+    let bench = Bench::new();
+    let rootfs_dir = bench.path("containers");
+    let provision = |args: &[&str]| {
+        let words = ["--rootfs-dir", rootfs_dir.to_str().unwrap(), "provision"];
+        let how = ["--id=web", "--backend=copy", "--json", "--quiet"];
+        let ran = bench.run(&[&words, args, &how].concat());
+        let made = serde_json::from_slice::<serde_json::Value>(&ran.out);
+        (made.map(|made| made["rootfses"][0]["image"].clone()), ran)
+    };
+    let own = json!(configs[1]);
+    let other = json!(configs[0]);
+    assert_eq!(provision(&[&name]).0.unwrap(), own);
+    // The image of this machine is no longer what the name means.
+    for _ in 0..2 {
+        let made = provision(&[&name, "--platform", "linux/s390x"]).0;
+        assert_eq!(made.unwrap(), other);
+    }
+    assert_eq!(registry.count("GET", "manifests/1"), 2);
+    let by_digest = at(&registry, &format!("multi@{digest}"));
+    for (platform, image) in [(&*host, &own), ("linux/s390x", &other)] {
+        let made = provision(&[&by_digest, "--platform", platform]).0;
+        assert_eq!(made.unwrap(), *image, "{platform}");
+    }
+    for (code, args, words) in [
+        (
+            1,
+            [&*name, "--platform=linux/mips64"],
+            "no image for `linux/mips64`",
+        ),
+        (
+            3,
+            [&*configs[0], "--platform=linux/arm64"],
+            "is for linux/s390x",
+        ),
+    ] {
+        let ran = provision(&args).1;
+        assert!(ran.code == code && ran.err.contains(words), "{}", ran.err);
+    }
+    let ran = bench.run(&["run", "--platform=linux/mips64", &name, "true"]);
+    assert!(
+        ran.err.contains("no image for `linux/mips64`"),
+        "{}",
+        ran.err
+    );
+}
+
 #[test]
 fn by_a_digest_it_is_that_image_and_has_that_name() {
     let (registry, pushed, _) = lab(Auth::Open);
@@ -676,6 +733,43 @@ fn an_image_that_says_it_is_too_large_is_not_fetched() {
     puller.max_size = 900_000;
     puller.refuses(&Bench::new(), &name, &["more than 900000 are not accepted"]);
     assert_eq!(registry.count("GET", "/blobs/"), 1, "its config only");
+}
+
+/// Of such layers each could have all of it once.
+#[test]
+fn layers_that_do_not_say_how_large_they_are_have_room_for_all_of_them_together() {
+    let layer = |salt| {
+        let tar = Tar::new().file("noise", &noise(salt, 300_000)).end();
+        Layer::new(&tar, Packing::Gzip)
+    };
+    let image = Image::new("app:1", vec![layer(1), layer(2), layer(3)]);
+    // The last one says how large it is.
+    for chunked in [false, true] {
+        let registry = Registry::new();
+        let pushed = registry.oci("app", "1", &image);
+        let mut manifest: serde_json::Value = serde_json::from_slice(&pushed.manifest).unwrap();
+        for layer in &mut manifest["layers"].as_array_mut().unwrap()[..2] {
+            layer.as_object_mut().unwrap().remove("size").unwrap();
+        }
+        let manifest = manifest.to_string();
+        registry.manifest("app", "1", OCI_MANIFEST, manifest.as_bytes());
+        if chunked {
+            registry.fault("GET", "/blobs/", usize::MAX, |_, reply| reply.chunked());
+        }
+        let name = at(&registry, "app:1");
+        let sizes = image.layers.iter().map(|layer| layer.packed.len() as u64);
+        let all: u64 = sizes.sum();
+        let mut puller = Puller::new();
+        for at_once in [1, 3] {
+            (puller.at_once, puller.max_size) = (at_once, all - 1);
+            let bench = Bench::new();
+            let error = chain(&puller.pull(&bench, &name).unwrap_err());
+            assert!(error.contains("are not accepted"), "{chunked}: {error}");
+            puller.max_size = all;
+            puller.pull(&bench, &name).unwrap();
+            bench.run(&["verify", &name]).ok();
+        }
+    }
 }
 
 #[test]
@@ -715,6 +809,62 @@ fn who_wants_to_stop_is_not_kept_waiting_and_leaves_what_came() {
         "{left:?}"
     );
     Puller::new().stop.store(false, Ordering::Relaxed);
+}
+
+/// Another process has the lock of the part, and nothing comes there.
+#[test]
+fn who_copies_a_layer_does_not_wait_for_one_that_stands_still() {
+    let (registry, pushed, name) = lab(Auth::Open);
+    let long = image("app:1").layers[0].packed.clone();
+    // Nor is it believed.
+    for there in [long[..400_000].to_vec(), vec![0; 400_000]] {
+        let bench = Bench::new();
+        Store::create(&bench.store, 0).unwrap();
+        let dir = bench.store.join("fetch");
+        std::fs::create_dir_all(&dir).unwrap();
+        let part = dir.join(format!("{}.part", pushed.layers[0].replace(':', "-")));
+        std::fs::write(&part, &there).unwrap();
+        let held = std::fs::File::open(&part).unwrap();
+        held.lock().unwrap();
+        let before = registry.web.asked().len();
+        Puller::new().pull(&bench, &name).unwrap();
+        assert_eq!(std::fs::read(&part).unwrap(), there, "theirs");
+        let asked = registry.web.asked().split_off(before);
+        let mut asked = asked.iter().filter(|a| a.url.contains(&pushed.layers[0]));
+        assert_eq!(asked.next().unwrap().headers["range"], "bytes=400000-");
+        std::fs::remove_file(&part).unwrap();
+        same(&bench, &image("app:1"));
+    }
+}
+
+/// The image is divided into what the store has and what not before anything is fetched.
+#[test]
+fn a_layer_that_another_pull_brought_meanwhile_is_not_fetched() {
+    let registry = Registry::new();
+    let image = image("app:1");
+    let pushed = registry.oci("app", "1", &image);
+    let part = Image::new("part:1", image.layers[1..].to_vec());
+    registry.oci("part", "1", &part);
+    let (app, part) = (at(&registry, "app:1"), at(&registry, "part:1"));
+    let bench = Bench::new();
+    registry.fault("GET", &pushed.layers[0], 1, |_, reply| {
+        reply.drip(100_000, Duration::from_millis(200))
+    });
+    let mut puller = Puller::new();
+    (puller.at_once, puller.settings.network.stall) = (1, Duration::from_secs(10));
+    let got = thread::scope(|scope| {
+        let pulling = scope.spawn(|| puller.pull(&bench, &app));
+        while registry.count("GET", &pushed.layers[0]) == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        Puller::new().pull(&bench, &part).unwrap();
+        pulling.join().unwrap().unwrap()
+    });
+    assert_eq!((got[0].layers, got[0].layers_kept), (6, 5));
+    for layer in &pushed.layers {
+        assert_eq!(registry.count("GET", layer), 1, "{:?}", registry.log());
+    }
+    bench.run(&["verify", &app]).ok();
 }
 
 fn verb(bench: &Bench, args: &[&str]) -> Ran {

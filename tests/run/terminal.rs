@@ -152,10 +152,13 @@ fn a_command_in_the_background_leaves_the_terminal_to_the_shell() {
     at.shows("still");
     // Whoever reads in the background is stopped, and takes no keys from the shell.
     at.press("$L run app:1 cat &\n");
-    at.press("sleep 1; jo''bs\n");
+    // However long it takes until it reads.
+    at.press("until [ -n \"$(jobs -s)\" ]; do sleep 0.1; done; jo''bs\n");
     at.shows("Stopped");
-    at.press("echo mi''ne; kill -KILL %%; wait; $L recover\n");
+    at.press("echo mi''ne; kill -KILL %%\n");
     at.shows("mine");
+    // `wait` does not wait for a job that was stopped, so it may not be dead yet.
+    at.press("until $L recover 2>&1 | grep 'for has en''ded'; do sleep 0.1; done\n");
     at.shows("the run that it was for has ended");
     here.is_clean();
 }

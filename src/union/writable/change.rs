@@ -217,6 +217,13 @@ impl Writable {
     /// # Errors
     /// `NotFound`, `NotDir`, `NotEmpty`, `Stale`, `Damaged`, `Upper`.
     pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+        let removed = self.remove_dir(dir, name);
+        // Thousands of whiteouts may have been in it.
+        self.upper.tidy();
+        removed
+    }
+
+    fn remove_dir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         let _changes = self.changes.lock();
         let held = self.hold_with(dir, name, true)?;
         if self.attr(held.ino)?.attr.kind != Kind::Dir {
@@ -335,9 +342,13 @@ impl Writable {
     /// Removes an extended attribute.
     ///
     /// # Errors
-    /// `NoAttribute`: there is none of that name. `Stale`, `Damaged`, `Upper`.
+    /// `NoAttribute`: there is none of that name. `NotPermitted`: it is one that could not be
+    /// set, either. `Stale`, `Damaged`, `Upper`.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
         self.xattr(ino, name)?;
+        if self.is_left_below(ino, name)? {
+            return Err(FsError::NotPermitted);
+        }
         let removed = self.beside_copies(ino, || {
             let key = self.raised(ino)?;
             let removed = self.upper.remove_xattr(key, name);

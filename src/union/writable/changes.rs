@@ -253,7 +253,7 @@ impl Writable {
     pub(super) fn dir_differs(&self, dir: &Dir, below: Ino) -> Result<bool, FsError> {
         let attr = self.upper.stat(dir.key).map_err(FsError::Upper)?.attr;
         let same = same_attributes(&attr, &self.lower.attr(below)?)
-            && self.upper.xattrs(dir.key).map_err(FsError::Upper)? == self.lower.xattrs(below)?;
+            && self.xattrs_above(dir.key, dir.ino)? == self.lower.xattrs(below)?;
         Ok(!same)
     }
 

@@ -4,7 +4,7 @@ use super::dirs::{Dir, OWN_COOKIES, Slot};
 use super::nodes::{File, Node};
 use super::{Known, Where, Writable, lower_stat};
 use crate::node::{Ino, Kind};
-use crate::union::upper::{Entry, Key, Stat};
+use crate::union::upper::{Entry, Key, Stat, may_be_left};
 use crate::union::{FsError, Listed, Xattrs};
 
 /// Names that a listing takes from a directory at a time.
@@ -339,9 +339,40 @@ impl Writable {
     /// `Stale`, `Damaged`, `Upper`.
     pub fn xattrs(&self, ino: Ino) -> Result<Xattrs, FsError> {
         match self.key(ino) {
-            Some(key) => self.upper.xattrs(key).map_err(FsError::Upper),
+            Some(key) => self.xattrs_above(key, ino),
             None => self.lower.xattrs(ino),
         }
+    }
+
+    /// Those of an object of the upper directory, with what could not be copied up.
+    pub(super) fn xattrs_above(&self, key: Key, ino: Ino) -> Result<Xattrs, FsError> {
+        let mut all = self.upper.xattrs(key).map_err(FsError::Upper)?;
+        for (name, value) in self.left_below(ino)? {
+            if let Err(place) = all.binary_search_by(|(known, _)| known.cmp(&name)) {
+                all.insert(place, (name, value));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Attributes of a layers' object that whoever copies it up may not set. They are its
+    /// own for ever: who may not set them may not remove them, either.
+    fn left_below(&self, ino: Ino) -> Result<Xattrs, FsError> {
+        if !self.upper.leaves_xattrs() || ino.0 > self.lower.last_ino().0 {
+            return Ok(Xattrs::new());
+        }
+        let mut all = self.lower.xattrs(ino)?;
+        all.retain(|(name, _)| may_be_left(name));
+        Ok(all)
+    }
+
+    /// Whether an attribute is one of those.
+    pub(super) fn is_left_below(&self, ino: Ino, name: &[u8]) -> Result<bool, FsError> {
+        let all = match may_be_left(name) {
+            true => self.left_below(ino)?,
+            false => Xattrs::new(),
+        };
+        Ok(all.iter().any(|(known, _)| known == name))
     }
 
     /// One extended attribute.
@@ -349,15 +380,18 @@ impl Writable {
     /// # Errors
     /// `NoAttribute`: there is none of that name. `Stale`, `Damaged`, `Upper`.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        let found = match self.key(ino) {
-            Some(key) => self.upper.xattr(key, name).map_err(FsError::Upper)?,
-            None => {
-                let all = self.lower.xattrs(ino)?;
-                all.into_iter()
-                    .find(|(key, _)| key == name)
-                    .map(|(_, value)| value)
-            }
+        let above = match self.key(ino) {
+            Some(key) => Some(self.upper.xattr(key, name).map_err(FsError::Upper)?),
+            None => None,
         };
+        let below = match &above {
+            Some(Some(_)) => Xattrs::new(),
+            Some(None) if !may_be_left(name) => Xattrs::new(),
+            Some(None) => self.left_below(ino)?,
+            None => self.lower.xattrs(ino)?,
+        };
+        let below = below.into_iter().find(|(known, _)| known == name);
+        let found = above.flatten().or(below.map(|(_, value)| value));
         found.ok_or(FsError::NoAttribute)
     }
 

@@ -71,9 +71,13 @@ const STEPS: &[Step] = &[
     |up, _| up.rename((up.root(), b"b"), (up.root(), b"nothing-below"), true),
     |up, _| up.rename((up.root(), b"nothing-below"), (up.root(), b"b"), false),
     |up, _| up.rename((up.root(), b"b"), (up.root(), b"dir"), true),
-    |up, _| up.remove(up.root(), b"dir2", true),
+    |up, _| up.remove(up.root(), b"dir2", true).map(|()| up.tidy()),
     |up, _| up.exchange((up.root(), b"dir"), (up.root(), b"plain")),
-    |up, _| up.remove(up.root(), b"dir", false).or(Ok(())),
+    |up, _| {
+        let _ = up.remove(up.root(), b"dir", false);
+        up.tidy();
+        Ok(())
+    },
 ];
 
 /// Objects of the tree, and names of the layer below that show through.
