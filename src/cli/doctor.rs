@@ -242,9 +242,7 @@ fn overlayfs() -> Check {
 
 /// Every message of FUSE wakes two processors that may have just become idle.
 fn processors() -> Check {
-    let polls = text("/sys/module/haltpoll/parameters/guest_halt_poll_ns");
-    let polls = polls.is_some_and(|ns| ns != "0");
-    let found = if !haste::halts() || polls {
+    let found = if !haste::halts() {
         Ok("idle ones wake up fast")
     } else if haste::Awake::hold().is_some() {
         Ok("idle ones of this virtual machine halt; root's mounts keep them awake in haste")

@@ -25,8 +25,12 @@ pub(super) const CALM: Duration = Duration::from_millis(10);
 /// It is over when fewer than so many requests came within [`CALM`].
 pub(super) const CALM_REQUESTS: u64 = 20;
 
+/// A machine with more processors lets them halt.
+const PROCESSORS: usize = 8;
 /// The driver of idle processors in a virtual machine.
 const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
+/// For how many nanoseconds its processors poll before they halt.
+const POLLS: &str = "/sys/module/haltpoll/parameters/guest_halt_poll_ns";
 /// While a 0 that was written here is held open, idle processors poll.
 const LATENCY: &str = "/dev/cpu_dma_latency";
 
@@ -61,7 +65,7 @@ impl Activity {
         Self {
             requests: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
-            haste: AtomicBool::new(!halts()),
+            haste: AtomicBool::new(!keeps_awake()),
             begin: Instant::now(),
             looked: AtomicU64::new(0),
             wake,
@@ -114,10 +118,19 @@ impl Activity {
     }
 }
 
-/// Whether idle processors of this machine halt, so that a wake-up is slow. Machines
-/// of metal have drivers of their own, which know how deep a processor should sleep.
+/// Whether idle processors of this machine halt at once, so that a wake-up is slow. Not
+/// where the driver polls first, as it does unless it is told otherwise; machines of metal have
+/// drivers of their own, which know how deep a processor should sleep.
 pub(crate) fn halts() -> bool {
-    fs::read_to_string(DRIVER).is_ok_and(|driver| driver.trim() == "haltpoll")
+    let text = |path| fs::read_to_string(path).unwrap_or_default();
+    text(DRIVER).trim() == "haltpoll" && text(POLLS).trim() == "0"
+}
+
+/// Whether a server is to keep them awake: all of them stay so, not only those that
+/// its messages need, and of many that is much for little.
+fn keeps_awake() -> bool {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (2..=PROCESSORS).contains(&processors) && halts()
 }
 
 /// Keeps idle processors from halting as long as it lives.
