@@ -16,9 +16,15 @@ mod faults;
 mod lab;
 #[path = "registry/pull.rs"]
 mod pull;
+#[path = "registry/puller.rs"]
+mod puller;
 #[path = "registry/push.rs"]
 mod push;
 #[path = "registry/server.rs"]
 mod server;
+#[path = "registry/transfers.rs"]
+mod transfers;
+#[path = "registry/trust.rs"]
+mod trust;
 #[path = "registry/verbs.rs"]
 mod verbs;
