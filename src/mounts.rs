@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
@@ -249,6 +249,52 @@ pub fn unique_id(at: &Path) -> Option<u64> {
     (statx.stx_mask & wanted.bits() != 0).then_some(statx.stx_mnt_id)
 }
 
+/// A mount as the kernel tells of it where a path leads to, without the mount table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Its number, as the table has it ([`Mount::id`]).
+    pub id: u64,
+    /// The device of its file system, as there.
+    pub device: (u32, u32),
+}
+
+/// Which mount a path leads to. Asks no server, as [`unique_id`].
+///
+/// # Errors
+/// The path leads nowhere.
+pub fn seen_at(at: &Path) -> Result<Seen, MountError> {
+    let failed = |error: Errno| MountError::Path {
+        path: at.to_owned(),
+        source: error.into(),
+    };
+    let stat = look(at, StatxFlags::MNT_ID).map_err(failed)?;
+    Ok(Seen {
+        id: stat.stx_mnt_id,
+        device: (stat.stx_dev_major, stat.stx_dev_minor),
+    })
+}
+
+/// Whether something may be mounted at a resolved path: the mount table says what. No is
+/// certain, and costs one system call however long the table is.
+#[must_use]
+pub fn may_be_mounted_at(place: &Path) -> bool {
+    match look(place, StatxFlags::empty()) {
+        Ok(stat) => {
+            let root = StatxAttributes::MOUNT_ROOT;
+            // The kernel says which attributes it knows of (Linux 5.8 of this one).
+            !stat.stx_attributes_mask.contains(root) || stat.stx_attributes.contains(root)
+        }
+        Err(Errno::NOENT) => false,
+        // A mount that is closed to us, for instance.
+        Err(_) => true,
+    }
+}
+
+fn look(at: &Path, wanted: StatxFlags) -> Result<Statx, Errno> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statx(rustix::fs::CWD, at, flags, wanted)
+}
+
 /// The mount at a path, if there is one.
 ///
 /// # Errors
@@ -455,6 +501,20 @@ mod tests {
             resolve(&dir.path().join("no/x")),
             Err(MountError::Path { .. })
         ));
+    }
+
+    #[test]
+    fn a_mount_is_seen_without_the_table_as_with_it() {
+        let proc = Path::new("/proc");
+        let table = all().unwrap();
+        let mount = uppermost(&table, proc).unwrap();
+        let seen = seen_at(proc).unwrap();
+        assert_eq!((seen.id, seen.device), (u64::from(mount.id), mount.device));
+        assert!(may_be_mounted_at(proc));
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!may_be_mounted_at(dir.path()));
+        assert!(!may_be_mounted_at(&dir.path().join("no")));
+        assert!(seen_at(&dir.path().join("no")).is_err());
     }
 
     #[test]

@@ -53,6 +53,7 @@ mod verify;
 mod wanted;
 
 use std::env;
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,6 +78,16 @@ use signal_hook::SigId;
     disable_help_subcommand = true
 )]
 struct Cli {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What is typed for all verbs alike.
+#[derive(Debug, clap::Args)]
+struct Common {
     /// The only config file, instead of the usual ones (`lazyroot config` names them).
     #[arg(long, global = true, env = "LAZYROOT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -86,12 +97,11 @@ struct Cli {
 
     #[command(flatten)]
     agent: settings::mesos::Flags,
-
-    #[command(subcommand)]
-    verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
+// The arguments of a verb are made when it is the one that was typed.
+#[command(defer = true)]
 enum Verb {
     Import(import::Args),
     Pull(pull::Args),
@@ -215,11 +225,11 @@ impl Context {
                 let own = place("", "XDG_CONFIG_HOME", ".config")?;
                 files.usual.push(own.join("config.toml"));
             }
-            files.named.clone_from(&cli.config);
+            files.named.clone_from(&cli.common.config);
         }
         let defaults = Defaults { data };
-        let agent = cli.agent.clone();
-        let all = Settings::resolve(&cli.wishes, agent, matches, files, &defaults)?;
+        let agent = cli.common.agent.clone();
+        let all = Settings::resolve(&cli.common.wishes, agent, matches, files, &defaults)?;
         Ok(Self {
             store: all.store,
             log,
@@ -276,7 +286,8 @@ impl Context {
 /// Parses the command line, runs the verb, prints what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
-    let matches = match Cli::command().try_get_matches() {
+    let typed: Vec<OsString> = env::args_os().collect();
+    let matches = match parse(&typed) {
         Ok(matches) => matches,
         Err(error) => {
             // There is nobody left to tell when standard error is gone.
@@ -301,6 +312,26 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// What was typed, understood.
+///
+/// A command line of one verb is read by a parser that knows only that one: with all of them, each
+/// would get a copy of all that is common, a millisecond and a megabyte for nothing. Both read up to
+/// the verb alike. What the small one does not understand is the whole one's to
+/// answer, be it a mistake or a wish for help.
+fn parse(typed: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    let whole = Cli::command();
+    let mut words = typed.iter().skip(1);
+    if let Some(verb) = words.find_map(|word| whole.find_subcommand(word)) {
+        let small = <Common as clap::Args>::augment_args(clap::Command::new("lazyroot"))
+            .subcommand_required(true)
+            .subcommand(verb.clone());
+        if let Ok(matches) = small.try_get_matches_from(typed) {
+            return Ok(matches);
+        }
+    }
+    whole.try_get_matches_from(typed)
 }
 
 /// Whether a command line that cannot be understood is one of `run`, whose other exit codes
@@ -471,11 +502,52 @@ mod tests {
             .map(|arg| arg.get_id().clone())
             .collect();
         assert!(!global.is_empty());
-        for verb in Cli::command().get_subcommands() {
+        for verb in Cli::command().get_subcommands_mut() {
+            verb.build();
+            assert!(verb.get_arguments().count() > 0);
             for arg in verb.get_arguments() {
                 let (verb, id) = (verb.get_name(), arg.get_id());
                 assert!(!global.contains(id), "`{id}` of `{verb}`");
             }
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_a_verb_elsewhere_is_taken_for_what_it_is() {
+        let read = |line: &str| {
+            let typed: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let by_whole = Cli::command().try_get_matches_from(&typed);
+            (parse(&typed), by_whole)
+        };
+        for line in [
+            "lazyroot --store mount images",
+            "lazyroot --store mount mount images mount",
+            "lazyroot mount --store gc images at",
+            "lazyroot --store=gc run mount -- gc --store x",
+            "lazyroot run --rm mount --store x",
+            "lazyroot --backend overlay provision gc --id run",
+        ] {
+            let (ours, whole) = read(line);
+            let (ours, whole) = (ours.unwrap(), whole.unwrap());
+            assert_eq!(ours.subcommand_name(), whole.subcommand_name(), "{line}");
+            let [ours, whole] = [ours, whole].map(|m| Cli::from_arg_matches(&m).unwrap());
+            assert_eq!(format!("{ours:?}"), format!("{whole:?}"), "{line}");
+        }
+        for line in [
+            "lazyroot",
+            "lazyroot --store mount",
+            "lazyroot --store",
+            "lazyroot mount",
+            "lazyroot mount --help",
+            "lazyroot help mount",
+            "lazyroot nothing mount",
+            "lazyroot mount --nothing a b",
+            "lazyroot --version mount",
+        ] {
+            let (ours, whole) = read(line);
+            let (ours, whole) = (ours.unwrap_err(), whole.unwrap_err());
+            assert_eq!(ours.kind(), whole.kind(), "{line}");
+            assert_eq!(ours.to_string(), whole.to_string(), "{line}");
         }
     }
 

@@ -99,16 +99,41 @@ impl Containers<'_> {
                 }
             }
         }
+        // What goes with its run is destroyed by recovery whatever its record says, so nothing
+        // has to be on the disk before or after.
+        if !record.transient {
+            self.note_destroying(&lock, &mut record)?;
+            self.clear(&record)?;
+            return Ok(self.store.remove_container(lock)?);
+        }
+        if let Err(error) = self.clear(&record) {
+            // Nobody adds to what is half gone. Its error is the one that counts.
+            let _ = self.note_destroying(&lock, &mut record);
+            return Err(error);
+        }
+        Ok(self.store.drop_container(lock)?)
+    }
+
+    fn note_destroying(
+        &self,
+        lock: &ContainerLock,
+        record: &mut Record,
+    ) -> Result<(), ContainerError> {
         if !record.destroying {
             record.destroying = true;
-            self.store.write_container(&lock, &record)?;
+            self.store.write_container(lock, record)?;
         }
-        let cleared = self.clear_directory(&record);
+        Ok(())
+    }
+
+    /// Removes all that a container has but its record.
+    fn clear(&self, record: &Record) -> Result<(), ContainerError> {
+        let cleared = self.clear_directory(record);
         self.counted(&record.rootfses, cleared)?;
         for rootfs in &record.rootfses {
             self.counted(slice::from_ref(rootfs), self.release(rootfs))?;
         }
-        Ok(self.store.remove_container(lock)?)
+        Ok(())
     }
 
     /// Counts root file systems that could not be removed.

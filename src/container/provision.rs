@@ -242,7 +242,11 @@ impl Containers<'_> {
         if !intended.is_empty() {
             intended.iter_mut().for_each(|rootfs| rootfs.ready = true);
             noted(&mut record);
-            self.store.write_container(&lock, &record)?;
+            match record.transient {
+                // Whether it was ready is all the same to recovery once its run has ended.
+                true => self.store.replace_container(&lock, &record)?,
+                false => self.store.write_container(&lock, &record)?,
+            }
         }
         for image in &request.images {
             self.store.touch(image.id);

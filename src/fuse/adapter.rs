@@ -75,21 +75,17 @@ pub(super) struct Adapter {
 
 impl Adapter {
     /// An adapter for what is shown.
-    pub(super) fn new(
-        shown: Shown,
-        processors: usize,
-        activity: Arc<Activity>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(shown: Shown, processors: usize, activity: Arc<Activity>) -> Self {
         let reports = Arc::new(Reports::default());
         let told = Arc::clone(&reports);
         let work = move |read: Read, buffer: &mut Vec<u8>| read.answer(buffer, &told);
-        let reads = Pool::new(processors + MORE_THREADS, WAITING, work)?;
+        let reads = Pool::new(processors + MORE_THREADS, WAITING, work);
         let no_xattrs = match &shown {
             Shown::One(image) => !image.union.any_xattrs(),
             Shown::Many(_) => false,
         };
         let (allow_idmap, no_open, no_opendir) = (false, false, false);
-        Ok(Self {
+        Self {
             shown,
             reports,
             activity,
@@ -98,7 +94,7 @@ impl Adapter {
             allow_idmap,
             no_open,
             no_opendir,
-        })
+        }
     }
 
     /// What a number stands for. Every request begins here.

@@ -65,7 +65,7 @@ impl Activity {
         Self {
             requests: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
-            haste: AtomicBool::new(!keeps_awake()),
+            haste: AtomicBool::new(false),
             begin: Instant::now(),
             looked: AtomicU64::new(0),
             wake,
@@ -128,7 +128,7 @@ pub(crate) fn halts() -> bool {
 
 /// Whether a server is to keep them awake: all of them stay so, not only those that
 /// its messages need, and of many that is much for little.
-fn keeps_awake() -> bool {
+pub(super) fn keeps_awake() -> bool {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (2..=PROCESSORS).contains(&processors) && halts()
 }
@@ -179,7 +179,6 @@ mod tests {
     fn haste_is_said_once_until_it_was_over() {
         let (wake, events) = unbounded();
         let activity = Activity::new(wake);
-        activity.calm();
         let looks = |at: &[u64]| {
             for &at in at {
                 activity.look(Duration::from_millis(at));

@@ -4,66 +4,63 @@
 //! the session's own few threads answer. May assume: a job answers its request
 //! itself. Must not know what a job is.
 
-use std::io;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
 
 /// A buffer that nobody used for so long is given back.
 const KEEP_BUFFER: Duration = Duration::from_secs(5);
 
-/// A bounded queue of jobs and the threads that do them.
-#[derive(Debug)]
+/// A bounded queue of jobs and the threads that do them. These are made when there are jobs:
+/// who only looks at names never needs one, and no mount waits for its own.
 pub(super) struct Pool<J> {
     queue: Option<Sender<J>>,
-    threads: Vec<JoinHandle<()>>,
+    jobs: Receiver<J>,
+    work: Arc<Work<J>>,
+    most: usize,
+    /// How many there are, to be read without the lock.
+    made: AtomicUsize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+type Work<J> = dyn Fn(J, &mut Vec<u8>) + Send + Sync;
+
+impl<J> fmt::Debug for Pool<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool, at most {}", self.most)
+    }
 }
 
 impl<J: Send + 'static> Pool<J> {
-    /// `threads` threads, at most `waiting` jobs in the queue. Every thread has a
+    /// At most `most` threads, at most `waiting` jobs in the queue. Every thread has a
     /// buffer that `work` may use as it likes.
     pub(super) fn new(
-        threads: usize,
+        most: usize,
         waiting: usize,
         work: impl Fn(J, &mut Vec<u8>) + Send + Sync + 'static,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let (queue, jobs) = bounded::<J>(waiting);
-        let work = Arc::new(work);
-        let mut pool = Self {
+        Self {
             queue: Some(queue),
-            threads: Vec::with_capacity(threads),
-        };
-        for number in 0..threads {
-            let (jobs, work) = (jobs.clone(), Arc::clone(&work));
-            let body = move || {
-                let mut buffer = Vec::new();
-                loop {
-                    let job = match jobs.recv_timeout(KEEP_BUFFER) {
-                        Ok(job) => job,
-                        Err(RecvTimeoutError::Timeout) => {
-                            buffer = Vec::new();
-                            // From here on the thread sleeps until there is work.
-                            match jobs.recv() {
-                                Ok(job) => job,
-                                Err(_) => break,
-                            }
-                        }
-                        Err(RecvTimeoutError::Disconnected) => break,
-                    };
-                    work(job, &mut buffer);
-                }
-            };
-            let builder = thread::Builder::new().name(format!("read-{number}"));
-            pool.threads.push(builder.spawn(body)?);
+            jobs,
+            work: Arc::new(work),
+            most,
+            made: AtomicUsize::new(0),
+            threads: Mutex::default(),
         }
-        Ok(pool)
     }
 
-    /// Hands a job over; gives it back when the queue is full, so that the
-    /// caller does it himself and nobody waits for room.
+    /// Hands a job over; gives it back when the queue is full or there is nobody for it, so
+    /// that the caller does it himself and nobody waits for room.
     pub(super) fn give(&self, job: J) -> Result<(), J> {
+        if self.made.load(Ordering::Relaxed) < self.most && self.one_more() == 0 {
+            return Err(job);
+        }
         match &self.queue {
             None => Err(job),
             Some(queue) => queue.try_send(job).map_err(|error| match error {
@@ -71,13 +68,45 @@ impl<J: Send + 'static> Pool<J> {
             }),
         }
     }
+
+    /// Makes one more thread, if there may be one; how many there are.
+    fn one_more(&self) -> usize {
+        let mut threads = self.threads.lock();
+        if threads.len() < self.most {
+            let (jobs, work) = (self.jobs.clone(), Arc::clone(&self.work));
+            let builder = thread::Builder::new().name(format!("read-{}", threads.len()));
+            // Without it the others have more to do.
+            threads.extend(builder.spawn(move || serve(&jobs, &*work)));
+            self.made.store(threads.len(), Ordering::Relaxed);
+        }
+        threads.len()
+    }
+}
+
+fn serve<J>(jobs: &Receiver<J>, work: &Work<J>) {
+    let mut buffer = Vec::new();
+    loop {
+        let job = match jobs.recv_timeout(KEEP_BUFFER) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                buffer = Vec::new();
+                // From here on the thread sleeps until there is work.
+                match jobs.recv() {
+                    Ok(job) => job,
+                    Err(_) => break,
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        work(job, &mut buffer);
+    }
 }
 
 impl<J> Drop for Pool<J> {
     /// Waits until every job that was handed over is done.
     fn drop(&mut self) {
         self.queue = None;
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.get_mut().drain(..) {
             // A worker that panicked has dropped its job, which answered EIO.
             let _ = thread.join();
         }
@@ -86,7 +115,7 @@ impl<J> Drop for Pool<J> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 
@@ -96,11 +125,21 @@ mod tests {
         let count = Arc::clone(&done);
         let pool = Pool::new(3, 1000, move |job: u32, _: &mut Vec<u8>| {
             count.fetch_add(job, Ordering::Relaxed);
-        })
-        .unwrap();
+        });
         (0..100).for_each(|_| pool.give(1).unwrap());
         drop(pool);
         assert_eq!(done.load(Ordering::Relaxed), 100);
+    }
+
+    #[test]
+    fn threads_come_with_jobs_and_no_more_than_may_be() {
+        let pool = Pool::new(2, 1000, |_: u32, _: &mut Vec<u8>| {});
+        let made = |pool: &Pool<u32>| pool.threads.lock().len();
+        assert_eq!(made(&pool), 0);
+        pool.give(1).unwrap();
+        assert_eq!(made(&pool), 1);
+        (0..10).for_each(|_| pool.give(1).unwrap());
+        assert_eq!(made(&pool), 2);
     }
 
     #[test]
@@ -108,8 +147,7 @@ mod tests {
         let (gate, wait) = bounded::<()>(0);
         let pool = Pool::new(1, 1, move |_: u32, _: &mut Vec<u8>| {
             let _ = wait.recv();
-        })
-        .unwrap();
+        });
         // One is at work, one waits, a third finds no room.
         let refused = (0..100).map(|job| pool.give(job)).find_map(Result::err);
         assert!(refused.is_some());

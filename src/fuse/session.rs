@@ -20,11 +20,11 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::{Adapter, Shown};
 use super::browse::Browse;
-use super::haste::{Activity, Awake, CALM, CALM_REQUESTS, Event};
+use super::haste::{self, Activity, Awake, CALM, CALM_REQUESTS, Event};
 use super::image::Image;
 use super::writable::WritableAdapter;
 use super::{MountOptions, Served, Tree};
-use crate::mounts::{self, FS_TYPE, Mount, MountError};
+use crate::mounts::{self, FS_TYPE, MountError, Seen};
 
 /// No request for so long: the process is idle.
 const IDLE: Duration = Duration::from_secs(10);
@@ -142,22 +142,22 @@ pub fn serve(
     };
     let run = match shown {
         Ok(shown) => {
-            let adapter = Adapter::new(shown, processors, activity.clone()).map_err(fails)?;
+            let adapter = Adapter::new(shown, processors, activity.clone());
             place.open(adapter, |adapter| adapter.allow_idmap = true, None)?
         }
         Err(tree) => {
-            let new = WritableAdapter::new(name.clone(), tree, processors, activity.clone());
-            let adapter = new.map_err(fails)?;
+            let adapter = WritableAdapter::new(name.clone(), tree, processors, activity.clone());
             let notifier = adapter.notifier();
             place.open(adapter, |_| {}, Some(notifier))?
         }
     };
     let mut undone = Undone(Some(&at));
-    let mount = mounts::uppermost(&mounts::all()?, &at).cloned();
-    let mount = mount.ok_or_else(|| MountError::NotMounted(at.clone()))?;
-    let unique = mounts::unique_id(&at);
+    let mount = Ours {
+        seen: mounts::seen_at(&at)?,
+        unique: mounts::unique_id(&at),
+        at: at.clone(),
+    };
     read_further_ahead(&mount);
-    let mount = Ours { mount, unique };
 
     let ended = wake.clone();
     let serving = thread::Builder::new().name("session".to_owned());
@@ -216,7 +216,7 @@ fn wait(
             Ok(Event::Woken) => {}
             Ok(Event::Haste) => {
                 before = activity.requests();
-                awake = Awake::hold();
+                awake = haste::keeps_awake().then(Awake::hold).flatten();
             }
             Ok(Event::Signal) if leaving.is_none() => {
                 detach(mount);
@@ -229,7 +229,7 @@ fn wait(
             Err(RecvTimeoutError::Timeout) if leaving.is_some() => {
                 log::warn!(
                     "`{}` is still in use; its users are cut off",
-                    mount.mount.at.display()
+                    mount.at.display()
                 );
                 abort(mount);
                 return Ok(());
@@ -268,15 +268,18 @@ impl Drop for Undone<'_> {
 /// The mount that this process serves.
 #[derive(Debug)]
 struct Ours {
-    mount: Mount,
+    at: PathBuf,
+    /// As the kernel tells it; what is read in the mount table takes the longer
+    /// the more containers there are.
+    seen: Seen,
     /// Its number that no later mount gets, where the kernel has such.
     unique: Option<u64>,
 }
 
 /// Has the kernel ask for more at a time than its 128 KiB when a program is mapped, or
 /// a file read on: what it asks for costs the decoding of whole spans anyhow.
-fn read_further_ahead(mount: &Mount) {
-    let (major, minor) = mount.device;
+fn read_further_ahead(mount: &Ours) {
+    let (major, minor) = mount.seen.device;
     let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     // Who may not, or has no /sys, reads in smaller pieces.
     if let Err(error) = fs::write(&file, READ_AHEAD_KIB) {
@@ -286,13 +289,10 @@ fn read_further_ahead(mount: &Mount) {
 
 /// Takes the mount out of the tree, unless another has taken its place.
 fn detach(ours: &Ours) {
-    let mount = &ours.mount;
-    let here = mounts::all()
-        .ok()
-        .and_then(|all| mounts::uppermost(&all, &mount.at).cloned());
-    if here.is_some_and(|here| here.id == mount.id)
-        && mounts::unique_id(&mount.at) == ours.unique
-        && let Err(error) = mounts::unmount(&mount.at, true)
+    let here = mounts::seen_at(&ours.at);
+    if here.is_ok_and(|here| here == ours.seen)
+        && mounts::unique_id(&ours.at) == ours.unique
+        && let Err(error) = mounts::unmount(&ours.at, true)
     {
         log::error!("{error}");
     }
@@ -300,8 +300,7 @@ fn detach(ours: &Ours) {
 
 /// Ends the connection: whoever waits for an answer gets an error at once.
 fn abort(ours: &Ours) {
-    let mount = &ours.mount;
-    let file = format!("/sys/fs/fuse/connections/{}/abort", mount.device.1);
+    let file = format!("/sys/fs/fuse/connections/{}/abort", ours.seen.device.1);
     // It is gone when the last user is, and then there is nothing to end.
     let _ = fs::write(file, "1");
 }
@@ -310,7 +309,9 @@ fn abort(ours: &Ours) {
 fn mount_point(at: &Path) -> Result<PathBuf, ServeError> {
     let place = mounts::resolve(at)?;
     // Before a look at the place itself: it may be a mount whose server died.
-    if let Some(mount) = mounts::uppermost(&mounts::all()?, &place).filter(|m| m.is_ours()) {
+    if mounts::may_be_mounted_at(&place)
+        && let Some(mount) = mounts::uppermost(&mounts::all()?, &place).filter(|m| m.is_ours())
+    {
         let name = mount.source.to_string_lossy().into_owned();
         return Err(ServeError::Occupied { at: place, name });
     }
@@ -506,9 +507,10 @@ mod tests {
     fn an_idle_server_lets_its_caches_go_once_until_it_is_asked_again() {
         let (wake, events) = unbounded();
         let activity = Activity::new(wake.clone());
-        let mount = mounts::all().unwrap().remove(0);
-        let unique = mounts::unique_id(&mount.at);
-        let mount = Ours { mount, unique };
+        // It is none of ours, and stays.
+        let at = PathBuf::from("/proc");
+        let (seen, unique) = (mounts::seen_at(&at).unwrap(), mounts::unique_id(&at));
+        let mount = Ours { at, seen, unique };
         let times = AtomicU64::new(0);
         let idle = || {
             times.fetch_add(1, Ordering::Relaxed);

@@ -200,6 +200,20 @@ impl Store {
         lock: &ContainerLock,
         body: &B,
     ) -> Result<(), StoreError> {
+        self.replace_container(lock, body)?;
+        sync_directory(&self.container_directory())
+    }
+
+    /// The same, but after a loss of power it may be as it was before this call: for what no
+    /// recovery asks.
+    ///
+    /// # Errors
+    /// As [`Store::write_container`].
+    pub fn replace_container<B: Body>(
+        &self,
+        lock: &ContainerLock,
+        body: &B,
+    ) -> Result<(), StoreError> {
         let path = self.container_path(lock.id());
         let wrong = |error: serde_json::Error| failed("write", &path)(error.into());
         let Pins { layers, images } = body.pins();
@@ -217,8 +231,7 @@ impl Store {
         File::create(&new)
             .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_data()))
             .map_err(failed("write", &new))?;
-        fs::rename(&new, &path).map_err(failed("rename", &new))?;
-        sync_directory(&self.container_directory())
+        fs::rename(&new, &path).map_err(failed("rename", &new))
     }
 
     /// Removes the record, what was put aside of it, and the lock with it.
@@ -226,12 +239,27 @@ impl Store {
     /// # Errors
     /// What the system says.
     pub fn remove_container(&self, lock: ContainerLock) -> Result<(), StoreError> {
+        self.unlink_container(&lock)?;
+        sync_directory(&self.container_directory())?;
+        self.forget_lock(lock)
+    }
+
+    /// The same, but after a loss of power the record may be there again: for one that
+    /// recovery removes then.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn drop_container(&self, lock: ContainerLock) -> Result<(), StoreError> {
+        self.unlink_container(&lock)?;
+        self.forget_lock(lock)
+    }
+
+    fn unlink_container(&self, lock: &ContainerLock) -> Result<(), StoreError> {
         for extension in ["json", "damaged", "new"] {
             let path = self.container_file(lock.id(), extension);
             gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
         }
-        sync_directory(&self.container_directory())?;
-        self.forget_lock(lock)
+        Ok(())
     }
 
     /// Removes the lock file of a container that has no record.

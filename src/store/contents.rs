@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -71,7 +71,10 @@ pub struct SpanCache {
     capacity: u64,
     /// By their numbers.
     layers: Mutex<Vec<Decodable>>,
-    work: Sender<Work>,
+    /// Its thread is made with the first work for it.
+    work: OnceLock<Sender<Work>>,
+    /// What that thread keeps to.
+    pace: fn() -> Pace,
     /// How many rests of spans are in it.
     unfinished: AtomicUsize,
     /// What readers are likely to want next; nothing if nobody wants to know.
@@ -152,12 +155,6 @@ impl SpanCache {
 
     /// The same; `pace` is asked for by the thread that decodes behind readers' backs.
     fn at_pace(capacity: u64, ahead: bool, pace: fn() -> Pace) -> Arc<Self> {
-        let (work, jobs) = bounded::<Work>(WAITING);
-        // Ends with the cache, which has the only sender.
-        thread::spawn(move || {
-            let mut pace = pace();
-            jobs.into_iter().for_each(|work| work.run(&mut pace));
-        });
         let state = Mutex::new(State {
             slots: LruCache::unbounded(),
             bytes: 0,
@@ -166,9 +163,24 @@ impl SpanCache {
             state,
             capacity,
             layers: Mutex::default(),
-            work,
+            work: OnceLock::new(),
+            pace,
             unfinished: AtomicUsize::new(0),
             follower: ahead.then(Mutex::default),
+        })
+    }
+
+    fn work(&self) -> &Sender<Work> {
+        self.work.get_or_init(|| {
+            let (work, jobs) = bounded::<Work>(WAITING);
+            let pace = self.pace;
+            // Ends with the cache, which has the only sender. Where the system is out of
+            // threads all work is refused, and readers do it.
+            let _ = thread::Builder::new().spawn(move || {
+                let mut pace = pace();
+                jobs.into_iter().for_each(|work| work.run(&mut pace));
+            });
+            work
         })
     }
 
@@ -224,7 +236,7 @@ impl SpanCache {
         let next = follower.lock().touch(key);
         for key in next {
             // When there is too much to do, the reader is faster himself.
-            let _ = self.work.try_send(Work::Ahead(Arc::downgrade(self), key));
+            let _ = self.work().try_send(Work::Ahead(Arc::downgrade(self), key));
         }
     }
 
@@ -359,7 +371,7 @@ impl SpanCache {
             let (cache, blob) = (Arc::downgrade(self), Arc::clone(blob));
             let work = Work::Finish(cache, key, Arc::clone(&slot), blob);
             let waiting = self.unfinished.fetch_add(1, Ordering::Relaxed);
-            if waiting >= UNFINISHED || self.work.try_send(work).is_err() {
+            if waiting >= UNFINISHED || self.work().try_send(work).is_err() {
                 self.unfinished.fetch_sub(1, Ordering::Relaxed);
                 // Half a span that nobody finishes would only take room. Another may be at it.
                 drop(slot.try_lock().map(|mut content| take_begun(&mut content)));

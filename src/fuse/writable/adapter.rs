@@ -65,9 +65,9 @@ impl WritableAdapter {
         tree: Arc<Writable>,
         processors: usize,
         activity: Arc<Activity>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let work = |read: Read, buffer: &mut Vec<u8>| read.answer(buffer);
-        Ok(Self {
+        Self {
             core: Arc::new(Core {
                 name,
                 tree,
@@ -78,10 +78,10 @@ impl WritableAdapter {
                 passed: AtomicBool::new(false),
                 notifier: Arc::default(),
             }),
-            reads: Pool::new(processors + MORE_THREADS, WAITING, work)?,
+            reads: Pool::new(processors + MORE_THREADS, WAITING, work),
             slow: Workers::new(SLOW_MOST),
             no_opendir: false,
-        })
+        }
     }
 
     /// Where to put what the kernel is told things by.
