@@ -166,6 +166,8 @@ pub struct Containers<'a> {
     pub rootfs_dir: &'a Path,
     /// Where servers log, if not to the system's log.
     pub log: Option<&'a Path>,
+    /// Servers keep idle processors awake in haste.
+    pub keep_awake: bool,
     /// Set from elsewhere: stop soon, and undo what was begun.
     pub stop: &'a AtomicBool,
     /// Told what takes a moment.

@@ -81,6 +81,7 @@ impl Mounted {
             name: "test:1".to_owned(),
             tree,
             idle,
+            keep_awake: true,
         };
         let server =
             thread::spawn(move || serve(served, &at, &options, || ready.send(()).unwrap()));
@@ -649,6 +650,7 @@ fn background_server() {
         name: "background".to_owned(),
         tree: image(),
         idle: None,
+        keep_awake: false,
     };
     let mut pipe = Some(pipe);
     let ready = || pipe.take().unwrap().ready().unwrap();

@@ -51,6 +51,11 @@ const SETTINGS: &[(&str, [&str; 3], [&str; 3])] = &[
         ["false", "false", "false"],
     ),
     (
+        "keep-awake",
+        ["false", "0", "false"],
+        ["false", "false", "false"],
+    ),
+    (
         "backend",
         ["copy", "bind", "'auto'"],
         ["copy", "bind", "auto"],
@@ -460,6 +465,7 @@ fn without_a_word_the_defaults_are_those_of_the_documents() {
         ("auth-file", Value::Null),
         ("transfers", 3.into()),
         ("prefetch", true.into()),
+        ("keep-awake", true.into()),
     ] {
         assert_eq!(setting(&bench, name, &[], &[]).0, expected, "{name}");
     }

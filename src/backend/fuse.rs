@@ -55,6 +55,8 @@ pub struct ServeCommand {
     pub cache_size: u64,
     /// What is likely to be read next is not decoded before.
     pub no_prefetch: bool,
+    /// Idle processors may halt while it has much to do.
+    pub let_halt: bool,
     /// What is shown, in the words of the verb; nothing: all images of the store.
     pub what: Vec<OsString>,
     /// Where changes go, and the work directory beside it.
@@ -81,6 +83,9 @@ impl ServeCommand {
         words.extend(["--cache-size".into(), self.cache_size.to_string().into()]);
         if self.no_prefetch {
             words.push("--prefetch=false".into());
+        }
+        if self.let_halt {
+            words.push("--keep-awake=false".into());
         }
         words.push("serve".into());
         words.extend(self.what);

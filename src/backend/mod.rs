@@ -235,6 +235,8 @@ pub struct Task<'a> {
     pub read_only: bool,
     /// Where servers log, if not to the system's log.
     pub log: Option<&'a Path>,
+    /// Servers keep idle processors awake in haste.
+    pub keep_awake: bool,
     /// Set from elsewhere: stop soon.
     pub stop: &'a AtomicBool,
 }
@@ -271,6 +273,7 @@ impl Task<'_> {
             store: self.store.root().to_owned(),
             cache_size: self.store.cache_quota(),
             no_prefetch: !self.store.prefetch(),
+            let_halt: !self.keep_awake,
             what,
             log: self.log.map(Path::to_owned),
             ..ServeCommand::default()

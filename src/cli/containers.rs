@@ -178,6 +178,7 @@ pub(super) fn keeper<'a>(context: &'a Context, store: &'a Store) -> Containers<'
         store,
         rootfs_dir: &context.rootfs_dir,
         log: context.log_file.as_deref(),
+        keep_awake: context.keep_awake,
         stop: &context.stop,
         say: &say,
     }

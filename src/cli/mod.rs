@@ -171,6 +171,8 @@ pub(crate) struct Context {
     cache_size: u64,
     /// Whether mounts decode what is likely to be read next.
     prefetch: bool,
+    /// Whether servers keep idle processors awake in haste.
+    keep_awake: bool,
     /// Where root file systems of containers are.
     rootfs_dir: PathBuf,
     /// How containers get them.
@@ -237,6 +239,7 @@ impl Context {
             cache,
             cache_size: all.cache_size,
             prefetch: all.prefetch,
+            keep_awake: all.keep_awake,
             rootfs_dir: all.rootfs_dir,
             backend: all.backend,
             providers: all.providers,

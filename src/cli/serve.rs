@@ -328,6 +328,7 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
         name,
         tree,
         idle: Some(idle),
+        keep_awake: context.keep_awake,
     };
     let mut was_ready = false;
     let served = fuse::serve(served, &args.mount.at, &options, || {

@@ -62,6 +62,16 @@ pub(super) struct Wishes {
         num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_short_help = true
     )]
     prefetch: Option<bool>,
+    /// Whether root's mounts keep idle processors awake in haste. Default: true.
+    ///
+    /// In a virtual machine an idle processor halts and is slow to wake. While requests
+    /// follow one another closely, idle ones poll instead, on machines with up to
+    /// eight of them.
+    #[arg(
+        long, global = true, env = "LAZYROOT_KEEP_AWAKE", value_name = "BOOL", value_parser = parse_bool,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_short_help = true
+    )]
+    keep_awake: Option<bool>,
     /// Where root file systems of containers are.
     ///
     /// Default: /var/lib/lazyroot/containers for root,
@@ -368,6 +378,7 @@ pub(super) struct Settings {
     pub(super) store: PathBuf,
     pub(super) cache_size: u64,
     pub(super) prefetch: bool,
+    pub(super) keep_awake: bool,
     pub(super) rootfs_dir: PathBuf,
     pub(super) backend: Choice,
     pub(super) providers: Words<Providers>,
@@ -507,6 +518,7 @@ impl Sources<'_> {
                 .must("cache-size", |all| all.cache_size, Some(Size(CACHE_SIZE)))?
                 .0,
             prefetch: self.must("prefetch", |all| all.prefetch, Some(true))?,
+            keep_awake: self.must("keep-awake", |all| all.keep_awake, Some(true))?,
             rootfs_dir: self.must(
                 "rootfs-dir",
                 |all| all.rootfs_dir.clone(),

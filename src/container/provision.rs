@@ -304,6 +304,7 @@ impl Containers<'_> {
             scratch: &scratch,
             read_only: rootfs.read_only,
             log: self.log,
+            keep_awake: self.keep_awake,
             stop: self.stop,
         };
         let mut written = 0;

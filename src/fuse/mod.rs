@@ -79,6 +79,9 @@ pub struct Served {
     /// Called when no request came for a while, once until the next request:
     /// the place to let caches go.
     pub idle: Option<Box<dyn Fn() + Send>>,
+    /// Idle processors are kept awake while requests follow one another closely, where
+    /// this process may and they would halt.
+    pub keep_awake: bool,
 }
 
 impl fmt::Debug for Served {

@@ -103,7 +103,12 @@ pub fn serve(
     options: &MountOptions,
     ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
-    let Served { name, tree, idle } = what;
+    let Served {
+        name,
+        tree,
+        idle,
+        keep_awake,
+    } = what;
     let at = mount_point(at)?;
     let fails = |source| ServeError::Mount {
         name: name.clone(),
@@ -181,7 +186,7 @@ pub fn serve(
     })?;
     undone.0 = None;
     ready();
-    let result = wait(&events, &mount, &activity, &idle, IDLE);
+    let result = wait(&events, &mount, &activity, (&idle, IDLE), keep_awake);
     handle.close();
     result.map_err(|source| ServeError::Serve { name, source })
 }
@@ -191,8 +196,8 @@ fn wait(
     events: &Receiver<Event>,
     mount: &Ours,
     activity: &Activity,
-    idle: &dyn Fn(),
-    after: Duration,
+    (idle, after): (&dyn Fn(), Duration),
+    keep_awake: bool,
 ) -> io::Result<()> {
     let mut leaving: Option<Instant> = None;
     let mut awake: Option<Awake> = None;
@@ -216,7 +221,9 @@ fn wait(
             Ok(Event::Woken) => {}
             Ok(Event::Haste) => {
                 before = activity.requests();
-                awake = haste::keeps_awake().then(Awake::hold).flatten();
+                awake = (keep_awake && haste::keeps_awake())
+                    .then(Awake::hold)
+                    .flatten();
             }
             Ok(Event::Signal) if leaving.is_none() => {
                 detach(mount);
@@ -517,7 +524,7 @@ mod tests {
         };
         let after = Duration::from_millis(10);
         thread::scope(|scope| {
-            scope.spawn(|| wait(&events, &mount, &activity, &idle, after).unwrap());
+            scope.spawn(|| wait(&events, &mount, &activity, (&idle, after), false).unwrap());
             let until = |wanted: u64| {
                 while times.load(Ordering::Relaxed) < wanted {
                     thread::sleep(after);

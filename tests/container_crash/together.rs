@@ -96,6 +96,7 @@ fn a_container_that_got_ready_since_the_plan_was_made_stays() {
         store: &store,
         rootfs_dir: &scene.lab.path("containers"),
         log: None,
+        keep_awake: true,
         stop: &AtomicBool::new(false),
         say: &|_| (),
     };

@@ -18,6 +18,7 @@ fn context(dir: &Path) -> Context {
         log_file: None,
         cache_size: 0,
         prefetch: true,
+        keep_awake: true,
         rootfs_dir: dir.join("containers"),
         backend: Choice::Auto,
         providers: Words::default(),
