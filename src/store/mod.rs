@@ -57,11 +57,13 @@ pub mod uppers;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{Advice, FlockOperation};
 
 use crate::digest::{BlobId, DiffId, Hasher, ImageId};
 use crate::image::appc::graph::GraphError;
@@ -248,6 +250,14 @@ impl Source for FileSource {
 
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn will_need(&self, range: Range<u64>) {
+        // Only a hint: a file system that takes none reads when it is asked to.
+        let len = NonZeroU64::new(range.end.saturating_sub(range.start));
+        if let Some(len) = len {
+            let _ = rustix::fs::fadvise(&self.file, range.start, Some(len), Advice::WillNeed);
+        }
     }
 
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<(), ReadError> {
