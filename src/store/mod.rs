@@ -42,6 +42,7 @@
 
 mod ahead;
 pub mod appc;
+mod aside;
 mod called;
 pub mod containers;
 pub mod contents;
@@ -52,6 +53,7 @@ pub mod leases;
 pub mod metrics;
 pub mod named_lock;
 mod pace;
+mod spans;
 pub mod staging;
 pub mod uppers;
 
@@ -71,7 +73,8 @@ use crate::layer::blocks::BlockCache;
 use crate::layer::{ReadError, Source};
 use crate::remove::RemoveError;
 pub use ahead::FirstReads;
-use contents::SpanCache;
+use aside::Aside;
+pub use spans::SpanCache;
 
 /// Why the store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -287,13 +290,11 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// Caches of the usual size: 8 MiB of blocks, 16 MiB of spans. If they are to look
-    /// `ahead`, spans are decoded before readers want them.
-    #[must_use]
-    pub fn new(ahead: bool) -> Self {
+    /// Caches of the usual size: 8 MiB of blocks, 16 MiB of spans.
+    fn new(ahead: bool, aside: Option<Aside>) -> Self {
         Self {
             blocks: BlockCache::new(8 << 20),
-            spans: SpanCache::new(16 << 20, ahead),
+            spans: SpanCache::new(16 << 20, ahead, aside),
         }
     }
 
@@ -305,9 +306,9 @@ impl Caches {
 }
 
 impl Default for Caches {
-    /// They do not look ahead.
+    /// They do not look ahead, and what does not fit is decoded again.
     fn default() -> Self {
-        Self::new(false)
+        Self::new(false, None)
     }
 }
 
@@ -392,6 +393,15 @@ impl Store {
     #[must_use]
     pub fn with_prefetch(self, prefetch: bool) -> Self {
         Self { prefetch, ..self }
+    }
+
+    /// Caches for a mount. If they are to look `ahead`, spans are decoded before readers want them.
+    /// Spans that come back again and again go to a file without a name, of at most the size that
+    /// uncompressed copies may have, and of a part of what is free on the disk.
+    #[must_use]
+    pub fn caches(&self, ahead: bool) -> Caches {
+        let aside = Aside::new(self.cache.join("expanded-v1"), self.cache_quota);
+        Caches::new(ahead, Some(aside))
     }
 
     /// See [`Self::with_prefetch`].
