@@ -295,7 +295,7 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     let options = args.mount.parse_options(of_image)?;
     let store = context.open()?;
     let metrics = store.metrics();
-    let caches = Caches::new(store.prefetch() && several_processors());
+    let caches = store.caches(store.prefetch() && several_processors());
     let idle = caches.clone();
     let mut reads = FirstReadsOf {
         store: store.clone(),

@@ -28,7 +28,7 @@ use super::haste::Activity;
 use super::image::Image;
 use super::listing::Line;
 use super::pool::Pool;
-use super::reads::{READ_MAX, Read, seek_from};
+use super::reads::{READ_MAX, Read, SHORT, seek_from};
 use super::reports::Reports;
 use super::xattrs::answer_xattr;
 use crate::node::Ino;
@@ -79,7 +79,7 @@ impl Adapter {
         let reports = Arc::new(Reports::default());
         let told = Arc::clone(&reports);
         let work = move |read: Read, buffer: &mut Vec<u8>| read.answer(buffer, &told);
-        let reads = Pool::new(processors + MORE_THREADS, WAITING, work);
+        let reads = Pool::new(processors, processors + MORE_THREADS, WAITING, work);
         let no_xattrs = match &shown {
             Shown::One(image) => !image.union.any_xattrs(),
             Shown::Many(_) => false,
@@ -297,9 +297,7 @@ impl Filesystem for Adapter {
             size,
             reply,
         };
-        if let Err(read) = self.reads.give(read) {
-            read.answer(&mut Vec::new(), &self.reports);
-        }
+        self.reads.give(read, size <= SHORT);
     }
 
     fn flush(

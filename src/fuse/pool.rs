@@ -1,8 +1,9 @@
 //! Threads for what may be slow.
 //!
 //! What it is for: reading decodes, and a decode must not hold up lookups, which
-//! the session's own few threads answer. May assume: a job answers its request
-//! itself. Must not know what a job is.
+//! the session's own few threads answer. But to hand a job over wakes one more thread, which takes
+//! longer than to read most files; so all threads of the session but one may do a short one
+//! themselves. May assume: a job answers its request itself. Must not know what a job is.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use parking_lot::Mutex;
 /// A buffer that nobody used for so long is given back.
 const KEEP_BUFFER: Duration = Duration::from_secs(5);
 
+/// Does a job; the buffer is its to use as it likes.
+type Work<J> = dyn Fn(J, &mut Vec<u8>) + Send + Sync;
+
 /// A bounded queue of jobs and the threads that do them. These are made when there are jobs:
 /// who only looks at names never needs one, and no mount waits for its own.
 pub(super) struct Pool<J> {
@@ -26,9 +30,10 @@ pub(super) struct Pool<J> {
     /// How many there are, to be read without the lock.
     made: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Threads that gave a job and do it themselves, now and at most.
+    here: AtomicUsize,
+    most_here: usize,
 }
-
-type Work<J> = dyn Fn(J, &mut Vec<u8>) + Send + Sync;
 
 impl<J> fmt::Debug for Pool<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,8 +43,10 @@ impl<J> fmt::Debug for Pool<J> {
 
 impl<J: Send + 'static> Pool<J> {
     /// At most `most` threads, at most `waiting` jobs in the queue. Every thread has a
-    /// buffer that `work` may use as it likes.
+    /// buffer that `work` may use as it likes. Of the `givers`, one at least never works,
+    /// unless nobody else can.
     pub(super) fn new(
+        givers: usize,
         most: usize,
         waiting: usize,
         work: impl Fn(J, &mut Vec<u8>) + Send + Sync + 'static,
@@ -52,12 +59,27 @@ impl<J: Send + 'static> Pool<J> {
             most,
             made: AtomicUsize::new(0),
             threads: Mutex::default(),
+            here: AtomicUsize::new(0),
+            most_here: givers.saturating_sub(1),
         }
     }
 
-    /// Hands a job over; gives it back when the queue is full or there is nobody for it, so
-    /// that the caller does it himself and nobody waits for room.
-    pub(super) fn give(&self, job: J) -> Result<(), J> {
+    /// Has a job done: by a thread of the pool, or here, where it is `short` and another giver
+    /// is free, or the queue is full or there is no thread, so that nobody waits for room.
+    pub(super) fn give(&self, job: J, short: bool) {
+        if short {
+            let before = self.here.fetch_add(1, Ordering::Relaxed);
+            let _here = Here(&self.here);
+            if before < self.most_here {
+                return (self.work)(job, &mut Vec::new());
+            }
+        }
+        if let Err(job) = self.hand_over(job) {
+            (self.work)(job, &mut Vec::new());
+        }
+    }
+
+    fn hand_over(&self, job: J) -> Result<(), J> {
         if self.made.load(Ordering::Relaxed) < self.most && self.one_more() == 0 {
             return Err(job);
         }
@@ -102,6 +124,15 @@ fn serve<J>(jobs: &Receiver<J>, work: &Work<J>) {
     }
 }
 
+/// Counts a giver out, also one whose job panicked.
+struct Here<'a>(&'a AtomicUsize);
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl<J> Drop for Pool<J> {
     /// Waits until every job that was handed over is done.
     fn drop(&mut self) {
@@ -123,34 +154,69 @@ mod tests {
     fn every_job_is_done_before_the_pool_is_gone() {
         let done = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&done);
-        let pool = Pool::new(3, 1000, move |job: u32, _: &mut Vec<u8>| {
+        let pool = Pool::new(2, 3, 1000, move |job: u32, _: &mut Vec<u8>| {
             count.fetch_add(job, Ordering::Relaxed);
         });
-        (0..100).for_each(|_| pool.give(1).unwrap());
+        (0..100).for_each(|job| pool.give(1, job % 3 == 0));
         drop(pool);
         assert_eq!(done.load(Ordering::Relaxed), 100);
     }
 
     #[test]
     fn threads_come_with_jobs_and_no_more_than_may_be() {
-        let pool = Pool::new(2, 1000, |_: u32, _: &mut Vec<u8>| {});
+        let pool = Pool::new(2, 2, 1000, |_: u32, _: &mut Vec<u8>| {});
         let made = |pool: &Pool<u32>| pool.threads.lock().len();
+        pool.give(1, true);
         assert_eq!(made(&pool), 0);
-        pool.give(1).unwrap();
+        pool.give(1, false);
         assert_eq!(made(&pool), 1);
-        (0..10).for_each(|_| pool.give(1).unwrap());
+        (0..10).for_each(|_| pool.give(1, false));
         assert_eq!(made(&pool), 2);
     }
 
     #[test]
-    fn a_full_queue_gives_the_job_back() {
+    fn where_the_queue_is_full_whoever_gives_a_job_does_it() {
         let (gate, wait) = bounded::<()>(0);
-        let pool = Pool::new(1, 1, move |_: u32, _: &mut Vec<u8>| {
-            let _ = wait.recv();
+        let (say, said) = crossbeam_channel::unbounded();
+        let pool = Pool::new(1, 1, 1, move |job: u32, _: &mut Vec<u8>| {
+            if job == 0 {
+                let _ = wait.recv();
+            }
+            say.send((job, thread::current().id())).unwrap();
         });
-        // One is at work, one waits, a third finds no room.
-        let refused = (0..100).map(|job| pool.give(job)).find_map(Result::err);
-        assert!(refused.is_some());
+        // One is at work; of the others one waits at most, so two at least are done here.
+        pool.give(0, true);
+        (1..4).for_each(|job| pool.give(job, false));
+        let here = thread::current().id();
+        assert_eq!(said.recv().unwrap().1, here);
+        assert_eq!(said.recv().unwrap().1, here);
         drop(gate);
+    }
+
+    #[test]
+    fn a_short_job_is_done_by_who_gives_it_unless_he_is_the_last_who_is_free() {
+        let (gate, wait) = bounded::<()>(0);
+        let (say, said) = crossbeam_channel::unbounded();
+        let pool = Pool::new(2, 1, 10, move |job: u32, _: &mut Vec<u8>| {
+            say.send((job, thread::current().id())).unwrap();
+            if job == 1 {
+                let _ = wait.recv();
+            }
+        });
+        let here = thread::current().id();
+        pool.give(0, true);
+        assert_eq!(said.recv().unwrap(), (0, here));
+        thread::scope(|scope| {
+            scope.spawn(|| pool.give(1, true));
+            assert_ne!(said.recv().unwrap().1, here);
+            pool.give(2, true);
+            let (job, by) = said.recv().unwrap();
+            assert!(job == 2 && by != here);
+            drop(gate);
+        });
+        pool.give(3, false);
+        assert_ne!(said.recv().unwrap(), (3, here));
+        pool.give(4, true);
+        assert_eq!(said.recv().unwrap(), (4, here));
     }
 }

@@ -15,6 +15,9 @@ use crate::node::Ino;
 /// (`fs.fuse.max_pages_limit`).
 pub(super) const READ_MAX: u32 = 1 << 20;
 
+/// A read of at most so much is short: small files, and single pages. Its buffer is made anew.
+pub(super) const SHORT: u32 = 128 << 10;
+
 /// A read to be answered by the pool.
 #[derive(Debug)]
 pub(super) struct Read {

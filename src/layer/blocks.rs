@@ -39,6 +39,9 @@ use super::{ReadError, Source};
 const BLOCK_LOG2: u32 = 14;
 /// Bytes in one block.
 pub const BLOCK: u64 = 1 << BLOCK_LOG2;
+/// Blocks that the disk is asked for together: a file of this kind has one or two MiB for an
+/// image, and each single read of a cold one takes as long as to decode a small file.
+const AROUND: u64 = 8 * BLOCK;
 const FOOTER: u64 = 48;
 /// A payload over this is refused: 64 GiB is a hundred times the largest index
 /// that the limits of a layer allow.
@@ -301,6 +304,10 @@ impl BlockFile {
         if size == 0 {
             return Err(self.corrupt(at, "a reference leads behind the end"));
         }
+        // Who looks up one name will look up more.
+        let around = at / AROUND * AROUND;
+        self.source
+            .will_need(around..(around + AROUND).min(self.payload));
         let mut bytes = vec![0; size as usize];
         self.source.read_at(at, &mut bytes)?;
         if xxh3_64(&bytes) != u64_at(&self.checks, 8 * number as usize) {

@@ -24,6 +24,7 @@ pub mod write;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::digest::{DiffId, Digest};
@@ -111,6 +112,9 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// [`ReadError::Io`] where the bytes cannot be read (also beyond the end),
     /// [`ReadError::Corrupt`] where they fail their check. `to` is then undefined.
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<(), ReadError>;
+
+    /// These bytes are going to be read soon: whoever has to wait for a disk may begin to.
+    fn will_need(&self, _range: Range<u64>) {}
 
     /// As [`Self::read_at`], where the caller has a check of his own: a source
     /// may then hand out bytes that pass it before it has made its own check.

@@ -1,8 +1,7 @@
 //! The uncompressed tar of a layer, readable anywhere.
 //!
 //! What it is for: a [`Source`] over a blob and its seek map. Bytes are decoded
-//! span by span, checked, and kept in one bounded cache per process; a span is
-//! decoded once even if many threads want it. A layer that no random access can
+//! span by span, checked, and kept in a [`SpanCache`]. A layer that no random access can
 //! serve (zstd in one frame) is decoded once from front to back into a file of
 //! the cache, answering readers as it passes what they want; what is read back
 //! from that file is checked like everything else.
@@ -13,390 +12,17 @@ use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
-use lru::LruCache;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::{AtFlags, CWD};
 
 use super::FileSource;
-use super::ahead::{FirstReads, Follower, Key};
 use super::metrics::{Copied, Counter, Metrics};
-use super::pace::Pace;
-use crate::digest::BlobId;
-use crate::layer::seek::{SPAN, SeekMap, SpanDecoder};
+use super::spans::{Span, SpanCache, patience};
+use crate::layer::seek::SeekMap;
 use crate::layer::{ReadError, Source};
-
-type Span = Arc<Vec<u8>>;
-type Slot = Arc<Mutex<Content>>;
-
-/// What is there of a span.
-#[derive(Debug, Default)]
-enum Content {
-    /// Nothing.
-    #[default]
-    Empty,
-    /// Its first part, not checked yet; whoever needs more goes on here.
-    Begun(Box<SpanDecoder>),
-    /// All of it, checked.
-    Whole(Span),
-}
-
-/// A reader waits no longer, for each 256 KiB, for another thread that decodes the span which he
-/// wants: ten times what it takes. Where more is to be done than there are processors, that thread may be
-/// put aside for as long as the others take their turns.
-const PATIENCE: Duration = Duration::from_millis(3);
-
-/// The same for so many bytes.
-fn patience(bytes: u64) -> Duration {
-    // Spans have 4 MiB at most.
-    PATIENCE * bytes.div_ceil(SPAN).clamp(1, 16) as u32
-}
-
-/// Work that waits for the thread which decodes behind readers' backs. What would be
-/// more is dropped, and decoded when somebody wants it.
-const WAITING: usize = 64;
-
-/// So much waits at most when the rest of a span is left to that thread: more
-/// would be finished too late.
-const UNFINISHED: usize = 16;
-
-/// Decoded spans, least recently used ones dropped first.
-pub struct SpanCache {
-    state: Mutex<State>,
-    capacity: u64,
-    /// By their numbers.
-    layers: Mutex<Vec<Decodable>>,
-    /// Its thread is made with the first work for it.
-    work: OnceLock<Sender<Work>>,
-    /// What that thread keeps to.
-    pace: fn() -> Pace,
-    /// How many rests of spans are in it.
-    unfinished: AtomicUsize,
-    /// What readers are likely to want next; nothing if nobody wants to know.
-    follower: Option<Mutex<Follower>>,
-}
-
-struct State {
-    /// Each with the bytes that it is counted for: 0 until it is whole.
-    slots: LruCache<Key, (Slot, u64)>,
-    /// The sum of those.
-    bytes: u64,
-}
-
-/// A layer; it can be decoded for as long as somebody has it open.
-struct Decodable {
-    id: BlobId,
-    map: Weak<SeekMap>,
-    blob: Weak<FileSource>,
-}
-
-/// What is decoded while no reader waits for it. Damage is found again, and told, by
-/// who reads it.
-enum Work {
-    /// The rest of a span whose first part has answered a reader.
-    Finish(Weak<SpanCache>, Key, Slot, Arc<FileSource>),
-    /// A span that a reader is likely to want soon.
-    Ahead(Weak<SpanCache>, Key),
-}
-
-impl Work {
-    fn run(self, pace: &mut Pace) {
-        match self {
-            Self::Finish(cache, key, slot, blob) => {
-                if let Some(cache) = cache.upgrade() {
-                    cache.unfinished.fetch_sub(1, Ordering::Relaxed);
-                    let mut content = slot.lock();
-                    // Another reader may have finished it meanwhile.
-                    if let Content::Begun(decoder) = take_begun(&mut content)
-                        && let Ok(bytes) = decoder.finish(&*blob)
-                    {
-                        cache.keep(key, &slot, content, bytes);
-                    }
-                }
-            }
-            Self::Ahead(cache, key) => {
-                if let Some(cache) = cache.upgrade()
-                    && pace.may_run()
-                {
-                    cache.decode_ahead(key);
-                    pace.has_run();
-                }
-            }
-        }
-    }
-}
-
-/// Takes out what is begun, and nothing else.
-fn take_begun(content: &mut Content) -> Content {
-    match content {
-        Content::Begun(_) => std::mem::take(content),
-        Content::Empty | Content::Whole(_) => Content::Empty,
-    }
-}
-
-impl std::fmt::Debug for SpanCache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SpanCache")
-    }
-}
-
-impl SpanCache {
-    /// A cache of at most `capacity` bytes (one span at least). If it is to look `ahead`,
-    /// spans that readers are likely to want next are decoded before they do.
-    #[must_use]
-    pub fn new(capacity: u64, ahead: bool) -> Arc<Self> {
-        Self::at_pace(capacity, ahead, Pace::new)
-    }
-
-    /// The same; `pace` is asked for by the thread that decodes behind readers' backs.
-    fn at_pace(capacity: u64, ahead: bool, pace: fn() -> Pace) -> Arc<Self> {
-        let state = Mutex::new(State {
-            slots: LruCache::unbounded(),
-            bytes: 0,
-        });
-        Arc::new(Self {
-            state,
-            capacity,
-            layers: Mutex::default(),
-            work: OnceLock::new(),
-            pace,
-            unfinished: AtomicUsize::new(0),
-            follower: ahead.then(Mutex::default),
-        })
-    }
-
-    fn work(&self) -> &Sender<Work> {
-        self.work.get_or_init(|| {
-            let (work, jobs) = bounded::<Work>(WAITING);
-            let pace = self.pace;
-            // Ends with the cache, which has the only sender. Where the system is out of
-            // threads all work is refused, and readers do it.
-            let _ = thread::Builder::new().spawn(move || {
-                let mut pace = pace();
-                jobs.into_iter().for_each(|work| work.run(&mut pace));
-            });
-            work
-        })
-    }
-
-    /// A number for a layer that was opened.
-    fn number(&self, map: &Arc<SeekMap>, blob: &Arc<FileSource>) -> u32 {
-        let mut layers = self.layers.lock();
-        layers.push(Decodable {
-            id: map.blob(),
-            map: Arc::downgrade(map),
-            blob: Arc::downgrade(blob),
-        });
-        // As many as a process opens files.
-        (layers.len() - 1) as u32
-    }
-
-    /// From now on readers are expected to read as they did then. Spans of layers that
-    /// were never opened are left out.
-    pub fn expect(&self, reads: &FirstReads) {
-        let Some(follower) = &self.follower else {
-            return;
-        };
-        let blobs = self.blobs();
-        let place = |blob| blobs.iter().position(|open| open == blob);
-        let numbers: Vec<_> = reads.layers.iter().map(place).collect();
-        let known = reads.spans.iter().filter_map(|&(layer, span)| {
-            let number = (*numbers.get(layer as usize)?)?;
-            Some((number as u32, span))
-        });
-        follower.lock().know(known.collect());
-    }
-
-    /// In which order spans were first read, once there is enough that is worth keeping;
-    /// from then on nothing more is noted.
-    #[must_use]
-    pub fn first_reads(&self) -> Option<FirstReads> {
-        let keys = self.follower.as_ref()?.lock().close()?;
-        Some(FirstReads {
-            layers: self.blobs(),
-            spans: keys,
-        })
-    }
-
-    /// Blobs of all layers by their numbers.
-    fn blobs(&self) -> Vec<BlobId> {
-        self.layers.lock().iter().map(|layer| layer.id).collect()
-    }
-
-    /// A reader wants a span: has others decoded that are likely to be next.
-    fn look_ahead(self: &Arc<Self>, key: Key) {
-        let Some(follower) = &self.follower else {
-            return;
-        };
-        let next = follower.lock().touch(key);
-        for key in next {
-            // When there is too much to do, the reader is faster himself.
-            let _ = self.work().try_send(Work::Ahead(Arc::downgrade(self), key));
-        }
-    }
-
-    fn decode_ahead(&self, key: Key) {
-        let layer = self
-            .layers
-            .lock()
-            .get(key.0 as usize)
-            .map(|layer| (layer.map.upgrade(), layer.blob.upgrade()));
-        let Some((Some(map), Some(blob))) = layer else {
-            return;
-        };
-        let follower = self.follower.as_ref();
-        if !map.random_access()
-            || key.1 >= map.spans()
-            // The reader was faster.
-            || follower.is_some_and(|follower| follower.lock().is_passed(key))
-        {
-            return;
-        }
-        let slot = self.slot(key);
-        // A reader is at it.
-        let Some(mut content) = slot.try_lock() else {
-            return;
-        };
-        let bytes = match std::mem::take(&mut *content) {
-            Content::Empty => map.decode(key.1, &*blob),
-            Content::Begun(decoder) => decoder.finish(&*blob),
-            whole @ Content::Whole(_) => {
-                *content = whole;
-                return;
-            }
-        };
-        if let Ok(bytes) = bytes {
-            self.keep(key, &slot, content, bytes);
-        }
-    }
-
-    /// Forgets every span.
-    pub fn clear(&self) {
-        let mut state = self.state.lock();
-        state.slots.clear();
-        state.bytes = 0;
-        drop(state);
-        if let Some(follower) = &self.follower {
-            follower.lock().start_again();
-        }
-    }
-
-    fn slot(&self, key: Key) -> Slot {
-        let mut state = self.state.lock();
-        let (slot, _) = state.slots.get_or_insert(key, || (Slot::default(), 0));
-        Arc::clone(slot)
-    }
-
-    /// The span, from the cache or by `decode`. Others who want the same span
-    /// meanwhile wait for this one decoding; for a while, where there is a `patience`.
-    fn get(
-        &self,
-        key: Key,
-        blob: &FileSource,
-        patience: Option<Duration>,
-        decode: impl FnOnce() -> Result<Vec<u8>, ReadError>,
-    ) -> Result<Span, ReadError> {
-        let slot = self.slot(key);
-        let locked = match patience {
-            Some(patience) => slot.try_lock_for(patience),
-            None => Some(slot.lock()),
-        };
-        let Some(mut content) = locked else {
-            return Ok(Arc::new(decode()?));
-        };
-        let bytes = match std::mem::take(&mut *content) {
-            Content::Whole(bytes) => {
-                *content = Content::Whole(Arc::clone(&bytes));
-                return Ok(bytes);
-            }
-            Content::Begun(decoder) => decoder.finish(blob)?,
-            Content::Empty => decode()?,
-        };
-        Ok(self.keep(key, &slot, content, bytes))
-    }
-
-    /// Keeps a span that was just decoded.
-    fn keep(
-        &self,
-        key: Key,
-        slot: &Slot,
-        mut content: MutexGuard<'_, Content>,
-        bytes: Vec<u8>,
-    ) -> Span {
-        let bytes = Arc::new(bytes);
-        *content = Content::Whole(Arc::clone(&bytes));
-        drop(content);
-        self.count(key, slot, bytes.len() as u64);
-        bytes
-    }
-
-    /// Copies a part of a span as soon as it is decoded and passes `check`; the
-    /// rest is decoded behind the reader's back. False: it did not pass.
-    fn begin(
-        self: &Arc<Self>,
-        key: Key,
-        blob: &Arc<FileSource>,
-        start: impl FnOnce() -> Result<SpanDecoder, ReadError>,
-        inside: Range<usize>,
-        to: &mut [u8],
-        check: &dyn Fn(&[u8]) -> bool,
-    ) -> Result<bool, ReadError> {
-        let end = inside.end;
-        let mut answer = |bytes: &[u8], passes: &dyn Fn(&[u8]) -> bool| {
-            bytes.get(inside.clone()).is_some_and(|found| {
-                to.copy_from_slice(found);
-                passes(found)
-            })
-        };
-        let slot = self.slot(key);
-        let Some(mut content) = slot.try_lock_for(patience(end as u64)) else {
-            return Ok(answer(start()?.advance(end, &**blob)?, check));
-        };
-        if let Content::Whole(bytes) = &*content {
-            return Ok(answer(bytes, &|_| true));
-        }
-        let mut decoder = match std::mem::take(&mut *content) {
-            Content::Begun(decoder) => decoder,
-            _ => Box::new(start()?),
-        };
-        let passes = answer(decoder.advance(end, &**blob)?, check);
-        if passes {
-            *content = Content::Begun(decoder);
-            drop(content);
-            let (cache, blob) = (Arc::downgrade(self), Arc::clone(blob));
-            let work = Work::Finish(cache, key, Arc::clone(&slot), blob);
-            let waiting = self.unfinished.fetch_add(1, Ordering::Relaxed);
-            if waiting >= UNFINISHED || self.work().try_send(work).is_err() {
-                self.unfinished.fetch_sub(1, Ordering::Relaxed);
-                // Half a span that nobody finishes would only take room. Another may be at it.
-                drop(slot.try_lock().map(|mut content| take_begun(&mut content)));
-            }
-        }
-        Ok(passes)
-    }
-
-    /// Counts a span that was just decoded, and makes room.
-    fn count(&self, key: Key, slot: &Slot, len: u64) {
-        let mut state = self.state.lock();
-        // While it was decoded it may have been dropped, or made anew.
-        match state.slots.peek_mut(&key) {
-            Some((now, counted)) if Arc::ptr_eq(now, slot) && *counted == 0 => *counted = len,
-            _ => return,
-        }
-        state.bytes += len;
-        while state.bytes > self.capacity && state.slots.len() > 1 {
-            let Some((_, (_, counted))) = state.slots.pop_lru() else {
-                break;
-            };
-            state.bytes -= counted;
-        }
-    }
-}
 
 /// The tar of one layer.
 #[derive(Debug)]
@@ -437,17 +63,41 @@ impl Contents {
     }
 
     fn span(&self, span: u32, range: Range<u64>) -> Result<Span, ReadError> {
-        self.spans.look_ahead((self.number, span));
+        self.spans.look_ahead((self.number, span), false);
         // One that is decoded as a whole is decoded once.
         let patience = (self.map.random_access()).then(|| patience(range.end - range.start));
         self.spans
             .get((self.number, span), &self.blob, patience, || {
-                if self.map.random_access() {
-                    self.map.decode(span, &*self.blob)
-                } else {
-                    self.read_expanded(span, range)
+                if !self.map.random_access() {
+                    return self.read_expanded(span, range);
+                }
+                match self.put_aside(span)? {
+                    Some(bytes) => Ok(bytes),
+                    None => self.map.decode(span, &*self.blob),
                 }
             })
+    }
+
+    /// A span that was decoded before and put aside.
+    fn put_aside(&self, span: u32) -> Result<Option<Vec<u8>>, ReadError> {
+        let key = (self.number, span);
+        let Some(bytes) = self.spans.whole_aside(key) else {
+            return Ok(None);
+        };
+        if self.map.is_span(span, &bytes)? {
+            return Ok(Some(bytes));
+        }
+        self.forget_aside(span);
+        Ok(None)
+    }
+
+    /// What was put aside failed a check: it is decoded again.
+    fn forget_aside(&self, span: u32) {
+        log::warn!(
+            "span {span} of `{}` was put aside and is damaged now",
+            self.name()
+        );
+        self.spans.forget_aside((self.number, span));
     }
 
     /// A span of a layer that is only decoded as a whole. The copy on disk is a
@@ -555,7 +205,13 @@ impl Source for Contents {
         // Spans are at most `SPAN_MAX` long, so both fit memory.
         let inside = (offset - range.start) as usize..(end - range.start) as usize;
         let (key, start) = ((self.number, span), || self.map.start(span));
-        self.spans.look_ahead(key);
+        self.spans.look_ahead(key, true);
+        if self.spans.read_aside(key, inside.clone(), to) {
+            if check(to) {
+                return Ok(());
+            }
+            self.forget_aside(span);
+        }
         if self
             .spans
             .begin(key, &self.blob, start, inside, to, check)?
@@ -751,10 +407,14 @@ fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
+    use super::super::ahead::FirstReads;
+    use super::super::aside::Aside;
+    use super::super::pace::Pace;
+    use super::super::spans::Content;
     use super::*;
-    use crate::digest::{DiffId, Digest};
+    use crate::digest::{BlobId, DiffId, Digest};
     use crate::layer::Limits;
     use crate::layer::blocks::BlockCache;
     use crate::layer::seek::{Compression, MapWriter, Recorder, SPAN, Sink, Stopped, WindowJob};
@@ -775,7 +435,7 @@ mod tests {
 
     /// One that looks ahead also where other tests keep all processors busy.
     fn cache(capacity: u64) -> Arc<SpanCache> {
-        SpanCache::at_pace(capacity, true, Pace::default)
+        SpanCache::at_pace(capacity, true, None, Pace::default)
     }
 
     const SPANS: u32 = 20;
@@ -878,8 +538,89 @@ mod tests {
         expect(&layer, &order);
         for span in order {
             read(&layer, span).unwrap();
-            assert!(layer.spans.state.lock().bytes <= 5 * SPAN);
+            let [used, unread] = layer.spans.used();
+            assert!(used <= 5 * SPAN && unread <= 2 * SPAN);
         }
+    }
+
+    #[test]
+    fn what_is_decoded_ahead_and_not_read_yet_takes_half_of_the_cache_and_is_not_dropped_for_more()
+    {
+        // The bug: as many spans were decoded ahead whatever their size, so that large ones dropped
+        // each other before anybody read them.
+        let dir = tempfile::tempdir().unwrap();
+        let layer = layer(dir.path(), &cache(6 * SPAN));
+        let order: Vec<u32> = (0..SPANS).map(|n| 7 * n % SPANS).collect();
+        expect(&layer, &order);
+        for (place, &span) in order.iter().enumerate() {
+            read(&layer, span).unwrap();
+            let Some(&next) = order.get(place + 1) else {
+                break;
+            };
+            wait_for(&layer, next);
+            assert!(layer.spans.used()[1] <= 3 * SPAN);
+        }
+    }
+
+    fn read_small(layer: &Contents, span: u32) -> Result<(), ReadError> {
+        let mut to = [0xff; 10];
+        let check = |found: &[u8]| found == [span as u8; 10];
+        layer.read_checked(u64::from(span) * SPAN + 5, &mut to, &check)
+    }
+
+    #[test]
+    fn who_reads_small_files_from_span_to_span_has_the_next_ones_decoded() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = layer(dir.path(), &cache(64 << 20));
+        for span in 0..4 {
+            read_small(&layer, span).unwrap();
+            read_small(&layer, span).unwrap();
+        }
+        wait_for(&layer, 5);
+        // Nobody knows where he stops, and of a large file the kernel does.
+        (10..16).for_each(|span| read(&layer, span).unwrap());
+        let ahead = [4, 5, 6, 7, 8, 9, 16, 17, 18, 19];
+        let whole = ahead.map(|span| is_whole(&layer, span));
+        assert_eq!(whole.iter().filter(|whole| **whole).count(), 2);
+    }
+
+    #[test]
+    fn what_comes_back_too_often_is_put_aside_and_checked_when_it_is_read_from_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let aside = Aside::new(dir.path().join("aside"), 1 << 30);
+        let spans = SpanCache::at_pace(2 * SPAN, false, Some(aside), Pace::default);
+        let layer = layer(dir.path(), &spans);
+        // Three times the same, with room for two: all of the second round come back, and are put aside in the third.
+        let begin = Instant::now();
+        let is_aside = |span| spans.aside().has((layer.number, span));
+        (0..SPANS).for_each(|span| read(&layer, span).unwrap());
+        assert!(!(0..SPANS).any(is_aside));
+        while !(0..SPANS - 2).all(is_aside) {
+            (0..SPANS).for_each(|span| read(&layer, span).unwrap());
+            assert!(begin.elapsed() < Duration::from_secs(20));
+        }
+        // From now on nothing needs the blob.
+        let path = dir.path().join("blob");
+        let bytes = fs::read(&path).unwrap();
+        let blob = File::options().write(true).open(&path).unwrap();
+        blob.set_len(0).unwrap();
+        let small = |span| read_small(&layer, span);
+        for span in 0..SPANS - 2 {
+            read(&layer, span).unwrap();
+            small((span + 7) % (SPANS - 2)).unwrap();
+        }
+        // It is no more believed than any other copy.
+        let file = spans.aside().file().unwrap();
+        let len = file.metadata().unwrap().len() as usize;
+        file.write_all_at(&vec![0xee; len], 0).unwrap();
+        assert!(read(&layer, 0).is_err() && small(1).is_err());
+        blob.write_all_at(&bytes, 0).unwrap();
+        (0..SPANS).for_each(|span| read(&layer, span).unwrap());
+        (0..SPANS).for_each(|span| small(span).unwrap());
+        // An idle process has neither.
+        spans.clear();
+        assert_eq!(spans.used(), [0, 0]);
+        assert!(spans.aside().file().is_none());
     }
 
     #[test]
@@ -902,6 +643,6 @@ mod tests {
             order.iter().map(|n| (0, *n)).collect::<Vec<_>>()
         );
         assert_eq!(spans.first_reads(), None);
-        assert_eq!(SpanCache::new(1, false).first_reads(), None);
+        assert_eq!(SpanCache::new(1, false, None).first_reads(), None);
     }
 }

@@ -42,6 +42,7 @@
 
 mod ahead;
 pub mod appc;
+mod aside;
 mod called;
 pub mod containers;
 pub mod contents;
@@ -52,16 +53,19 @@ pub mod leases;
 pub mod metrics;
 pub mod named_lock;
 mod pace;
+mod spans;
 pub mod staging;
 pub mod uppers;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{Advice, FlockOperation};
 
 use crate::digest::{BlobId, DiffId, Hasher, ImageId};
 use crate::image::appc::graph::GraphError;
@@ -69,7 +73,8 @@ use crate::layer::blocks::BlockCache;
 use crate::layer::{ReadError, Source};
 use crate::remove::RemoveError;
 pub use ahead::FirstReads;
-use contents::SpanCache;
+use aside::Aside;
+pub use spans::SpanCache;
 
 /// Why the store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -250,6 +255,14 @@ impl Source for FileSource {
         self.len
     }
 
+    fn will_need(&self, range: Range<u64>) {
+        // Only a hint: a file system that takes none reads when it is asked to.
+        let len = NonZeroU64::new(range.end.saturating_sub(range.start));
+        if let Some(len) = len {
+            let _ = rustix::fs::fadvise(&self.file, range.start, Some(len), Advice::WillNeed);
+        }
+    }
+
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<(), ReadError> {
         self.file
             .read_exact_at(to, offset)
@@ -277,13 +290,11 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// Caches of the usual size: 8 MiB of blocks, 16 MiB of spans. If they are to look
-    /// `ahead`, spans are decoded before readers want them.
-    #[must_use]
-    pub fn new(ahead: bool) -> Self {
+    /// Caches of the usual size: 8 MiB of blocks, 16 MiB of spans.
+    fn new(ahead: bool, aside: Option<Aside>) -> Self {
         Self {
             blocks: BlockCache::new(8 << 20),
-            spans: SpanCache::new(16 << 20, ahead),
+            spans: SpanCache::new(16 << 20, ahead, aside),
         }
     }
 
@@ -295,9 +306,9 @@ impl Caches {
 }
 
 impl Default for Caches {
-    /// They do not look ahead.
+    /// They do not look ahead, and what does not fit is decoded again.
     fn default() -> Self {
-        Self::new(false)
+        Self::new(false, None)
     }
 }
 
@@ -382,6 +393,15 @@ impl Store {
     #[must_use]
     pub fn with_prefetch(self, prefetch: bool) -> Self {
         Self { prefetch, ..self }
+    }
+
+    /// Caches for a mount. If they are to look `ahead`, spans are decoded before readers want them.
+    /// Spans that come back again and again go to a file without a name, of at most the size that
+    /// uncompressed copies may have, and of a part of what is free on the disk.
+    #[must_use]
+    pub fn caches(&self, ahead: bool) -> Caches {
+        let aside = Aside::new(self.cache.join("expanded-v1"), self.cache_quota);
+        Caches::new(ahead, Some(aside))
     }
 
     /// See [`Self::with_prefetch`].

@@ -26,7 +26,7 @@ use super::super::adapter::{
 use super::super::attr;
 use super::super::haste::Activity;
 use super::super::pool::Pool;
-use super::super::reads::READ_MAX;
+use super::super::reads::{READ_MAX, SHORT};
 use super::super::reports::Reports;
 use super::super::workers::Workers;
 use super::super::xattrs::{answer_xattr, names};
@@ -78,7 +78,7 @@ impl WritableAdapter {
                 passed: AtomicBool::new(false),
                 notifier: Arc::default(),
             }),
-            reads: Pool::new(processors + MORE_THREADS, WAITING, work),
+            reads: Pool::new(processors, processors + MORE_THREADS, WAITING, work),
             slow: Workers::new(SLOW_MOST),
             no_opendir: false,
         }
@@ -405,9 +405,7 @@ impl Filesystem for WritableAdapter {
             size,
             reply,
         };
-        if let Err(read) = self.reads.give(read) {
-            read.answer(&mut Vec::new());
-        }
+        self.reads.give(read, size <= SHORT);
     }
 
     fn write(

@@ -4,9 +4,9 @@
 //! What it is for: recording, decoding a span and decoding everything are the
 //! same steps. Must not know points or maps.
 
-use super::Compression;
 use super::frames::Frames;
 use super::gzip::Gunzip;
+use super::{Compression, SPAN};
 use crate::layer::inflate::Stop;
 use crate::layer::{ReadError, Source};
 
@@ -203,6 +203,10 @@ impl Stream {
         self.input.resize(take, 0);
         blob.read_at(self.at, &mut self.input)?;
         self.at += take as u64;
+        if self.next_read == FIRST && self.at < self.end {
+            // The disk works while this is decoded. Few spans have more when they are packed.
+            blob.will_need(self.at..self.end.min(self.at + SPAN));
+        }
         self.next_read = FURTHER;
         Ok(())
     }

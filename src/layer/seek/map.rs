@@ -284,6 +284,15 @@ impl SeekMap {
         ))
     }
 
+    /// Which bytes of the tar a span has.
+    ///
+    /// # Errors
+    /// Damage of the map; a number that none has.
+    pub fn range(&self, span: u32) -> Result<Range<u64>, ReadError> {
+        let place = self.place(span)?;
+        Ok(place.span.out..place.out_end)
+    }
+
     /// Checks bytes that are said to be span `span` (from a cache on disk, say).
     ///
     /// # Errors
