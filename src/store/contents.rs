@@ -172,16 +172,39 @@ impl SpanCache {
         })
     }
 
-    /// A number for a layer that was opened.
+    /// A number for a layer that was opened: the one that it had before, if it is not open
+    /// any more.
     fn number(&self, map: &Arc<SeekMap>, blob: &Arc<FileSource>) -> u32 {
-        let mut layers = self.layers.lock();
-        layers.push(Decodable {
+        let opened = Decodable {
             id: map.blob(),
             map: Arc::downgrade(map),
             blob: Arc::downgrade(blob),
-        });
-        // As many as a process opens files.
-        (layers.len() - 1) as u32
+        };
+        let mut layers = self.layers.lock();
+        let closed = |had: &Decodable| had.id == opened.id && had.map.strong_count() == 0;
+        let number = layers.iter().position(closed).unwrap_or(layers.len());
+        // As many as there are blobs, or as a process opens files.
+        let key = number as u32;
+        match layers.get_mut(number) {
+            Some(had) => {
+                *had = opened;
+                self.forget(key);
+            }
+            None => layers.push(opened),
+        }
+        key
+    }
+
+    /// Forgets the spans of a layer: the next one of its number may be cut elsewhere.
+    fn forget(&self, number: u32) {
+        let mut state = self.state.lock();
+        let keys = state.slots.iter().map(|(key, _)| *key);
+        let keys: Vec<Key> = keys.filter(|key| key.0 == number).collect();
+        for key in keys {
+            if let Some((_, counted)) = state.slots.pop(&key) {
+                state.bytes -= counted;
+            }
+        }
     }
 
     /// From now on readers are expected to read as they did then. Spans of layers that
@@ -868,6 +891,25 @@ mod tests {
             read(&layer, span).unwrap();
             assert!(layer.spans.state.lock().bytes <= 5 * SPAN);
         }
+    }
+
+    #[test]
+    fn a_layer_that_is_opened_again_has_the_number_that_it_had_and_nothing_of_its_spans() {
+        let dir = tempfile::tempdir().unwrap();
+        let spans = cache(64 << 20);
+        let first = layer(dir.path(), &spans);
+        read(&first, 3).unwrap();
+        let second = layer(dir.path(), &spans);
+        read(&second, 4).unwrap();
+        let numbers = (first.number, second.number);
+        assert_ne!(numbers.0, numbers.1);
+        drop(first);
+        let third = layer(dir.path(), &spans);
+        assert_eq!(third.number, numbers.0);
+        assert!(!is_whole(&third, 3) && is_whole(&second, 4));
+        assert_eq!(spans.state.lock().bytes, SPAN);
+        read(&third, 3).unwrap();
+        assert_eq!(spans.blobs().len(), 2);
     }
 
     #[test]
