@@ -8,8 +8,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::{Adapter, Shown};
 use super::browse::Browse;
+use super::changes;
 use super::image::Image;
 use super::writable::WritableAdapter;
 use super::{MountOptions, Served, Tree};
@@ -156,8 +157,9 @@ pub fn serve(
         Ok(Shown::Many(browse)) => Some(Arc::clone(browse)),
         _ => None,
     };
+    let swept = browse.clone();
     let idle = move || {
-        if let Some(browse) = &browse {
+        if let Some(browse) = &swept {
             browse.sweep(Duration::ZERO);
         }
         if let Some(idle) = &idle {
@@ -174,16 +176,20 @@ pub fn serve(
         writable: shown.is_err(),
         processors,
     };
-    let run = match shown {
+    let (run, names) = match shown {
         Ok(shown) => {
             let adapter = Adapter::new(shown, processors, activity.clone()).map_err(fails)?;
-            place.open(adapter, |adapter| adapter.allow_idmap = true, None)?
+            let (run, notifier) = place.open(adapter, |adapter| adapter.allow_idmap = true)?;
+            (run, browse.map(|browse| (browse, notifier)))
         }
         Err(tree) => {
             let new = WritableAdapter::new(name.clone(), tree, processors, activity.clone());
             let adapter = new.map_err(fails)?;
-            let notifier = adapter.notifier();
-            place.open(adapter, |_| {}, Some(notifier))?
+            let told = adapter.notifier();
+            let (run, notifier) = place.open(adapter, |_| {})?;
+            // It is the only one.
+            let _ = told.set(notifier);
+            (run, None)
         }
     };
     let mut undone = Undone(Some(&at));
@@ -192,6 +198,10 @@ pub fn serve(
     let unique = mounts::unique_id(&at);
     read_further_ahead(&mount);
     let mount = Ours { mount, unique };
+
+    if let Some((browse, notifier)) = names {
+        changes::follow(browse, notifier).map_err(fails)?;
+    }
 
     let ended = wake.clone();
     let serving = thread::Builder::new().name("session".to_owned());
@@ -369,14 +379,13 @@ impl Place<'_> {
     }
 
     /// Mounts and says the first words with the kernel (INIT). `direct` is told
-    /// when no helper had to be asked. What the kernel is told things by comes into
-    /// `notifier`.
+    /// when no helper had to be asked. The kernel is told things by what comes
+    /// with the answer.
     fn open<FS: Filesystem>(
         &self,
         mut adapter: FS,
         direct: impl FnOnce(&mut FS),
-        notifier: Option<Arc<OnceLock<Notifier>>>,
-    ) -> Result<Run, ServeError> {
+    ) -> Result<(Run, Notifier), ServeError> {
         let mut config = Config::default();
         config.n_threads = Some(self.processors);
         let session = match self.mount_directly()? {
@@ -394,11 +403,8 @@ impl Place<'_> {
             None if self.writable => return Err(ServeError::NotForUsers),
             None => self.through_helper(adapter, config)?,
         };
-        if let Some(notifier) = notifier {
-            // It is the only one.
-            let _ = notifier.set(session.notifier());
-        }
-        Ok(Box::new(|| session.run()))
+        let notifier = session.notifier();
+        Ok((Box::new(|| session.run()), notifier))
     }
 
     /// mount(2) by ourselves: for root, also of a user namespace. Nothing when this
