@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::appc::{AppcReference, SCHEME};
 use crate::causes::chain;
 use crate::digest::{AciId, ImageId};
-use crate::fuse::Catalogue;
+use crate::fuse::{Catalogue, Changes};
 use crate::store::appc::AppcImages;
 use crate::store::leases::Lease;
 use crate::store::{Caches, Store, StoreError};
@@ -23,6 +23,9 @@ use crate::view;
 /// Which table of names was read: it is replaced, never changed, like the records
 /// beside it. Both replacements change the directory.
 type Version = [(u64, i64, i64, u64); 2];
+
+/// What was read, and of which version.
+type Known = Option<(Version, Arc<Table>)>;
 
 /// What there is, as of one version of the store.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub struct StoreCatalogue {
     store: Store,
     caches: Caches,
     lease: Option<Lease>,
-    names: Mutex<Option<(Version, Arc<Table>)>>,
+    names: Arc<Mutex<Known>>,
 }
 
 impl StoreCatalogue {
@@ -53,7 +56,7 @@ impl StoreCatalogue {
             store,
             caches,
             lease,
-            names: Mutex::new(None),
+            names: Arc::default(),
         }
     }
 
@@ -153,5 +156,17 @@ impl Catalogue for StoreCatalogue {
             Some(id) => table.identity(*id),
             None => Ok(None),
         }
+    }
+
+    fn watch(&self) -> Result<Changes, String> {
+        let told = |error: StoreError| chain(&error);
+        let mut watch = self.store.watch().map_err(told)?;
+        let names = Arc::clone(&self.names);
+        Ok(Box::new(move || {
+            watch.wait().map_err(told)?;
+            // Two changes within a tick of the file system's clock look like one.
+            *names.lock() = None;
+            Ok(())
+        }))
     }
 }

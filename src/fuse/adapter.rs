@@ -127,10 +127,22 @@ impl Adapter {
         image.failed(&self.reports, ino, None, error)
     }
 
-    /// Attributes of a name directory.
-    fn directory(&self, browse: &Browse, dir: u64) -> Result<FileAttr, Errno> {
+    /// Attributes of a name directory, and how long an answer with them holds that was
+    /// begun in this generation.
+    pub(super) fn directory(
+        &self,
+        browse: &Browse,
+        dir: u64,
+        begun: u64,
+    ) -> Result<(Duration, FileAttr), Errno> {
         let look = browse.look(dir, &self.reports)?;
-        Ok(attr::directory(dir, look.mtime, look.entries))
+        let attr = attr::directory(dir, look.mtime, look.entries);
+        let holds = if look.gone {
+            AT_ONCE
+        } else {
+            browse.holds(begun)
+        };
+        Ok((holds, attr))
     }
 
     fn attributes(&self, number: INodeNo) -> Result<(Duration, FileAttr), Errno> {
@@ -139,19 +151,35 @@ impl Adapter {
                 Ok(of) => Ok((FOR_EVER, attr::attr(number.0, &of))),
                 Err(error) => Err(self.failed(&image, ino, &error)),
             },
-            (Place::Names(dir), Shown::Many(browse)) => Ok((AT_ONCE, self.directory(browse, dir)?)),
+            (Place::Names(dir), Shown::Many(browse)) => {
+                let begun = browse.generation();
+                self.directory(browse, dir, begun)
+            }
             (Place::Names(_), Shown::One(_)) => Err(Errno::ESTALE),
         }
     }
 
-    /// A name below a name directory: how long it holds, and attributes.
-    fn found(&self, browse: &Browse, dir: u64, name: &[u8]) -> Result<(Duration, FileAttr), Errno> {
+    /// A name below a name directory: how long its attributes hold, how long itself,
+    /// and those.
+    fn found(
+        &self,
+        browse: &Browse,
+        dir: u64,
+        name: &[u8],
+    ) -> Result<(Duration, Duration, FileAttr), Errno> {
+        let begun = browse.generation();
         match browse.lookup(dir, name, &self.reports)? {
-            Place::Names(number) => Ok((AT_ONCE, self.directory(browse, number)?)),
+            Place::Names(number) => {
+                let (ttl, attr) = self.directory(browse, number, begun)?;
+                Ok((ttl, ttl, attr))
+            }
             Place::Image(image, ino) => {
                 let number = image.number(ino);
                 match image.union.attr(ino) {
-                    Ok(of) => Ok((FOR_EVER, attr::attr(number, &of))),
+                    Ok(of) => {
+                        let ttl = browse.name_holds(&image, begun);
+                        Ok((FOR_EVER, ttl, attr::attr(number, &of)))
+                    }
                     Err(error) => {
                         browse.forget(number, 1);
                         Err(self.failed(&image, ino, &error))
@@ -219,7 +247,9 @@ impl Filesystem for Adapter {
             (Ok(Place::Image(image, dir)), _) => (image, dir),
             (Ok(Place::Names(dir)), Shown::Many(browse)) => {
                 match self.found(browse, dir, name) {
-                    Ok((ttl, attr)) => reply.entry_with_ttls(&ttl, &AT_ONCE, &attr, GENERATION),
+                    Ok((attr_ttl, ttl, attr)) => {
+                        reply.entry_with_ttls(&attr_ttl, &ttl, &attr, GENERATION);
+                    }
                     Err(errno) => reply.error(errno),
                 }
                 return;
@@ -233,7 +263,12 @@ impl Filesystem for Adapter {
                 self.told(number);
                 reply.entry(&FOR_EVER, &attr::attr(number, &found.attr), GENERATION);
             }
-            Err(crate::union::FsError::NotFound) => answer_nothing(reply),
+            Err(crate::union::FsError::NotFound) => {
+                if let Shown::Many(browse) = &self.shown {
+                    browse.told_nothing(parent.0);
+                }
+                answer_nothing(reply);
+            }
             Err(error) => {
                 reply.error(image.failed(&self.reports, dir, Some(name), &error));
             }

@@ -3,10 +3,22 @@
 //! What it is for: names such as `debian:12` or `example.org/team/app:latest`
 //! become directories, split at `/`; where a name ends, its image's root is. An
 //! image is opened when its name is looked up, not when it is listed, and let
-//! go some time after the kernel forgot all of it.
-//! May assume: the kernel asks again for every use of a name (entries and
-//! attributes of name directories live for no time). Must not know where the
+//! go some time after the kernel forgot all of it. Must not know where the
 //! catalogue keeps its images.
+//!
+//! The kernel keeps what it was told until it is taken back ([`Browse::outdated`]), as
+//! long as somebody tells of changes ([`Catalogue::watch`]); else for no time. It
+//! does not keep that a name is missing: a new one is found at once. Nor that a
+//! name leads to an image in which nothing was looked up: `ls -l` opens every image,
+//! and those of which nobody wants more are to be let go.
+//!
+//! *No answer outlives its change.* One that was begun before a change was told, and is
+//! given afterwards, holds for no time: nobody would take it back. One that is given
+//! before is taken back, since the kernel holds the directory's lock from the question
+//! until it has the answer (`lookup_slow` in `fs/namei.c`, `iterate_dir`), and takes
+//! back under the same lock (`fuse_reverse_inval_entry`). Only `fuse_dentry_revalidate`
+//! asks without it; it prolongs an entry, and one that was taken back is found no more.
+//! For attributes the kernel compares what came first (`attr_version`).
 //!
 //! Numbers: `slot << 40 | ino`. Slot 0 has the name directories: one number per
 //! name or beginning of a name, given once. Every pair of name and image has a
@@ -14,28 +26,31 @@
 //! because a directory has one place (the kernel moves a directory that it
 //! meets under a second name).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::Errno;
 use parking_lot::{Mutex, RwLock};
 
+use super::adapter::{AT_ONCE, FOR_EVER};
 use super::image::{INO_BITS, Image};
+use super::names::{Contents, NUMBERS_MAX, Names, below, join, showable};
 use super::reports::Reports;
 use crate::node::Ino;
-use crate::tree_path::NAME_MAX;
 use crate::union::Union;
 
-/// Numbers in slot 0, and slots. Each costs about a hundred bytes for as long as
-/// the mount lives, so a catalogue that makes up names cannot eat the memory.
-const NUMBERS_MAX: usize = 1 << 20;
 /// An image that the kernel forgot is kept so long: after a listing the kernel
 /// looks a name up, drops what it had of it, and looks it up again.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Waits until the catalogue may have changed. By calling it again the caller says
+/// that he has dealt with all that changed before it returned. An error is the last
+/// that it tells.
+pub type Changes = Box<dyn FnMut() -> Result<(), String> + Send>;
 
 /// Images by name. Failures are fragments for the log.
 pub trait Catalogue: Send + Sync {
@@ -60,6 +75,12 @@ pub trait Catalogue: Send + Sync {
     fn id(&self, name: &str) -> Result<Option<String>, String> {
         Ok(self.open(name)?.map(|(id, _)| id))
     }
+
+    /// Tells of changes from now on.
+    ///
+    /// # Errors
+    /// It cannot: then the kernel asks at every use of a name.
+    fn watch(&self) -> Result<Changes, String>;
 }
 
 /// What a number of the mount stands for.
@@ -78,6 +99,9 @@ pub(super) struct Look {
     pub(super) mtime: SystemTime,
     /// How many there are.
     pub(super) entries: usize,
+    /// Whether a lookup leads nowhere or to an image: whoever is told of a directory is
+    /// told of one that was.
+    pub(super) gone: bool,
 }
 
 /// One entry of a name directory.
@@ -89,6 +113,17 @@ pub(super) struct Entry {
     /// A name directory's number. For an image that is not open it stands in
     /// until the name is looked up, as a mount point's own number does.
     pub(super) number: u64,
+    /// Whether it is an image's name.
+    pub(super) image: bool,
+}
+
+/// What the kernel may have been told and is not so any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outdated {
+    /// What a name in a directory leads to.
+    Entry(u64, String),
+    /// What `stat` and a listing show of a directory (the first: of the one that it is in).
+    Directory(u64, u64),
 }
 
 /// An image the kernel knows.
@@ -99,6 +134,18 @@ struct Slot {
     lookups: AtomicU64,
     /// When that became none.
     forgotten: Mutex<Option<Instant>>,
+    /// Whether the kernel may believe that the name leads here.
+    named: AtomicBool,
+    /// Whether something inside was looked up.
+    entered: AtomicBool,
+}
+
+impl Slot {
+    /// The kernel is told once more that the name leads here.
+    fn name(&self) {
+        self.lookups.fetch_add(1, Ordering::AcqRel);
+        self.named.store(true, Ordering::Release);
+    }
 }
 
 #[derive(Default)]
@@ -110,41 +157,13 @@ struct Slots {
     last: HashMap<String, u64>,
 }
 
-/// Numbers of names, from 1 (the root, the empty name) on.
-#[derive(Default)]
-struct Names {
-    paths: Vec<Arc<str>>,
-    numbers: HashMap<Arc<str>, u64>,
-    /// For each directory that was looked at: what it had, and since when.
-    looks: HashMap<u64, (u64, SystemTime)>,
-}
-
-impl Names {
-    fn number(&mut self, path: &str) -> Option<u64> {
-        if let Some(&number) = self.numbers.get(path) {
-            return Some(number);
-        }
-        if self.paths.len() >= NUMBERS_MAX {
-            return None;
-        }
-        let path: Arc<str> = path.into();
-        self.paths.push(Arc::clone(&path));
-        let number = self.paths.len() as u64;
-        self.numbers.insert(path, number);
-        Some(number)
-    }
-
-    fn path(&self, number: u64) -> Option<Arc<str>> {
-        let at = usize::try_from(number.checked_sub(1)?).ok()?;
-        self.paths.get(at).cloned()
-    }
-}
-
 /// The names and the images that are open.
 pub(super) struct Browse {
     catalogue: Arc<dyn Catalogue>,
     names: Mutex<Names>,
     slots: RwLock<Slots>,
+    /// How often a change was told, and one; 0 while nobody tells of changes.
+    generation: AtomicU64,
 }
 
 impl fmt::Debug for Browse {
@@ -157,31 +176,6 @@ impl fmt::Debug for Browse {
     }
 }
 
-/// Whether a name can be shown: every part is a possible file name.
-fn showable(name: &str) -> bool {
-    name.split('/').all(|part| {
-        !matches!(part, "" | "." | "..") && part.len() <= NAME_MAX && !part.contains('\0')
-    })
-}
-
-/// The path of `name` in the directory `dir` (empty: the root).
-fn join(dir: &str, name: &str) -> String {
-    if dir.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{dir}/{name}")
-    }
-}
-
-/// What lies below `dir` in `path`, if `path` does.
-fn below<'a>(dir: &str, path: &'a str) -> Option<&'a str> {
-    if dir.is_empty() {
-        Some(path)
-    } else {
-        path.strip_prefix(dir)?.strip_prefix('/')
-    }
-}
-
 impl Browse {
     pub(super) fn new(catalogue: Arc<dyn Catalogue>) -> Self {
         let mut names = Names::default();
@@ -191,7 +185,94 @@ impl Browse {
             catalogue,
             names: Mutex::new(names),
             slots: RwLock::default(),
+            generation: AtomicU64::new(0),
         }
+    }
+
+    /// Tells of changes from now on, each of which is to be followed by
+    /// [`Self::outdated`], and the end of them by [`Self::unwatched`].
+    pub(super) fn watch(&self) -> Result<Changes, String> {
+        let changes = self.catalogue.watch()?;
+        self.generation.store(1, Ordering::SeqCst);
+        Ok(changes)
+    }
+
+    /// To be asked before an answer is made, for [`Self::holds`].
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// How long an answer holds that was begun in this generation.
+    pub(super) fn holds(&self, begun: u64) -> Duration {
+        match begun != 0 && begun == self.generation() {
+            true => FOR_EVER,
+            false => AT_ONCE,
+        }
+    }
+
+    /// How long it holds that the name of an image leads to it. One that nobody looks
+    /// into is let go.
+    pub(super) fn name_holds(&self, image: &Image, begun: u64) -> Duration {
+        let number = image.number(Ino::ROOT) >> INO_BITS;
+        let slots = self.slots.read();
+        let slot = slots.live.get(&number);
+        match slot.is_some_and(|slot| slot.entered.load(Ordering::Relaxed)) {
+            true => self.holds(begun),
+            false => AT_ONCE,
+        }
+    }
+
+    /// What the kernel must be told to ask again, since the catalogue may have changed.
+    pub(super) fn outdated(&self) -> Vec<Outdated> {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.differing(self.catalogue.names().ok().as_deref())
+    }
+
+    /// The same when nobody will tell of changes any more: all.
+    pub(super) fn unwatched(&self) -> Vec<Outdated> {
+        self.generation.store(0, Ordering::SeqCst);
+        self.differing(None)
+    }
+
+    /// What the kernel may have been told and is not so with these names; all of it
+    /// where they are not known.
+    fn differing(&self, all: Option<&[String]>) -> Vec<Outdated> {
+        let led_here = |slot: &Slot| match all {
+            Some(_) => self.catalogue.id(&slot.image.name) != Ok(Some(slot.id.clone())),
+            None => true,
+        };
+        // Under the write lock: a lookup has noted its image before, or sees the new generation.
+        let live: Vec<Arc<Slot>> = self.slots.write().live.values().cloned().collect();
+        let mut paths: BTreeSet<String> = (live.iter())
+            .filter(|slot| slot.named.load(Ordering::Acquire) && led_here(slot))
+            .filter(|slot| slot.named.swap(false, Ordering::AcqRel))
+            .map(|slot| slot.image.name.clone())
+            .collect();
+        let mut outdated = Vec::new();
+        let mut names = self.names.lock();
+        for dir in names.looked_at() {
+            let Some(path) = names.path(dir) else {
+                continue;
+            };
+            let gone = match all.map(|all| Contents::of(&path, all)) {
+                Some(now) => {
+                    let seen = names.seen(dir, now.hash());
+                    if !mem::take(&mut seen.moved) {
+                        continue;
+                    }
+                    now.gone()
+                }
+                None => true,
+            };
+            let parent = names.entry(&path).map_or(dir, |(parent, _)| parent);
+            outdated.push(Outdated::Directory(parent, dir));
+            if gone {
+                paths.insert(path.to_string());
+            }
+        }
+        let entries = paths.iter().filter_map(|path| names.entry(path));
+        outdated.extend(entries.map(|(parent, name)| Outdated::Entry(parent, name)));
+        outdated
     }
 
     /// What a number stands for.
@@ -252,7 +333,7 @@ impl Browse {
         let slots = self.slots.read();
         let number = *slots.last.get(path)?;
         let slot = slots.live.get(&number).filter(|slot| slot.id == id)?;
-        slot.lookups.fetch_add(1, Ordering::AcqRel);
+        slot.name();
         Some(Arc::clone(&slot.image))
     }
 
@@ -300,20 +381,30 @@ impl Browse {
                 id: key.1.clone(),
                 lookups: AtomicU64::new(0),
                 forgotten: Mutex::new(None),
+                named: AtomicBool::new(false),
+                entered: AtomicBool::new(false),
             });
             slots.live.insert(number, Arc::clone(&slot));
             slots.given.insert(key, number);
             slot
         };
         slots.last.insert(path.to_owned(), number);
-        slot.lookups.fetch_add(1, Ordering::AcqRel);
+        slot.name();
         Ok(Arc::clone(&slot.image))
     }
 
-    /// The kernel was told a number of an image once more.
+    /// The kernel was told a number of something in an image once more.
     pub(super) fn told(&self, number: u64) {
         if let Some(slot) = self.slots.read().live.get(&(number >> INO_BITS)) {
             slot.lookups.fetch_add(1, Ordering::AcqRel);
+            slot.entered.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The kernel was told that something is not in an image.
+    pub(super) fn told_nothing(&self, number: u64) {
+        if let Some(slot) = self.slots.read().live.get(&(number >> INO_BITS)) {
+            slot.entered.store(true, Ordering::Relaxed);
         }
     }
 
@@ -348,42 +439,25 @@ impl Browse {
             .retain(|_, number| slots.live.contains_key(number));
     }
 
-    /// The entries of a name directory: their names, and the path of each.
-    fn children(&self, dir: &str, reports: &Reports) -> Result<BTreeMap<String, String>, Errno> {
-        let names = self.catalogue.names().map_err(|what| {
-            reports.once(("names", &what), || {
-                format!("the images cannot be listed: {what}")
-            });
-            Errno::EIO
-        })?;
-        let mut children = BTreeMap::new();
-        for full in names.iter().filter(|full| showable(full)) {
-            if let Some(name) = below(dir, full).and_then(|rest| rest.split('/').next()) {
-                children
-                    .entry(name.to_owned())
-                    .or_insert_with(|| join(dir, name));
+    fn contents(&self, dir: &str, reports: &Reports) -> Result<Contents, Errno> {
+        match self.catalogue.names() {
+            Ok(names) => Ok(Contents::of(dir, &names)),
+            Err(what) => {
+                reports.once(("names", &what), || {
+                    format!("the images cannot be listed: {what}")
+                });
+                Err(Errno::EIO)
             }
         }
-        Ok(children)
     }
 
     /// What `stat` shows of a name directory.
     pub(super) fn look(&self, dir: u64, reports: &Reports) -> Result<Look, Errno> {
-        let children = self.children(&self.path(dir)?, reports)?;
-        let mut hasher = DefaultHasher::new();
-        children.hash(&mut hasher);
-        let hash = hasher.finish();
-        let mut names = self.names.lock();
-        let look = names
-            .looks
-            .entry(dir)
-            .or_insert_with(|| (hash, SystemTime::now()));
-        if look.0 != hash {
-            *look = (hash, SystemTime::now());
-        }
+        let contents = self.contents(&self.path(dir)?, reports)?;
         Ok(Look {
-            mtime: look.1,
-            entries: children.len(),
+            mtime: self.names.lock().seen(dir, contents.hash()).since,
+            entries: contents.children.len(),
+            gone: dir != Ino::ROOT.0 && contents.gone(),
         })
     }
 
@@ -397,7 +471,7 @@ impl Browse {
         reports: &Reports,
     ) -> Result<Vec<Entry>, Errno> {
         let path = self.path(dir)?;
-        let children = self.children(&path, reports)?;
+        let contents = self.contents(&path, reports)?;
         let mut names = self.names.lock();
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
         let parent = names.number(parent).unwrap_or(Ino::ROOT.0);
@@ -406,21 +480,24 @@ impl Browse {
                 cookie: 1,
                 name: ".".to_owned(),
                 number: dir,
+                image: false,
             },
             Entry {
                 cookie: 2,
                 name: "..".to_owned(),
                 number: parent,
+                image: false,
             },
         ];
-        for (name, path) in children {
+        for (name, image) in contents.children {
             // Beyond the limit names are not listed; a lookup answers ENFILE.
-            if let Some(number) = names.number(&path) {
+            if let Some(number) = names.number(&join(&path, &name)) {
                 // Numbers of entries begin at 2, so these come after `..`.
                 entries.push(Entry {
                     cookie: number + 1,
                     name,
                     number,
+                    image,
                 });
             }
         }
@@ -436,12 +513,18 @@ impl Browse {
         let path = self.names.lock().path(entry.number)?;
         let slots = self.slots.read();
         let slot = slots.live.get(slots.last.get(&*path)?)?;
+        // A failure is told when the name is looked up.
+        if self.catalogue.id(&path).ok()?.as_ref() != Some(&slot.id) {
+            return None;
+        }
         // One that is being forgotten does not come to life by a listing.
         let more = |now: u64| (now > 0).then_some(now + 1);
         let told = slot
             .lookups
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
-        told.ok().map(|_| Arc::clone(&slot.image))
+        told.ok()?;
+        slot.named.store(true, Ordering::Release);
+        Some(Arc::clone(&slot.image))
     }
 }
 
@@ -483,6 +566,10 @@ mod tests {
                 .find(|(key, _)| key == name)
                 .map(|(_, id)| id.clone()))
         }
+
+        fn watch(&self) -> Result<Changes, String> {
+            Ok(Box::new(|| Ok(())))
+        }
     }
 
     fn shelf(names: &[(&str, &str)]) -> (Arc<Shelf>, Browse) {
@@ -523,6 +610,132 @@ mod tests {
         // Opened again, it has the number that it had.
         assert_eq!(look(&browse, 1, "a"), Ok(number));
         assert_eq!(shelf.opened.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_name_holds_once_something_was_looked_up_behind_it_until_it_moves() {
+        let (shelf, browse) = shelf(&[("a", "old"), ("b", "x")]);
+        let name = |name| match browse.lookup(1, name, &Reports::default()) {
+            Ok(Place::Image(image, _)) => image,
+            other => panic!("{other:?}"),
+        };
+        let (a, _) = (name(b"a"), name(b"b"));
+        assert_eq!(browse.generation(), 0);
+        browse.told(a.number(Ino(2)));
+        assert_eq!(browse.name_holds(&a, browse.generation()), AT_ONCE);
+        let _changes = browse.watch().unwrap();
+        let begun = browse.generation();
+        assert_eq!(browse.name_holds(&a, begun), FOR_EVER);
+        assert_eq!(browse.name_holds(&name(b"b"), begun), AT_ONCE);
+        browse.told_nothing(name(b"b").number(Ino(2)));
+        assert_eq!(browse.name_holds(&name(b"b"), begun), FOR_EVER);
+
+        // Something changed, but not this; still the answer was begun before.
+        assert_eq!(browse.outdated(), []);
+        assert_eq!(browse.name_holds(&a, begun), AT_ONCE);
+        let begun = browse.generation();
+        shelf.names.lock()[0].1 = "new".to_owned();
+        assert_eq!(browse.name_holds(&a, begun), FOR_EVER);
+        let entry = || vec![Outdated::Entry(1, "a".to_owned())];
+        assert_eq!(browse.outdated(), entry());
+        // Once: the next one would throw away the new image.
+        assert_eq!(browse.outdated(), []);
+        name(b"a");
+        assert_eq!(browse.outdated(), []);
+        shelf.names.lock().remove(0);
+        assert_eq!(browse.outdated(), entry());
+    }
+
+    #[test]
+    fn directories_that_change_come_or_go_are_taken_back_and_others_are_not() {
+        let (shelf, browse) = shelf(&[("a/b/1", "x"), ("c/1", "x")]);
+        let _changes = browse.watch().unwrap();
+        let a = look(&browse, 1, "a").unwrap();
+        let b = look(&browse, a, "b").unwrap();
+        let c = look(&browse, 1, "c").unwrap();
+        for dir in [1, a, b, c] {
+            browse.look(dir, &Reports::default()).unwrap();
+        }
+        let outdated = || {
+            let mut all = browse.outdated();
+            all.sort_by_key(|one| format!("{one:?}"));
+            all
+        };
+        let entry = |dir, name: &str| Outdated::Entry(dir, name.to_owned());
+        assert_eq!(outdated(), []);
+        let put = |name: &str| shelf.names.lock().push((name.to_owned(), "x".to_owned()));
+        put("a/b/2");
+        assert_eq!(outdated(), [Outdated::Directory(a, b)]);
+        // Somebody has asked meanwhile, and another may have an older answer.
+        put("c/2");
+        browse.look(c, &Reports::default()).unwrap();
+        assert_eq!(outdated(), [Outdated::Directory(1, c)]);
+        // An image hides the directory of its name.
+        put("c");
+        assert_eq!(
+            outdated(),
+            [
+                Outdated::Directory(1, 1),
+                Outdated::Directory(1, c),
+                entry(1, "c")
+            ]
+        );
+        look(&browse, 1, "c").unwrap();
+        shelf.names.lock().retain(|(name, _)| name != "c");
+        assert_eq!(
+            outdated(),
+            [
+                Outdated::Directory(1, 1),
+                Outdated::Directory(1, c),
+                entry(1, "c")
+            ]
+        );
+        shelf
+            .names
+            .lock()
+            .retain(|(name, _)| !name.starts_with("a/"));
+        let gone = [(1, 1), (1, a), (a, b)].into_iter();
+        let gone: Vec<_> = [entry(1, "a"), entry(a, "b")]
+            .into_iter()
+            .chain(gone.map(|(parent, dir)| Outdated::Directory(parent, dir)))
+            .collect();
+        let mut all = outdated();
+        all.sort_by_key(|one| matches!(one, Outdated::Directory(..)));
+        assert_eq!(all, gone);
+    }
+
+    #[test]
+    fn all_is_taken_back_when_nobody_tells_of_changes_any_more() {
+        let (_, browse) = shelf(&[("a", "x"), ("b/1", "x")]);
+        let _changes = browse.watch().unwrap();
+        look(&browse, 1, "a").unwrap();
+        let b = look(&browse, 1, "b").unwrap();
+        browse.look(b, &Reports::default()).unwrap();
+        browse.outdated();
+        let begun = browse.generation();
+        let all = browse.unwatched();
+        for one in [
+            Outdated::Directory(1, b),
+            Outdated::Entry(1, "a".to_owned()),
+        ] {
+            assert!(all.contains(&one), "{one:?} in {all:?}");
+        }
+        assert!(all.contains(&Outdated::Entry(1, "b".to_owned())), "{all:?}");
+        assert_eq!(browse.holds(begun), AT_ONCE);
+        assert_eq!(browse.holds(browse.generation()), AT_ONCE);
+    }
+
+    #[test]
+    fn a_listing_does_not_tell_of_the_image_that_a_name_had() {
+        let (shelf, browse) = shelf(&[("a", "old")]);
+        look(&browse, 1, "a").unwrap();
+        let listed = || {
+            let entries = browse.list(1, 2, &Reports::default()).unwrap();
+            browse.listed(&entries[0])
+        };
+        assert!(listed().is_some());
+        shelf.names.lock()[0].1 = "new".to_owned();
+        assert!(listed().is_none());
     }
 
     #[test]

@@ -108,20 +108,22 @@ impl Adapter {
                 }
             }
             Line::Name(browse, entry) => {
+                let begun = browse.generation();
                 let known = browse.listed(entry);
-                let shown = known.as_ref().and_then(|image| {
-                    let of = image.union.attr(Ino::ROOT).ok()?;
-                    Some(attr::attr(image.number(Ino::ROOT), &of))
-                });
+                let shown = match &known {
+                    Some(image) => image.union.attr(Ino::ROOT).ok().map(|of| {
+                        let attr = attr::attr(image.number(Ino::ROOT), &of);
+                        (browse.name_holds(image, begun), attr)
+                    }),
+                    None if entry.image => None,
+                    // The kernel takes neither of these two into its caches.
+                    None if matches!(&*entry.name, "." | "..") => None,
+                    None => Some(self.directory(browse, entry.number, begun)?),
+                };
                 let stand_in = || attr::directory(entry.number, SystemTime::UNIX_EPOCH, 0);
-                let attr = shown.unwrap_or_else(stand_in);
-                let full = add(
-                    attr.ino.0,
-                    entry.cookie,
-                    entry.name.as_bytes(),
-                    &AT_ONCE,
-                    &attr,
-                );
+                let (ttl, attr) = shown.unwrap_or_else(|| (AT_ONCE, stand_in()));
+                let name = entry.name.as_bytes();
+                let full = add(attr.ino.0, entry.cookie, name, &ttl, &attr);
                 if let Some(image) = known.filter(|_| full || shown.is_none()) {
                     browse.forget(image.number(Ino::ROOT), 1);
                 }

@@ -11,7 +11,8 @@
 //! * `errno`: failures of a tree and their errno, one table.
 //! * `attr`: what `stat` tells, in the kernel's words.
 //! * `image`: one tree at its place in the mount's numbers.
-//! * `browse`: many trees by name in one mount.
+//! * `browse`: many trees by name in one mount. `names`: those as paths. `changes`: names
+//!   change, and the kernel is told.
 //! * `adapter`: request, answer. `writable`: the same for a tree that can be changed.
 //! * `listing`: directories into replies.
 //! * `pool`: threads for what may be slow (reading decodes). `workers`: threads for
@@ -27,10 +28,12 @@ mod adapter;
 mod attr;
 mod browse;
 mod caller;
+mod changes;
 mod errno;
 pub(crate) mod haste;
 mod image;
 mod listing;
+mod names;
 mod options;
 mod pool;
 mod reads;
@@ -43,7 +46,7 @@ mod xattrs;
 use std::fmt;
 use std::sync::Arc;
 
-pub use browse::Catalogue;
+pub use browse::{Catalogue, Changes};
 pub use options::{MountOptions, OptionError};
 pub use session::{ServeError, serve};
 

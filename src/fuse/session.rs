@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::{Adapter, Shown};
 use super::browse::Browse;
+use super::changes;
 use super::haste::{self, Activity, Awake, CALM, CALM_REQUESTS, Event};
 use super::image::Image;
 use super::writable::WritableAdapter;
@@ -127,8 +128,9 @@ pub fn serve(
         Ok(Shown::Many(browse)) => Some(Arc::clone(browse)),
         _ => None,
     };
+    let swept = browse.clone();
     let idle = move || {
-        if let Some(browse) = &browse {
+        if let Some(browse) = &swept {
             browse.sweep(Duration::ZERO);
         }
         if let Some(idle) = &idle {
@@ -145,15 +147,19 @@ pub fn serve(
         writable: shown.is_err(),
         processors,
     };
-    let run = match shown {
+    let (run, names) = match shown {
         Ok(shown) => {
             let adapter = Adapter::new(shown, processors, activity.clone());
-            place.open(adapter, |adapter| adapter.allow_idmap = true, None)?
+            let (run, notifier) = place.open(adapter, |adapter| adapter.allow_idmap = true)?;
+            (run, browse.map(|browse| (browse, notifier)))
         }
         Err(tree) => {
             let adapter = WritableAdapter::new(name.clone(), tree, processors, activity.clone());
-            let notifier = adapter.notifier();
-            place.open(adapter, |_| {}, Some(notifier))?
+            let told = adapter.notifier();
+            let (run, notifier) = place.open(adapter, |_| {})?;
+            // It is the only one.
+            let _ = told.set(notifier);
+            (run, None)
         }
     };
     let mut undone = Undone(Some(&at));
@@ -163,6 +169,10 @@ pub fn serve(
         at: at.clone(),
     };
     read_further_ahead(&mount);
+
+    if let Some((browse, notifier)) = names {
+        changes::follow(browse, notifier).map_err(fails)?;
+    }
 
     let ended = wake.clone();
     let serving = thread::Builder::new().name("session".to_owned());
@@ -354,14 +364,13 @@ impl Place<'_> {
     }
 
     /// Mounts and says the first words with the kernel (INIT). `direct` is told
-    /// when no helper had to be asked. What the kernel is told things by comes into
-    /// `notifier`.
+    /// when no helper had to be asked. The kernel is told things by what comes
+    /// with the answer.
     fn open<FS: Filesystem>(
         &self,
         mut adapter: FS,
         direct: impl FnOnce(&mut FS),
-        notifier: Option<Arc<OnceLock<Notifier>>>,
-    ) -> Result<Run, ServeError> {
+    ) -> Result<(Run, Notifier), ServeError> {
         let mut config = Config::default();
         config.n_threads = Some(self.processors);
         let session = match self.mount_directly()? {
@@ -379,11 +388,8 @@ impl Place<'_> {
             None if self.writable => return Err(ServeError::NotForUsers),
             None => self.through_helper(adapter, config)?,
         };
-        if let Some(notifier) = notifier {
-            // It is the only one.
-            let _ = notifier.set(session.notifier());
-        }
-        Ok(Box::new(|| session.run()))
+        let notifier = session.notifier();
+        Ok((Box::new(|| session.run()), notifier))
     }
 
     /// mount(2) by ourselves: for root, also of a user namespace. Nothing when this

@@ -139,6 +139,11 @@ impl Aside {
         self.kept.lock().places.remove(&key);
     }
 
+    /// The spans of a layer are not its own any more. Their room is not given back.
+    pub(super) fn forget_layer(&self, number: u32) {
+        self.kept.lock().places.retain(|key, _| key.0 != number);
+    }
+
     /// Gives all room back.
     pub(super) fn clear(&self) {
         *self.kept.lock() = Kept::default();

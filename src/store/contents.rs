@@ -624,6 +624,24 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_that_is_opened_again_has_the_number_that_it_had_and_nothing_of_its_spans() {
+        let dir = tempfile::tempdir().unwrap();
+        let spans = cache(64 << 20);
+        let first = layer(dir.path(), &spans);
+        read(&first, 3).unwrap();
+        let second = layer(dir.path(), &spans);
+        read(&second, 4).unwrap();
+        let numbers = (first.number, second.number);
+        assert_ne!(numbers.0, numbers.1);
+        drop(first);
+        let third = layer(dir.path(), &spans);
+        assert_eq!(third.number, numbers.0);
+        assert!(!is_whole(&third, 3) && is_whole(&second, 4));
+        read(&third, 3).unwrap();
+        assert!(is_whole(&third, 3));
+    }
+
+    #[test]
     fn the_order_of_first_reads_is_told_once() {
         let dir = tempfile::tempdir().unwrap();
         let spans = cache(64 << 20);

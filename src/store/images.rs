@@ -293,6 +293,7 @@ impl Store {
         names: &[Reference],
         lock: &StoreLock,
     ) -> Result<(), StoreError> {
+        lock.changes_names();
         let mut all = self.names()?;
         let path = self.image_path(record.id);
         let unwritable = |error: serde_json::Error| failed("write", &path)(error.into());
@@ -333,10 +334,11 @@ impl Store {
     ///
     /// # Errors
     /// What the system says.
-    pub fn set_damaged_names_aside(&self, _lock: &StoreLock) -> Result<(), StoreError> {
+    pub fn set_damaged_names_aside(&self, lock: &StoreLock) -> Result<(), StoreError> {
         let Err(StoreError::Damaged { path, .. }) = self.names() else {
             return Ok(());
         };
+        lock.changes_names();
         let aside = path.with_extension("damaged");
         fs::rename(&path, &aside).map_err(failed("rename", &aside))
     }
@@ -345,7 +347,8 @@ impl Store {
     ///
     /// # Errors
     /// What the system says; the old table is then still in force.
-    pub fn write_names(&self, names: &Names, _lock: &StoreLock) -> Result<(), StoreError> {
+    pub fn write_names(&self, names: &Names, lock: &StoreLock) -> Result<(), StoreError> {
+        lock.changes_names();
         let path = self.names_path();
         let directory = self.root().join("images-v1");
         let check = NamesFile::check(names).ok_or_else(|| {

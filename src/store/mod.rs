@@ -18,6 +18,7 @@
 //!   images-v1/sha512-HEX.HEX.name  what it is called; the second HEX is the SHA-256 of its name
 //!   whitelists-v1/sha512-HEX.paths  the paths that an AppC image is restricted to
 //!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
+//!   images-v1/names.watched      flocked by mounts that show names; another with each change
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
 //!   first-reads-v1/sha256-HEX.json  cache: in which order spans of an image were first read; HEX
 //!                                of its uppermost layer
@@ -56,6 +57,7 @@ mod pace;
 mod spans;
 pub mod staging;
 pub mod uppers;
+pub mod watch;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -64,6 +66,7 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Advice, FlockOperation};
 
@@ -75,6 +78,7 @@ use crate::remove::RemoveError;
 pub use ahead::FirstReads;
 use aside::Aside;
 pub use spans::SpanCache;
+use watch::Watchers;
 
 /// Why the store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -379,6 +383,7 @@ impl Store {
         }
         rustix::fs::access(root, rustix::fs::Access::WRITE_OK)
             .map_err(|error| failed("write", root)(error.into()))?;
+        watch::make(root)?;
         let path = root.to_owned();
         Ok(Self {
             cache: path.clone(),
@@ -509,14 +514,43 @@ impl Store {
             .map_err(failed("write", &path))?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)
             .map_err(|error| failed("lock", &path)(error.into()))?;
-        Ok(StoreLock { _file: file })
+        Ok(StoreLock {
+            file,
+            root: self.root.clone(),
+            names: AtomicBool::new(false),
+        })
     }
 }
 
-/// The short writer lock, held until dropped.
+/// The short writer lock, held until dropped. If names have changed, those who show
+/// them have been told when it is gone.
 #[derive(Debug)]
 pub struct StoreLock {
-    _file: File,
+    file: File,
+    root: PathBuf,
+    /// Whether names or records of images may have changed.
+    names: AtomicBool,
+}
+
+impl StoreLock {
+    /// Names or records of images are about to change.
+    fn changes_names(&self) {
+        self.names.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for StoreLock {
+    fn drop(&mut self) {
+        let watchers = match self.names.load(Ordering::Relaxed) {
+            true => Watchers::call(&self.root),
+            false => None,
+        };
+        // It would go with the file, but others need it while we wait.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        if let Some(watchers) = watchers {
+            watchers.wait();
+        }
+    }
 }
 
 /// Reads a whole small file.

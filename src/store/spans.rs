@@ -118,12 +118,17 @@ impl State {
 
     /// Takes out what was not used for the longest time.
     fn drop_one(&mut self) -> Option<(Key, Entry)> {
-        let (key, entry) = self.slots.pop_lru()?;
+        let (&key, _) = self.slots.peek_lru()?;
+        Some((key, self.take(key)?))
+    }
+
+    fn take(&mut self, key: Key) -> Option<Entry> {
+        let entry = self.slots.pop(&key)?;
         self.bytes -= entry.counted;
         if entry.unread {
             self.unread -= entry.counted;
         }
-        Some((key, entry))
+        Some(entry)
     }
 }
 
@@ -240,16 +245,42 @@ impl SpanCache {
         })
     }
 
-    /// A number for a layer that was opened.
+    /// A number for a layer that was opened: the one that it had before, if it is not open
+    /// any more.
     pub(super) fn number(&self, map: &Arc<SeekMap>, blob: &Arc<FileSource>) -> u32 {
-        let mut layers = self.layers.lock();
-        layers.push(Decodable {
+        let opened = Decodable {
             id: map.blob(),
             map: Arc::downgrade(map),
             blob: Arc::downgrade(blob),
-        });
-        // As many as a process opens files.
-        (layers.len() - 1) as u32
+        };
+        let mut layers = self.layers.lock();
+        let closed = |had: &Decodable| had.id == opened.id && had.map.strong_count() == 0;
+        let number = layers.iter().position(closed).unwrap_or(layers.len());
+        // As many as there are blobs, or as a process opens files.
+        let key = number as u32;
+        match layers.get_mut(number) {
+            Some(had) => {
+                *had = opened;
+                self.forget(key);
+            }
+            None => layers.push(opened),
+        }
+        key
+    }
+
+    /// Forgets the spans of a layer: the next one of its number may be cut elsewhere.
+    fn forget(&self, number: u32) {
+        let mut state = self.state.lock();
+        let keys = state.slots.iter().map(|(key, _)| *key);
+        let keys: Vec<Key> = keys.filter(|key| key.0 == number).collect();
+        for key in keys {
+            state.take(key);
+        }
+        state.dropped.retain(|key| key.0 != number);
+        drop(state);
+        if let Some(aside) = &self.aside {
+            aside.forget_layer(number);
+        }
     }
 
     /// From now on readers are expected to read as they did then. Spans of layers that

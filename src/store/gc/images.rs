@@ -71,6 +71,7 @@ impl Store {
         images: &[ImageId],
         lock: &StoreLock,
     ) -> Result<(), StoreError> {
+        lock.changes_names();
         if let Some(names) = names {
             self.write_names(names, lock)?;
         }
