@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::FetchError;
 
@@ -58,12 +59,14 @@ pub(crate) fn locked(path: &Path, create: bool) -> io::Result<Option<File>> {
 
 /// Whether somebody has the lock of such a file, which is left as it is.
 pub(crate) fn is_held(file: &File) -> bool {
-    let held = rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_err();
-    if !held {
-        // It goes with the file at the latest.
-        let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
+        Err(error) => error == Errno::WOULDBLOCK,
+        Ok(()) => {
+            // It goes with the file at the latest.
+            let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+            false
+        }
     }
-    held
 }
 
 /// Removes parts of files in `dir` (and locks of those who fetch) that nobody is fetching

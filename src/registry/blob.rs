@@ -192,8 +192,7 @@ impl Coming {
         }
     }
 
-    /// How much of it is there.
-    pub(crate) fn len(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.state.lock().len
     }
 
