@@ -32,8 +32,6 @@ const MOST: usize = 4096;
 /// half of the cache. Where they are longer, the cache has no room for as many.
 const LEAST: usize = 2;
 const FURTHEST: usize = 32;
-/// One who comes in so many times more often than he goes on has an order of his own.
-const ANOTHER: u32 = 16;
 /// So many new ones make it worth to write the order again.
 const WORTH: usize = 8;
 /// So many spans one after another make a run: more than one request of the kernel has.
@@ -159,9 +157,6 @@ pub(super) struct Follower {
     /// Where readers are: behind its end nothing was asked for yet.
     run: Range<usize>,
     window: usize,
-    /// How often one came in somewhere, and how often he went on as expected.
-    came: u32,
-    went_on: u32,
 }
 
 impl Follower {
@@ -187,14 +182,10 @@ impl Follower {
             _ => return Vec::new(),
         }
         if self.run.contains(&place) || self.run.end == place {
-            self.window = FURTHEST.min(2 * self.window).max(LEAST);
-            self.went_on = self.went_on.saturating_add(1);
+            self.window = FURTHEST.min(2 * self.window);
         } else {
             self.run = place..place;
-            self.came = self.came.saturating_add(1);
-            // Somebody else may read in quite another order: then nothing is guessed until he goes on.
-            let another = self.came > self.went_on.saturating_add(ANOTHER);
-            self.window = if another { 0 } else { LEAST };
+            self.window = LEAST;
         }
         let from = self.run.end.max(place + 1);
         let until = self.known.len().min(place + 1 + self.window).max(from);
@@ -220,7 +211,6 @@ impl Follower {
         self.passed.clear();
         self.passed.resize(self.known.len(), false);
         (self.run, self.window) = (0..0, LEAST);
-        (self.came, self.went_on) = (0, 0);
     }
 }
 
@@ -315,20 +305,6 @@ mod tests {
         assert_eq!(follower.touch(order[10]), order[11..13]);
         assert_eq!(follower.touch(order[98]), order[99..]);
         assert_eq!(follower.touch(order[99]), []);
-    }
-
-    #[test]
-    fn who_has_an_order_of_his_own_has_nothing_decoded_until_he_follows_the_known_one() {
-        // The bug: whoever read a tree whose spans were once read in another order had two spans decoded
-        // in vain for each that he wanted.
-        let order: Vec<Key> = (0..1000).map(|n| (0, 7 * n % 1000)).collect();
-        let mut follower = known(&order);
-        let asked: usize = (1..500).map(|span| follower.touch((0, span)).len()).sum();
-        assert!(asked <= LEAST * ANOTHER as usize, "{asked}");
-        // From there on two that come one after another, and that he has not read.
-        assert_eq!(order[79..83], [(0, 553), (0, 560), (0, 567), (0, 574)]);
-        assert_eq!(follower.touch(order[79]), []);
-        assert_eq!(follower.touch(order[80]), order[81..83]);
     }
 
     #[test]
