@@ -10,6 +10,7 @@
 //! | | [`container_id`] | what a container is called |
 //! | | [`causes`] | an error and what caused it, in one line |
 //! | | [`digest`] | digests, and one type per kind of name |
+//! | | [`fork`] | doubling a process |
 //! | | [`reference`](mod@reference) | image references, parsed once |
 //! | | [`memory`] | memory that is free goes back to the system |
 //! | | [`node`] | what `stat` tells of one object |
@@ -54,6 +55,7 @@ pub mod container_id;
 pub mod digest;
 pub mod discovery;
 pub mod export;
+pub mod fork;
 pub mod fuse;
 pub mod http;
 pub mod image;

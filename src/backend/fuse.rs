@@ -1,6 +1,7 @@
 //! A FUSE server in the background.
 //!
-//! What it is for: the parent's side ([`start`]) runs this program again and
+//! What it is for: the parent's side ([`start`], [`start_copy`]) runs this program again, or a
+//! copy of this process, and
 //! returns when the mount can be used, or with the reason why it cannot; the
 //! child's side ([`ReadyPipe`]) says so. May assume: the program understands the
 //! arguments it is given. Must not know what is mounted.
@@ -18,13 +19,16 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+use crate::fork::{self, Side, fork};
 
 /// What the child says when the mount can be used.
 const OK: &[u8] = b"ok\n";
@@ -63,10 +67,6 @@ pub struct ServeCommand {
     /// it. A server that has one lives for those who started it: it ends when they
     /// died before its mount could be used.
     pub hold: Option<PathBuf>,
-    /// Mount options, as `-o` has them.
-    pub options: Vec<String>,
-    /// Log what happens, not only what goes wrong.
-    pub verbose: bool,
     /// Where to log, if not to the system's log.
     pub log: Option<PathBuf>,
     /// The mount point.
@@ -95,14 +95,6 @@ impl ServeCommand {
         ];
         for (word, path) in paths {
             words.extend(path.into_iter().flat_map(|path| [word.into(), path.into()]));
-        }
-        words.extend(
-            self.options
-                .iter()
-                .map(|list| format!("--options={list}").into()),
-        );
-        if self.verbose {
-            words.push("--verbose".into());
         }
         words.extend(["--".into(), self.at.into()]);
         words
@@ -182,11 +174,54 @@ fn run(mut command: Command, log: Option<&Path>) -> Result<Started, StartError> 
     let child = command.spawn().map_err(StartError::Spawn)?;
     // It holds the child's end of the pair; the end of the child must be seen.
     drop(command);
-    hear(child, ours)
+    hear(Pid::from_child(&child), ours)
+}
+
+/// What a copy that panicked answers, as any program of Rust.
+const PANICKED: i32 = 101;
+
+/// As [`start`], but what serves is a copy of this process, which calls `serve` and ends
+/// with the exit code that it returns: that saves the start of a program, a millisecond. The
+/// copy has all descriptors and signal handlers that the caller has, so
+/// it is for one who has none that matter (a lock would be the server's, too), and one thread.
+///
+/// # Errors
+/// See [`start`]; this process has threads.
+pub fn start_copy(serve: impl FnOnce() -> u8) -> Result<Started, StartError> {
+    let (ours, theirs) = UnixStream::pair().map_err(StartError::Spawn)?;
+    ours.set_read_timeout(Some(PATIENCE))
+        .map_err(StartError::Spawn)?;
+    match fork().map_err(StartError::Spawn)? {
+        Side::Parent(child) => {
+            // The end of the child must be seen.
+            drop(theirs);
+            hear(child, ours)
+        }
+        Side::Child => {
+            drop(ours);
+            // Nothing of the caller's goes on here, whatever happens.
+            let served = catch_unwind(AssertUnwindSafe(|| match go_on_alone(theirs) {
+                Ok(()) => i32::from(serve()),
+                // The parent sees its end.
+                Err(_) => 1,
+            }));
+            std::process::exit(served.unwrap_or(PANICKED))
+        }
+    }
+}
+
+/// Makes of a copy what [`run`] makes of a new process.
+fn go_on_alone(stdin: UnixStream) -> io::Result<()> {
+    let null = File::options().write(true).open("/dev/null")?;
+    fork::stand_at_standard(&stdin, &null)?;
+    // No directory is kept busy by a server.
+    rustix::process::chdir("/")?;
+    // Whoever called may have been called with some held back.
+    fork::hold(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP], false)
 }
 
 /// Waits for the child's word.
-fn hear(mut child: Child, from: UnixStream) -> Result<Started, StartError> {
+fn hear(child: Pid, from: UnixStream) -> Result<Started, StartError> {
     let mut said = Vec::new();
     let mut limited = from.take(TEXT_MAX);
     let mut piece = [0; 512];
@@ -198,14 +233,18 @@ fn hear(mut child: Child, from: UnixStream) -> Result<Started, StartError> {
             Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
         }
         if said == OK {
-            return Ok(Started { pid: child.id() });
+            let pid = child.as_raw_nonzero().get().unsigned_abs();
+            return Ok(Started { pid });
         }
     };
     if silent {
         // It may have gone in the meantime.
-        let _ = child.kill();
+        let _ = kill_process(child, Signal::KILL);
     }
-    let status = child.wait().map_err(StartError::Spawn)?;
+    let status = rustix::io::retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()));
+    let status = status.map_err(|error| StartError::Spawn(error.into()))?;
+    // It is the one that was waited for.
+    let status = ExitStatus::from_raw(status.map_or(0, |(_, status)| status.as_raw()));
     let text = String::from_utf8_lossy(&said).trim().to_owned();
     match (silent, text.is_empty()) {
         (_, false) => Err(StartError::Refused { why: text, status }),

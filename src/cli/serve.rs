@@ -1,6 +1,5 @@
 //! `lazyroot serve` (hidden): the background process that holds one mount.
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use rustix::process::Signal;
 use super::report::{Exit, Failure, chain};
 use super::{Context, logging};
 use crate::backend::catalogue::StoreCatalogue;
-use crate::backend::fuse::{ReadyPipe, ServeCommand, StartError, start};
+use crate::backend::fuse::{ReadyPipe, StartError, start_copy};
 use crate::backend::hold::Hold;
 use crate::digest::{DiffId, ImageId};
 use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
@@ -26,7 +25,7 @@ use crate::union::writable::Writable;
 use crate::upper::{Directory, UpperError};
 use crate::view::{Stack, StackLayer};
 
-/// Serve one mount; started by `mount` and `browse`.
+/// Serve one mount; started for containers. `mount` and `browse` do the same in a copy of themselves.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The image; without one, all images of the store by name.
@@ -162,10 +161,10 @@ impl MountArgs {
         Ok(options)
     }
 
-    /// Serves in this process, or starts another that does; returns when the
+    /// Serves in this process, or in another; returns when the
     /// mount can be used (in the foreground: when it is gone).
     pub(super) fn mount(
-        self,
+        mut self,
         image: Option<String>,
         writes: WriteArgs,
         context: &Context,
@@ -175,25 +174,29 @@ impl MountArgs {
         writes.lie_outside_of(&self.at)?;
         let store = context.open()?;
         // The server would find the same; here the error comes at once and with its code.
-        let image = match image {
-            Some(name) => Some((store.find(&name)?, name)),
-            None => None,
+        if let Some(name) = &image {
+            store.find(name)?;
+        }
+        self.at = std::path::absolute(&self.at)?;
+        let foreground = self.foreground;
+        let args = Args {
+            image,
+            layer: Vec::new(),
+            of: Vec::new(),
+            stack: None,
+            title: None,
+            hold: None,
+            writes,
+            mount: self,
         };
-        if self.foreground {
-            let args = Args {
-                image: image.map(|(_, name)| name),
-                layer: Vec::new(),
-                of: Vec::new(),
-                stack: None,
-                title: None,
-                hold: None,
-                writes,
-                mount: self,
-            };
+        if foreground {
             return run(&args, context);
         }
-        let command = self.server(image.map(|(_, name)| name), &writes, context)?;
-        start(&command, None).map_err(|error| {
+        let serve = || {
+            let exit = run(&args, context).map_or_else(|failure| failure.exit, |()| Exit::Done);
+            exit as u8
+        };
+        start_copy(serve).map_err(|error| {
             let exit = match &error {
                 StartError::Refused { status, .. } => Exit::of_process(*status),
                 _ => Exit::Failed,
@@ -201,31 +204,6 @@ impl MountArgs {
             Failure::of(exit, &error)
         })?;
         Ok(())
-    }
-
-    /// The command line of the server.
-    fn server(
-        self,
-        image: Option<String>,
-        writes: &WriteArgs,
-        context: &Context,
-    ) -> Result<Vec<OsString>, Failure> {
-        let what = image.map(|name| format!("--image={name}").into());
-        let command = ServeCommand {
-            store: context.store.clone(),
-            cache_size: context.cache_size,
-            no_prefetch: !context.prefetch,
-            what: what.into_iter().collect(),
-            upper: writes.upper.clone(),
-            work: writes.work.clone(),
-            read_only: writes.read_only,
-            hold: None,
-            options: self.options,
-            verbose: self.verbose,
-            log: context.log_file.clone(),
-            at: std::path::absolute(&self.at)?,
-        };
-        Ok(command.words())
     }
 }
 
@@ -244,6 +222,8 @@ fn make_room_for_descriptors() {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     make_room_for_descriptors();
+    // What `ps` and `top` call it, however it was started. It is a name only.
+    let _ = rustix::thread::set_name(c"lazyroot-serve");
     let pipe = match args.mount.foreground {
         true => None,
         false => ReadyPipe::of_stdin()?,

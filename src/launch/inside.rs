@@ -9,10 +9,11 @@ use rustix::process::{
 };
 use rustix::time::Timespec;
 
-use super::raw::{self, Side};
+use super::raw;
 use super::relay::{self, Place, Relay};
 use super::spec::Spec;
 use super::{LaunchError, broken, capabilities, failed, program, root};
+use crate::fork::{Side, fork};
 
 /// Builds the root, starts the command, reaps until it has ended, and ends with its exit
 /// code: with it end all processes in there. `watched` is a pipe to the process outside.
@@ -66,7 +67,7 @@ fn outcome(spec: &Spec, watched: impl AsFd) -> Result<u8, LaunchError> {
     if let Some(code) = relay.has_ended() {
         return Ok(code);
     }
-    match raw::fork().map_err(broken("double", own))? {
+    match fork().map_err(broken("double", own))? {
         Side::Child => {
             if let Err(error) = relay::stand_alone() {
                 std::process::exit(i32::from(report(&broken("let signals come to", own)(

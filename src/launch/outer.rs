@@ -7,10 +7,11 @@ use std::path::Path;
 use rustix::process::{Signal, getgid, getppid, getuid, set_parent_process_death_signal, setsid};
 use rustix::thread::UnshareFlags;
 
-use super::raw::{self, Side};
+use super::raw;
 use super::relay::{self, Place, Relay};
 use super::spec::Spec;
 use super::{LaunchError, broken, failed, inside};
+use crate::fork::{Side, fork};
 
 /// Does what a spec says, and waits until it has ended; its exit code. The process must
 /// have one thread, and be the child of the spec's keeper.
@@ -38,7 +39,7 @@ pub fn launch(spec: &Spec) -> Result<u8, LaunchError> {
     let (watched, held) = pipe.map_err(failed("make a pipe in", own))?;
     // It has no handlers for a moment, and is process 1: it would miss them.
     relay::hold_back().map_err(broken("hold back signals of", own))?;
-    match raw::fork().map_err(broken("double", own))? {
+    match fork().map_err(broken("double", own))? {
         Side::Child => {
             drop(held);
             inside::run(spec, &watched)

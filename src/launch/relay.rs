@@ -29,6 +29,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
 
 use super::raw;
+use crate::fork;
 
 /// Until a signal to a whole group has reached all of it: that is one system call.
 const SPREADS: Duration = Duration::from_millis(20);
@@ -48,12 +49,12 @@ const ALL: [i32; 8] = [
 /// # Errors
 /// None.
 pub fn hold_back() -> io::Result<()> {
-    raw::hold(&ALL, true)
+    fork::hold(&ALL, true)
 }
 
 /// Lets them come.
 pub(super) fn let_come() -> io::Result<()> {
-    raw::hold(&ALL, false)
+    fork::hold(&ALL, false)
 }
 
 /// Tells the next process, which has just begun, what the terminal sent to all of us before
@@ -62,7 +63,7 @@ pub(super) fn let_come() -> io::Result<()> {
 /// # Errors
 /// None.
 pub(super) fn tell_held_back(child: Pid) -> io::Result<()> {
-    for signal in raw::held_back(&ENDS)? {
+    for signal in fork::held_back(&ENDS)? {
         if let Some(signal) = Signal::from_named_raw(signal) {
             // That it is gone we shall see next.
             let _ = kill_process(child, signal);
@@ -144,7 +145,7 @@ impl Relay {
     /// None.
     pub fn catch_up(&self, child: Pid) -> io::Result<()> {
         if self.terminal {
-            for signal in raw::held_back(&ENDS)? {
+            for signal in fork::held_back(&ENDS)? {
                 self.hand_on(signal, child);
             }
         }
