@@ -65,16 +65,32 @@ fn mounts_below(dir: &Path) -> Vec<Mount> {
     all
 }
 
+/// The mount point in the command line of a server, which is also that of `mount` and `browse`:
+/// the only path below `dir` that no option has for its value.
+fn place_of(words: &[&str], dir: &Path) -> Option<PathBuf> {
+    let of_option = ["--store", "--upper", "--work", "--log", "--hold"];
+    let before = [""].iter().chain(words);
+    let places = before
+        .zip(words)
+        .filter(|(before, _)| !of_option.contains(before));
+    let mut places = places.map(|(_, word)| Path::new(word));
+    places
+        .rfind(|place| place.starts_with(dir))
+        .map(Path::to_owned)
+}
+
 /// The processes that serve mounts below `dir`.
 pub(crate) fn servers_below(dir: &Path) -> Vec<(u32, PathBuf)> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let server = |entry: fs::DirEntry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let line = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
         let words: Vec<&str> = line.trim_end_matches('\0').split('\0').collect();
-        let at = Path::new(words.last()?);
-        let ours = words.contains(&"serve") || words.contains(&"--foreground");
-        (ours && at.starts_with(dir)).then(|| (pid, at.to_owned()))
+        let at = place_of(&words, dir)?;
+        // One that begins has no name yet.
+        let ours = words.contains(&"serve") || name.trim_end() == "lazyroot-serve";
+        ours.then_some((pid, at))
     };
     processes.filter_map(server).collect()
 }
