@@ -73,9 +73,10 @@ fn place_of(words: &[&str], dir: &Path) -> Option<PathBuf> {
     let places = before
         .zip(words)
         .filter(|(before, _)| !of_option.contains(before));
-    let mut places = places.map(|(_, word)| Path::new(word));
+    let places = places.map(|(_, word)| Path::new(word));
     places
-        .rfind(|place| place.starts_with(dir))
+        .filter(|place| place.starts_with(dir))
+        .last()
         .map(Path::to_owned)
 }
 
