@@ -355,6 +355,14 @@ mod tests {
     }
 
     #[test]
+    fn a_process_with_threads_is_not_copied() {
+        // Besides this one there is the one that waits for it.
+        let outcome = std::thread::scope(|scope| scope.spawn(|| start_copy(|| 0)).join());
+        let error = outcome.unwrap().unwrap_err();
+        assert!(matches!(error, StartError::Spawn(_)), "{error:?}");
+    }
+
+    #[test]
     fn what_a_child_prints_is_in_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
