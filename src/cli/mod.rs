@@ -324,9 +324,9 @@ pub fn main() -> ExitCode {
 /// the verb alike. What the small one does not understand is the whole one's to
 /// answer, be it a mistake or a wish for help.
 fn parse(typed: &[OsString]) -> Result<ArgMatches, clap::Error> {
-    let whole = Cli::command();
+    let verbs = Cli::command();
     let mut words = typed.iter().skip(1);
-    if let Some(verb) = words.find_map(|word| whole.find_subcommand(word)) {
+    if let Some(verb) = words.find_map(|word| verbs.find_subcommand(word)) {
         let small = <Common as clap::Args>::augment_args(clap::Command::new("lazyroot"))
             .subcommand_required(true)
             .subcommand(verb.clone());
@@ -334,7 +334,19 @@ fn parse(typed: &[OsString]) -> Result<ArgMatches, clap::Error> {
             return Ok(matches);
         }
     }
-    whole.try_get_matches_from(typed)
+    whole().try_get_matches_from(typed)
+}
+
+/// The parser of all verbs, which says of each what it does: that comes with their arguments.
+fn whole() -> clap::Command {
+    Cli::command().mut_subcommands(|verb| {
+        let mut built = verb.clone();
+        built.build();
+        match built.get_about() {
+            Some(about) => verb.about(about.clone()),
+            None => verb,
+        }
+    })
 }
 
 /// Whether a command line that cannot be understood is one of `run`, whose other exit codes
@@ -516,10 +528,20 @@ mod tests {
     }
 
     #[test]
+    fn the_help_says_of_each_verb_what_it_does() {
+        let typed = ["lazyroot".into(), "--help".into()];
+        let help = parse(&typed).unwrap_err().to_string();
+        assert!(help.contains("List the images of the store"), "{help}");
+        for verb in whole().get_subcommands() {
+            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
     fn a_word_that_is_a_verb_elsewhere_is_taken_for_what_it_is() {
         let read = |line: &str| {
             let typed: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            let by_whole = Cli::command().try_get_matches_from(&typed);
+            let by_whole = whole().try_get_matches_from(&typed);
             (parse(&typed), by_whole)
         };
         for line in [
