@@ -53,10 +53,10 @@ pub struct ServeCommand {
     pub store: PathBuf,
     /// Bytes that uncompressed copies of layers may take there.
     pub cache_size: u64,
-    /// What is likely to be read next is not decoded before.
-    pub no_prefetch: bool,
-    /// Idle processors may halt while it has much to do.
-    pub let_halt: bool,
+    /// What is likely to be read next is decoded before.
+    pub prefetch: bool,
+    /// Idle processors do not halt while it has much to do.
+    pub keep_awake: bool,
     /// What is shown, in the words of the verb; nothing: all images of the store.
     pub what: Vec<OsString>,
     /// Where changes go, and the work directory beside it.
@@ -81,12 +81,9 @@ impl ServeCommand {
     pub fn words(self) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["--store".into(), self.store.into()];
         words.extend(["--cache-size".into(), self.cache_size.to_string().into()]);
-        if self.no_prefetch {
-            words.push("--prefetch=false".into());
-        }
-        if self.let_halt {
-            words.push("--keep-awake=false".into());
-        }
+        // Both words are said: its environment may have others.
+        words.push(format!("--prefetch={}", self.prefetch).into());
+        words.push(format!("--keep-awake={}", self.keep_awake).into());
         words.push("serve".into());
         words.extend(self.what);
         if self.read_only {
@@ -196,6 +193,8 @@ pub fn start_copy(serve: impl FnOnce() -> u8) -> Result<Started, StartError> {
     let (ours, theirs) = UnixStream::pair().map_err(StartError::Spawn)?;
     ours.set_read_timeout(Some(PATIENCE))
         .map_err(StartError::Spawn)?;
+    let null = File::options().write(true).open("/dev/null");
+    let null = null.map_err(StartError::Spawn)?;
     match fork().map_err(StartError::Spawn)? {
         Side::Parent(child) => {
             // The end of the child must be seen.
@@ -205,7 +204,7 @@ pub fn start_copy(serve: impl FnOnce() -> u8) -> Result<Started, StartError> {
         Side::Child => {
             drop(ours);
             // Nothing of the caller's goes on here, whatever happens.
-            let served = catch_unwind(AssertUnwindSafe(|| match go_on_alone(theirs) {
+            let served = catch_unwind(AssertUnwindSafe(|| match go_on_alone(theirs, null) {
                 Ok(()) => i32::from(serve()),
                 // The parent sees its end.
                 Err(_) => 1,
@@ -216,8 +215,7 @@ pub fn start_copy(serve: impl FnOnce() -> u8) -> Result<Started, StartError> {
 }
 
 /// Makes of a copy what [`run`] makes of a new process.
-fn go_on_alone(stdin: UnixStream) -> io::Result<()> {
-    let null = File::options().write(true).open("/dev/null")?;
+fn go_on_alone(stdin: UnixStream, null: File) -> io::Result<()> {
     fork::stand_at_standard(&stdin, &null)?;
     // No directory is kept busy by a server.
     rustix::process::chdir("/")?;

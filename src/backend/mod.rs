@@ -272,8 +272,8 @@ impl Task<'_> {
         ServeCommand {
             store: self.store.root().to_owned(),
             cache_size: self.store.cache_quota(),
-            no_prefetch: !self.store.prefetch(),
-            let_halt: !self.keep_awake,
+            prefetch: self.store.prefetch(),
+            keep_awake: self.keep_awake,
             what,
             log: self.log.map(Path::to_owned),
             ..ServeCommand::default()

@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         passthrough(context),
         user_namespaces(),
         overlayfs(),
-        processors(),
+        processors(context),
         descriptors(),
         store(context),
     ];
@@ -241,15 +241,15 @@ fn overlayfs() -> Check {
 }
 
 /// Every message of FUSE wakes two processors that may have just become idle.
-fn processors() -> Check {
+fn processors(context: &Context) -> Check {
     let found = if !haste::halts() {
         Ok("idle ones wake up fast")
-    } else if haste::Awake::hold().is_some() {
+    } else if context.keep_awake && haste::keeps_awake() && haste::Awake::hold().is_some() {
         Ok("idle ones of this virtual machine halt; root's mounts keep them awake in haste")
     } else {
         Err(
             "idle ones of this virtual machine halt, and messages take twice as long (root's mounts \
-             keep them awake; for others: guest_halt_poll_ns of the module haltpoll, 50000 or more)",
+             keep up to 8 awake; for others: guest_halt_poll_ns of the module haltpoll, 50000 or more)",
         )
     };
     let own = |text: &str| text.to_owned();

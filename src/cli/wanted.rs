@@ -30,7 +30,8 @@ pub(super) struct Wanted {
     #[arg(long, conflicts_with = "pull")]
     no_cache: bool,
     /// Which image of a multi-platform index: `linux/arm64`, `arm/v7`. An image of the store
-    /// that is for another platform is fetched anew. Default: this machine's.
+    /// that such a machine cannot run is fetched anew. Default: what the store has by that
+    /// name; if nothing, this machine's.
     #[arg(
         long,
         value_name = "OS/ARCH[/VARIANT]",

@@ -473,6 +473,8 @@ impl Browse {
         let path = self.path(dir)?;
         let contents = self.contents(&path, reports)?;
         let mut names = self.names.lock();
+        // A listing of what is so for a moment only is taken back, too.
+        names.seen(dir, contents.hash());
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
         let parent = names.number(parent).unwrap_or(Ino::ROOT.0);
         let mut entries = vec![

@@ -126,9 +126,9 @@ pub(crate) fn halts() -> bool {
     text(DRIVER).trim() == "haltpoll" && text(POLLS).trim() == "0"
 }
 
-/// Whether a server is to keep them awake: all of them stay so, not only those that
+/// Whether a server has to keep them awake: all of them stay so, not only those that
 /// its messages need, and of many that is much for little.
-pub(super) fn keeps_awake() -> bool {
+pub(crate) fn keeps_awake() -> bool {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (2..=PROCESSORS).contains(&processors) && halts()
 }

@@ -93,8 +93,10 @@ pub(super) struct Contents {
 impl Contents {
     pub(super) fn of(dir: &str, names: &[String]) -> Self {
         let mut children = BTreeMap::new();
-        for full in names.iter().filter(|full| showable(full)) {
-            if let Some(rest) = below(dir, full) {
+        for full in names {
+            if let Some(rest) = below(dir, full)
+                && showable(full)
+            {
                 let (name, more) = rest.split_once('/').unwrap_or((rest, ""));
                 *children.entry(name.to_owned()).or_insert(false) |= more.is_empty();
             }

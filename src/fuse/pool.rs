@@ -6,6 +6,7 @@
 //! themselves. May assume: a job answers its request itself. Must not know what a job is.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -71,12 +72,19 @@ impl<J: Send + 'static> Pool<J> {
             let before = self.here.fetch_add(1, Ordering::Relaxed);
             let _here = Here(&self.here);
             if before < self.most_here {
-                return (self.work)(job, &mut Vec::new());
+                return self.work_here(job);
             }
         }
         if let Err(job) = self.hand_over(job) {
-            (self.work)(job, &mut Vec::new());
+            self.work_here(job);
         }
+    }
+
+    /// A giver is needed also after a job that panicked, which answers EIO when it is dropped.
+    fn work_here(&self, job: J) {
+        let work = AssertUnwindSafe(|| (self.work)(job, &mut Vec::new()));
+        // The hook for panics has told of it.
+        let _ = catch_unwind(work);
     }
 
     fn hand_over(&self, job: J) -> Result<(), J> {
@@ -124,7 +132,7 @@ fn serve<J>(jobs: &Receiver<J>, work: &Work<J>) {
     }
 }
 
-/// Counts a giver out, also one whose job panicked.
+/// Counts a giver out.
 struct Here<'a>(&'a AtomicUsize);
 
 impl Drop for Here<'_> {
@@ -172,6 +180,16 @@ mod tests {
         assert_eq!(made(&pool), 1);
         (0..10).for_each(|_| pool.give(1, false));
         assert_eq!(made(&pool), 2);
+    }
+
+    #[test]
+    fn whoever_does_a_job_himself_survives_its_panic() {
+        let pool = Pool::new(2, 1, 1, |job: u32, _: &mut Vec<u8>| {
+            assert!(job != 1, "meant")
+        });
+        pool.give(1, true);
+        assert_eq!(pool.here.load(Ordering::Relaxed), 0);
+        pool.give(2, true);
     }
 
     #[test]

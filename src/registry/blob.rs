@@ -229,8 +229,8 @@ impl Room {
         }
     }
 
-    /// Takes room for all of a blob as far as it is known; what was taken for it before
-    /// is in that.
+    /// Takes room for all of a blob as far as it is known, instead of what was taken for it
+    /// before.
     fn take(&self, blob: &Digest, size: u64) -> Result<(), FetchError> {
         let mut taken = self.taken.lock();
         let others = taken.iter().filter(|(other, _)| *other != blob);
@@ -240,8 +240,7 @@ impl Room {
             let size = Some(size);
             return Err(FetchError::TooLarge { size, limit });
         }
-        let own = taken.entry(*blob).or_default();
-        *own = size.max(*own);
+        taken.insert(*blob, size);
         Ok(())
     }
 }
@@ -478,7 +477,7 @@ impl Repository<'_> {
                     return Err(FetchError::TooLarge { size, limit });
                 }
                 Some(_) => {}
-                None => room.take(&coming.digest, end)?,
+                None => room.take(&coming.digest, end.max(there))?,
             }
             if end > there {
                 let known = usize::try_from(there - at.min(there)).unwrap_or(got);

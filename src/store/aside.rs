@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 
 use super::ahead::Key;
 
-/// No more than this share of what is free on the disk.
-const SHARE: u64 = 4;
+/// Three times as much as lies here stays free on the disk, whoever fills it.
+const STAYS_FREE: u64 = 3;
 
 /// The file, made when there is something to put into it.
 #[derive(Debug)]
@@ -33,10 +33,10 @@ struct Kept {
     file: Option<Arc<File>>,
     /// Where each span begins, and how long it is.
     places: HashMap<Key, (u64, usize)>,
-    /// Bytes that are written or being written, and that may be.
+    /// Bytes that are written or being written.
     end: u64,
-    room: u64,
-    /// It could not be made or written: not tried again until all is forgotten.
+    /// It could not be made or written, or the disk has become tight: not tried again until all
+    /// is forgotten.
     refused: bool,
 }
 
@@ -91,14 +91,17 @@ impl Aside {
             None => {
                 super::make_directories(&self.directory)?;
                 let file = Arc::new(tempfile::tempfile_in(&self.directory)?);
-                let disk = rustix::fs::fstatvfs(&file)?;
-                kept.room = (disk.f_bavail.saturating_mul(disk.f_frsize) / SHARE).min(self.quota);
                 Arc::clone(kept.file.insert(file))
             }
         };
         let (at, end) = (kept.end, kept.end + len as u64);
-        if end > kept.room {
+        if end > self.quota {
             return Ok(None);
+        }
+        let disk = rustix::fs::fstatvfs(&file)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < end.saturating_mul(STAYS_FREE) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         kept.end = end;
         Ok(Some((file, at)))

@@ -12,7 +12,7 @@
 //! writer lock goes, and waits until nobody holds the old one. That is when each
 //! watcher has locked the new one, has dealt with all that changed until then, and has
 //! called [`Watch::wait`] again. The lock of a process that ends goes by itself; for one
-//! that hangs nobody waits longer than 2 seconds, and nobody a second time.
+//! that hangs nobody waits longer than 2 seconds, and not more than two who change something.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -147,12 +147,20 @@ fn watched(root: &Path) -> PathBuf {
     root.join("images-v1/names.watched")
 }
 
-/// A shared lock of the file that has this name now.
+/// A shared lock of the file that has this name now. Writers have it for a moment only;
+/// anybody else who may read the store could have it for ever.
 fn lock(path: &Path) -> Result<File, StoreError> {
+    let begin = Instant::now();
     loop {
         let file = File::open(path).map_err(failed("read", path))?;
-        rustix::fs::flock(&file, FlockOperation::LockShared)
-            .map_err(|error| failed("lock", path)(error.into()))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) if begin.elapsed() < PATIENCE / 2 => {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            Err(error) => return Err(failed("lock", path)(error.into())),
+        }
         let number = |meta: fs::Metadata| (meta.dev(), meta.ino());
         let held = file.metadata().map(number).map_err(failed("read", path))?;
         // Another may have been put in its place in between.
