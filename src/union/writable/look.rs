@@ -80,8 +80,10 @@ impl Writable {
             match self.slot(&dir, name)? {
                 Some(Slot::Whiteout) => return Err(FsError::NotFound),
                 Some(Slot::Object(key, Kind::Dir, _)) => {
-                    if let Some(found) = self.enter(&dir, name, key)? {
-                        return hold(found.ino);
+                    if let Some(found) = self.enter(&dir, name, key)?
+                        && let Some(held) = self.hold_dir(found.ino)
+                    {
+                        return Ok(held);
                     }
                 }
                 Some(Slot::Object(key, kind, _)) => {
@@ -101,6 +103,15 @@ impl Writable {
             }
             raced = true;
         }
+    }
+
+    /// Makes a directory of the upper directory known once more. Nothing: since it was
+    /// found it was removed, and forgotten by the last who knew it.
+    fn hold_dir(&self, ino: Ino) -> Option<Held<'_>> {
+        let mut table = self.table.lock();
+        table.node(ino)?;
+        table.count(ino);
+        Some(Held { tree: self, ino })
     }
 
     fn hold_lower(
