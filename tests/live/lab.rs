@@ -54,9 +54,12 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 }
 
 pub(crate) fn alive(pid: u32) -> bool {
-    // A zombie has no open files; its directory is there until it is waited for.
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").starts_with(" Z"))
+    // A zombie has no open files, unless threads of it are still on their way out; its
+    // directory is there until it is waited for.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    let zombie = |stat: &str| stat.rsplit(')').next().unwrap_or("").starts_with(" Z");
+    stat.is_ok_and(|stat| threads > 1 || !zombie(&stat))
 }
 
 fn mounts_below(dir: &Path) -> Vec<Mount> {
