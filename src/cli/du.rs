@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::images::{columns, shown_names};
@@ -138,7 +139,7 @@ fn usage(context: &Context) -> Result<Usage, StoreError> {
             + below(&layers, ".json")
             + below(&root.join("whitelists-v1"), ""),
         maps: below(&root.join("seek-v1"), ""),
-        expanded: below(&root.join("expanded-v1"), ""),
+        expanded: sum(&root.join("expanded-v1"), "", on_disk),
         uppers: store.upper_bytes()?,
         unneeded: 0,
     };
@@ -153,7 +154,17 @@ fn length(path: &Path) -> u64 {
 
 /// Sum of the lengths of the files whose names end so.
 fn below(directory: &Path, suffix: &str) -> u64 {
+    sum(directory, suffix, length)
+}
+
+/// Bytes on the disk, of files with holes, too; 0 when it is gone by now.
+fn on_disk(path: &Path) -> u64 {
+    // In units of 512 bytes (stat(2)).
+    fs::symlink_metadata(path).map_or(0, |meta| 512 * meta.blocks())
+}
+
+fn sum(directory: &Path, suffix: &str, size: fn(&Path) -> u64) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let wanted = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(suffix));
-    wanted.map(|entry| length(&entry.path())).sum()
+    wanted.map(|entry| size(&entry.path())).sum()
 }

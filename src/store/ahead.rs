@@ -32,8 +32,10 @@ const MOST: usize = 4096;
 /// half of the cache. Where they are longer, the cache has no room for as many.
 const LEAST: usize = 2;
 const FURTHEST: usize = 32;
-/// So many new ones make it worth to write the order again.
+/// So many new ones make it worth to write the order again, or a fourth of what is known.
 const WORTH: usize = 8;
+/// The first so many of the order are kept decoded on disk: 128 MiB at most.
+const EARLY: usize = 512;
 /// So many spans one after another make a run: more than one request of the kernel has.
 const RUN: u32 = 4;
 /// Runs that are followed at a time: files of one directory may lie in several layers.
@@ -194,10 +196,16 @@ impl Follower {
         to_come.map(|place| self.known[place]).collect()
     }
 
+    /// Whether most mounts read it soon.
+    pub(super) fn is_early(&self, key: Key) -> bool {
+        self.places.get(&key).is_some_and(|place| *place < EARLY)
+    }
+
     /// The order with what is new in it, once there is enough that is worth keeping; from
     /// then on nothing more is noted.
     pub(super) fn close(&mut self) -> Option<Vec<Key>> {
-        if self.closed || self.new.len() < WORTH {
+        let few = self.new.len() < WORTH && 4 * self.new.len() <= self.known.len();
+        if self.closed || few {
             return None;
         }
         self.closed = true;
@@ -322,6 +330,23 @@ mod tests {
         assert_eq!(kept.len(), 14);
         follower.touch((3, 3));
         assert_eq!(follower.close(), None);
+    }
+
+    #[test]
+    fn an_order_is_kept_when_it_is_the_first_one_or_grows_by_a_fourth() {
+        let grown = |from: u32, by: u32| {
+            let order: Vec<Key> = (0..from).map(|span| (0, span)).collect();
+            let mut follower = known(&order);
+            (from..from + by).for_each(|span| drop(follower.touch((0, span))));
+            follower.close().map(|order| order.len() as u32)
+        };
+        // What a shell reads is short.
+        assert_eq!(grown(0, 0), None);
+        assert_eq!(grown(0, 1), Some(1));
+        assert_eq!(grown(8, 2), None);
+        assert_eq!(grown(8, 3), Some(11));
+        assert_eq!(grown(100, 7), None);
+        assert_eq!(grown(100, 8), Some(108));
     }
 
     #[test]

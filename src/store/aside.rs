@@ -16,9 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::ahead::Key;
-
-/// Three times as much as lies here stays free on the disk, whoever fills it.
-const STAYS_FREE: u64 = 3;
+use super::room::must_have_room;
 
 /// The file, made when there is something to put into it.
 #[derive(Debug)]
@@ -98,11 +96,7 @@ impl Aside {
         if end > self.quota {
             return Ok(None);
         }
-        let disk = rustix::fs::fstatvfs(&file)?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free < end.saturating_mul(STAYS_FREE) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        must_have_room(&file, end)?;
         kept.end = end;
         Ok(Some((file, at)))
     }

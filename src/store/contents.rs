@@ -19,10 +19,15 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::{AtFlags, CWD};
 
 use super::FileSource;
+use super::kept::Kept;
 use super::metrics::{Copied, Counter, Metrics};
+use super::room::make_room;
 use super::spans::{Span, SpanCache, patience};
 use crate::layer::seek::SeekMap;
 use crate::layer::{ReadError, Source};
+
+/// How the names of files end that have spans of a layer.
+pub(super) const KEPT: &str = "spans";
 
 /// The tar of one layer.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub struct Contents {
     blob: Arc<FileSource>,
     spans: Arc<SpanCache>,
     number: u32,
+    /// Spans that most mounts read first.
+    kept: Arc<Kept>,
     expanded: Mutex<Option<Arc<Expanded>>>,
     expanded_path: PathBuf,
     quota: u64,
@@ -38,7 +45,8 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Over a map and its blob.
+    /// Over a map and its blob. Uncompressed copies of it are at `expanded_path` if it is
+    /// decoded as a whole, beside it if not; all in that directory have `quota` bytes at most.
     #[must_use]
     pub fn new(
         map: SeekMap,
@@ -49,12 +57,15 @@ impl Contents {
         metrics: Metrics,
     ) -> Self {
         let (map, blob, expanded) = (Arc::new(map), Arc::new(blob), Mutex::new(None));
-        let number = spans.number(&map, &blob);
+        let kept = Kept::new(expanded_path.with_extension(KEPT), map.tar_len(), quota);
+        let kept = Arc::new(kept);
+        let number = spans.number(&map, &blob, &kept);
         Self {
             map,
             blob,
             spans,
             number,
+            kept,
             expanded,
             expanded_path,
             quota,
@@ -71,23 +82,28 @@ impl Contents {
                 if !self.map.random_access() {
                     return self.read_expanded(span, range);
                 }
-                match self.put_aside(span)? {
+                match self.copied(span, &range)? {
                     Some(bytes) => Ok(bytes),
                     None => self.map.decode(span, &*self.blob),
                 }
             })
     }
 
-    /// A span that was decoded before and put aside.
-    fn put_aside(&self, span: u32) -> Result<Option<Vec<u8>>, ReadError> {
+    /// A span that was decoded before, and kept or put aside.
+    fn copied(&self, span: u32, range: &Range<u64>) -> Result<Option<Vec<u8>>, ReadError> {
         let key = (self.number, span);
-        let Some(bytes) = self.spans.whole_aside(key) else {
-            return Ok(None);
-        };
-        if self.map.is_span(span, &bytes)? {
-            return Ok(Some(bytes));
+        if let Some(bytes) = self.spans.whole_aside(key) {
+            if self.map.is_span(span, &bytes)? {
+                return Ok(Some(bytes));
+            }
+            self.forget_aside(span);
         }
-        self.forget_aside(span);
+        if let Some(bytes) = self.kept.whole(range) {
+            if self.map.is_span(span, &bytes)? {
+                return Ok(Some(bytes));
+            }
+            self.forget_kept(span, range);
+        }
         Ok(None)
     }
 
@@ -98,6 +114,13 @@ impl Contents {
             self.name()
         );
         self.spans.forget_aside((self.number, span));
+    }
+
+    /// The same of one that was kept: another process may be writing it, or was killed at that.
+    fn forget_kept(&self, span: u32, range: &Range<u64>) {
+        let blob = self.name();
+        log::info!("the kept copy of span {span} of `{blob}` is cut or damaged: decoded again");
+        self.kept.forget(range);
     }
 
     /// A span of a layer that is only decoded as a whole. The copy on disk is a
@@ -211,6 +234,12 @@ impl Source for Contents {
                 return Ok(());
             }
             self.forget_aside(span);
+        }
+        if self.kept.read(&range, offset, to) {
+            if check(to) {
+                return Ok(());
+            }
+            self.forget_kept(span, &range);
         }
         if self
             .spans
@@ -371,40 +400,6 @@ fn again(error: &ReadError) -> ReadError {
     }
 }
 
-/// Drops the copies that were not used for the longest time until `wanted` more
-/// bytes fit below `quota`. Readers keep their files open, so none is disturbed.
-fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result<()> {
-    if wanted > quota {
-        return Err(io::Error::other(format!(
-            "a layer of {wanted} bytes does not fit the cache of {quota} bytes (--cache-size)"
-        )));
-    }
-    // Others make room too: what they have removed is gone for us as well.
-    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    let mut files = Vec::new();
-    let mut total = wanted;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let meta = match entry.metadata() {
-            Err(error) if gone(&error) => continue,
-            other => other?,
-        };
-        total += meta.len();
-        files.push((meta.modified()?, meta.len(), entry.path()));
-    }
-    files.sort();
-    for (_, len, path) in files {
-        if total <= quota {
-            break;
-        }
-        match fs::remove_file(&path) {
-            Err(error) if !gone(&error) => return Err(error),
-            _ => total -= len,
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
@@ -443,20 +438,32 @@ mod tests {
 
     /// A plain layer of some spans; the bytes of each are its number.
     fn layer(dir: &Path, spans: &Arc<SpanCache>) -> Contents {
-        let bytes: Vec<u8> = (0..SPANS).flat_map(|n| vec![n as u8; LEN]).collect();
+        made(dir, spans, Compression::Plain)
+    }
+
+    /// The same, plain or as zstd in frames.
+    fn made(dir: &Path, spans: &Arc<SpanCache>, compression: Compression) -> Contents {
+        let tar: Vec<u8> = (0..SPANS).flat_map(|n| vec![n as u8; LEN]).collect();
+        let blob = match compression {
+            Compression::Plain => tar.clone(),
+            _ => {
+                let frames = tar.chunks(LEN).map(|part| zstd::bulk::compress(part, 1));
+                frames.flat_map(Result::unwrap).collect()
+            }
+        };
         let path = dir.join("blob");
-        fs::write(&path, &bytes).unwrap();
-        let mut recorder = Recorder::new(Compression::Plain, Limits::default());
-        recorder.push(&bytes, &mut Nobody).unwrap();
+        fs::write(&path, &blob).unwrap();
+        let mut recorder = Recorder::new(compression, Limits::default());
+        recorder.push(&blob, &mut Nobody).unwrap();
         let recorded = recorder.finish(&mut Nobody).unwrap();
-        let digest = Digest::sha256(&bytes);
+        let digests = [&blob, &tar].map(|bytes| Digest::sha256(bytes));
         let map = MapWriter::new(Vec::new());
-        let map = map.finish(recorded, BlobId(digest), DiffId(digest));
+        let map = map.finish(recorded, BlobId(digests[0]), DiffId(digests[1]));
         let map = SeekMap::open(Box::new(map.unwrap()), BlockCache::new(1 << 20)).unwrap();
         assert_eq!(map.spans(), SPANS);
         let blob = FileSource::open(path).unwrap();
-        let metrics = Metrics::new(dir.to_owned());
-        Contents::new(map, blob, Arc::clone(spans), dir.join("x"), 0, metrics)
+        let (metrics, copies) = (Metrics::new(dir.to_owned()), dir.join("copies/x.tar"));
+        Contents::new(map, blob, Arc::clone(spans), copies, 1 << 30, metrics)
     }
 
     fn expect(layer: &Contents, order: &[u32]) {
@@ -621,6 +628,51 @@ mod tests {
         spans.clear();
         assert_eq!(spans.used(), [0, 0]);
         assert!(spans.aside().file().is_none());
+    }
+
+    #[test]
+    fn what_is_known_to_be_read_first_is_kept_for_all_and_checked_when_it_is_read_from_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = made(dir.path(), &cache(64 << 20), Compression::Zstd);
+        // Nothing is known, so nothing is kept.
+        (0..SPANS).for_each(|span| read(&first, span).unwrap());
+        assert!(!dir.path().join("copies").exists());
+        let order = [3, 17, 5, 11, 2, 8];
+        let second = made(dir.path(), &cache(64 << 20), Compression::Zstd);
+        expect(&second, &order);
+        let begin = Instant::now();
+        let range = |span| second.map.range(span).unwrap();
+        while !order.iter().all(|&span| second.kept.has(&range(span))) {
+            order.iter().for_each(|&span| read(&second, span).unwrap());
+            second.spans.clear();
+            assert!(begin.elapsed() < Duration::from_secs(20));
+        }
+        assert!(!second.kept.has(&range(4)));
+        // Another process needs no blob for those.
+        let third = made(dir.path(), &cache(64 << 20), Compression::Zstd);
+        let path = dir.path().join("blob");
+        let bytes = fs::read(&path).unwrap();
+        let blob = File::options().write(true).open(&path).unwrap();
+        blob.set_len(0).unwrap();
+        for span in order {
+            read_small(&third, span).unwrap();
+            read(&third, span).unwrap();
+        }
+        assert!(read(&third, 4).is_err());
+        // Damaged, cut or empty, it is decoded.
+        let copies = dir.path().join("copies/x.spans");
+        let kept = File::options().write(true).open(&copies).unwrap();
+        kept.write_all_at(&vec![0xee; LEN / 2], 3 * SPAN).unwrap();
+        third.spans.clear();
+        assert!(read(&third, 3).is_err() && read_small(&third, 3).is_err());
+        kept.set_len(17 * SPAN + SPAN / 2).unwrap();
+        assert!(read(&third, 17).is_err());
+        read(&third, 11).unwrap();
+        blob.write_all_at(&bytes, 0).unwrap();
+        kept.set_len(0).unwrap();
+        third.spans.clear();
+        (0..SPANS).for_each(|span| read(&third, span).unwrap());
+        (0..SPANS).for_each(|span| read_small(&third, span).unwrap());
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
 //!   images-v1/names.watched      flocked by mounts that show names; another with each change
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
+//!   expanded-v1/sha256-HEX.spans cache: what most mounts read first of other layers, uncompressed
 //!   first-reads-v1/sha256-HEX.json  cache: in which order spans of an image were first read; HEX
 //!                                of its uppermost layer
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
@@ -49,11 +50,13 @@ pub mod containers;
 pub mod contents;
 pub mod gc;
 pub mod images;
+mod kept;
 pub mod layers;
 pub mod leases;
 pub mod metrics;
 pub mod named_lock;
 mod pace;
+mod room;
 mod spans;
 pub mod staging;
 pub mod uppers;
@@ -481,6 +484,12 @@ impl Store {
         self.cache
             .join("expanded-v1")
             .join(format!("{}.tar", diff.file_name()))
+    }
+
+    /// Where spans of a layer lie that most mounts read first.
+    #[must_use]
+    pub fn kept_path(&self, diff: DiffId) -> PathBuf {
+        self.expanded_path(diff).with_extension(contents::KEPT)
     }
 
     /// A small blob, digest checked.

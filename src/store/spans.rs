@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::FileSource;
 use super::ahead::{Ahead, FirstReads, Key};
 use super::aside::Aside;
+use super::kept::Kept;
 use super::pace::Pace;
 use crate::digest::BlobId;
 use crate::layer::ReadError;
@@ -53,8 +54,8 @@ pub(super) fn patience(bytes: u64) -> Duration {
 /// more is dropped, and decoded when somebody wants it.
 const WAITING: usize = 64;
 
-/// So much waits at most when the rest of a span is left to that thread, or what was dropped is to be
-/// put aside: more would be done too late.
+/// So much waits at most when the rest of a span is left to that thread, or a span is to be
+/// copied to the disk: more would be done too late.
 const UNFINISHED: usize = 16;
 
 /// From so many spans on that were decoded again because the cache had dropped them, what it drops
@@ -74,7 +75,7 @@ pub struct SpanCache {
     work: OnceLock<Sender<Work>>,
     /// What that thread keeps to.
     pace: fn() -> Pace,
-    /// How many rests of spans, and dropped ones by [`weight`], are in it.
+    /// How many rests of spans, and spans to be copied by [`weight`], are in it.
     unfinished: AtomicUsize,
     /// What readers are likely to want next; nothing if nobody wants to know.
     ahead: Option<Mutex<Ahead>>,
@@ -137,17 +138,35 @@ struct Decodable {
     id: BlobId,
     map: Weak<SeekMap>,
     blob: Weak<FileSource>,
+    kept: Weak<Kept>,
 }
 
-/// What is decoded while no reader waits for it. Damage is found again, and told, by
+/// Where a span is copied to that is likely to be wanted again.
+enum Copy {
+    /// It was dropped, and may come back.
+    Aside(Arc<Aside>, Key),
+    /// Most mounts read it first: these bytes of the tar.
+    Kept(Arc<Kept>, Range<u64>),
+}
+
+impl Copy {
+    fn write(&self, bytes: &[u8]) {
+        match self {
+            Self::Aside(aside, key) => aside.keep(*key, bytes),
+            Self::Kept(kept, span) => kept.keep(span, bytes),
+        }
+    }
+}
+
+/// What is done while no reader waits for it. Damage is found again, and told, by
 /// who reads it.
 enum Work {
     /// The rest of a span whose first part has answered a reader.
     Finish(Weak<SpanCache>, Key, Slot, Arc<FileSource>),
     /// What readers are likely to want soon.
     Ahead(Weak<SpanCache>),
-    /// A span that was dropped.
-    Aside(Weak<SpanCache>, Arc<Aside>, Key, Span),
+    /// A span that is to be on disk, too.
+    Copy(Weak<SpanCache>, Copy, Span),
 }
 
 impl Work {
@@ -171,8 +190,8 @@ impl Work {
                     cache.decode_ahead(pace);
                 }
             }
-            Self::Aside(cache, aside, key, bytes) => {
-                aside.keep(key, &bytes);
+            Self::Copy(cache, copy, bytes) => {
+                copy.write(&bytes);
                 if let Some(cache) = cache.upgrade() {
                     cache
                         .unfinished
@@ -183,7 +202,7 @@ impl Work {
     }
 }
 
-/// How much of [`UNFINISHED`] a span takes that is to be put aside: it is in memory meanwhile.
+/// How much of [`UNFINISHED`] a span takes that is to be copied: it is in memory meanwhile.
 fn weight(bytes: &[u8]) -> usize {
     bytes.len().div_ceil(SPAN as usize)
 }
@@ -247,11 +266,17 @@ impl SpanCache {
 
     /// A number for a layer that was opened: the one that it had before, if it is not open
     /// any more.
-    pub(super) fn number(&self, map: &Arc<SeekMap>, blob: &Arc<FileSource>) -> u32 {
+    pub(super) fn number(
+        &self,
+        map: &Arc<SeekMap>,
+        blob: &Arc<FileSource>,
+        kept: &Arc<Kept>,
+    ) -> u32 {
         let opened = Decodable {
             id: map.blob(),
             map: Arc::downgrade(map),
             blob: Arc::downgrade(blob),
+            kept: Arc::downgrade(kept),
         };
         let mut layers = self.layers.lock();
         let closed = |had: &Decodable| had.id == opened.id && had.map.strong_count() == 0;
@@ -362,14 +387,20 @@ impl SpanCache {
         self.tell();
     }
 
+    /// A layer that is still open.
+    fn layer(&self, number: u32) -> Option<(Arc<SeekMap>, Arc<FileSource>, Arc<Kept>)> {
+        let layers = self.layers.lock();
+        let layer = layers.get(number as usize)?;
+        Some((
+            layer.map.upgrade()?,
+            layer.blob.upgrade()?,
+            layer.kept.upgrade()?,
+        ))
+    }
+
     /// Decodes a span that nobody has asked for; false if there is no room yet.
     fn decode_unread(&self, key: Key) -> bool {
-        let layer = self
-            .layers
-            .lock()
-            .get(key.0 as usize)
-            .map(|layer| (layer.map.upgrade(), layer.blob.upgrade()));
-        let Some((Some(map), Some(blob))) = layer else {
+        let Some((map, blob, kept)) = self.layer(key.0) else {
             return true;
         };
         if !map.random_access()
@@ -381,6 +412,10 @@ impl SpanCache {
         let Ok(range) = map.range(key.1) else {
             return true;
         };
+        // Sooner read than decoded.
+        if kept.will_need(&range) {
+            return true;
+        }
         let Some(slot) = self.slot_unread(key, range.end - range.start) else {
             return false;
         };
@@ -496,7 +531,22 @@ impl SpanCache {
         *content = Content::Whole(Arc::clone(&bytes));
         drop(content);
         self.count(key, slot, bytes.len() as u64);
+        self.keep_early(key, &bytes);
         bytes
+    }
+
+    /// Has a span kept for later mounts that is read first in most of them.
+    fn keep_early(&self, key: Key, bytes: &Span) {
+        let early = |ahead: &Mutex<Ahead>| ahead.lock().follower.is_early(key);
+        if self.ahead.as_ref().is_some_and(early)
+            && let Some((map, _, kept)) = self.layer(key.0)
+            && map.is_compressed()
+            && map.random_access()
+            && let Ok(range) = map.range(key.1)
+            && !kept.has(&range)
+        {
+            self.copy(Copy::Kept(kept, range), Arc::clone(bytes));
+        }
     }
 
     /// Copies a part of a span as soon as it is decoded and passes `check`; the
@@ -580,7 +630,7 @@ impl SpanCache {
         }
     }
 
-    /// Has a dropped span put aside, if there is somebody who has the time.
+    /// Has a dropped span put aside.
     fn put_aside(&self, key: Key, slot: &Slot) {
         let Some(aside) = self.aside.as_ref().filter(|aside| !aside.has(key)) else {
             return;
@@ -589,8 +639,13 @@ impl SpanCache {
             Some(Content::Whole(bytes)) => Arc::clone(bytes),
             _ => return,
         };
+        self.copy(Copy::Aside(Arc::clone(aside), key), bytes);
+    }
+
+    /// Has a span copied to the disk, if there is somebody who has the time.
+    fn copy(&self, copy: Copy, bytes: Span) {
         let weight = weight(&bytes);
-        let work = Work::Aside(Weak::clone(&self.this), Arc::clone(aside), key, bytes);
+        let work = Work::Copy(Weak::clone(&self.this), copy, bytes);
         let waiting = self.unfinished.fetch_add(weight, Ordering::Relaxed);
         if waiting >= UNFINISHED || self.work().try_send(work).is_err() {
             self.unfinished.fetch_sub(weight, Ordering::Relaxed);

@@ -203,6 +203,12 @@ impl SeekMap {
         self.header.random_access
     }
 
+    /// Whether its bytes are not simply those of the blob.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.compression() != Compression::Plain
+    }
+
     /// Number of spans; they cover the tar without gaps.
     #[must_use]
     pub fn spans(&self) -> u32 {

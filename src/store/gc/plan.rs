@@ -194,6 +194,7 @@ impl Store {
             self.layer_path(diff),
             self.index_path(diff),
             self.expanded_path(diff),
+            self.kept_path(diff),
             self.first_reads_path(diff),
         ];
         // A layer that a running import has pinned but not published has no record.
