@@ -320,3 +320,47 @@ fn a_damaged_copy_of_an_uncompressed_layer_is_made_again() {
         }
     }
 }
+
+#[test]
+fn a_damaged_copy_of_what_is_read_first_makes_no_wrong_byte_and_no_error() {
+    let Some(scene) = Scene::new(Pack::Gzip) else {
+        return;
+    };
+    let copies = || {
+        let entries = fs::read_dir(scene.lab.store("expanded-v1")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_str().unwrap().ends_with(".spans"))
+            .count()
+    };
+    // The first mount finds out what that is, and tells it when it ends; a later one keeps it.
+    assert_eq!(scene.bad(), BTreeSet::new());
+    assert_eq!(copies(), 0);
+    until("it is kept", || {
+        scene.again();
+        assert_eq!(scene.bad(), BTreeSet::new());
+        copies() == 1
+    });
+    let damages: [(bool, fn(&Path)); 5] = [
+        (false, flip_blocks),
+        (true, flip_blocks),
+        (false, |copy| cut(copy, len(copy) / 2)),
+        (true, |copy| cut(copy, 0)),
+        (false, |copy| fs::remove_file(copy).unwrap()),
+    ];
+    for (open, damage) in damages {
+        scene.again();
+        if open {
+            let first = fs::read(scene.at.join("data/00")).unwrap();
+            assert!(first == contents(0, SIZE));
+        }
+        damage(&scene.only("expanded-v1", ".spans"));
+        assert_eq!(scene.bad(), BTreeSet::new(), "open: {open}");
+        scene.lives();
+    }
+}
+
+/// Also where there were holes.
+fn flip_blocks(copy: &Path) {
+    (0..len(copy) / 4096).for_each(|block| flip(copy, 4096 * block + 7));
+}
