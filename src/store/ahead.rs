@@ -34,8 +34,6 @@ const LEAST: usize = 2;
 const FURTHEST: usize = 32;
 /// So many new ones make it worth to write the order again, or a fourth of what is known.
 const WORTH: usize = 8;
-/// The first so many of the order are kept decoded on disk: 128 MiB at most.
-const EARLY: usize = 512;
 /// So many spans one after another make a run: more than one request of the kernel has.
 const RUN: u32 = 4;
 /// Runs that are followed at a time: files of one directory may lie in several layers.
@@ -196,9 +194,9 @@ impl Follower {
         to_come.map(|place| self.known[place]).collect()
     }
 
-    /// Whether most mounts read it soon.
-    pub(super) fn is_early(&self, key: Key) -> bool {
-        self.places.get(&key).is_some_and(|place| *place < EARLY)
+    /// Whether an earlier mount read it, too.
+    pub(super) fn knows(&self, key: Key) -> bool {
+        self.places.contains_key(&key)
     }
 
     /// The order with what is new in it, once there is enough that is worth keeping; from

@@ -26,7 +26,7 @@ use super::spans::{Span, SpanCache, patience};
 use crate::layer::seek::SeekMap;
 use crate::layer::{ReadError, Source};
 
-/// How the names of files end that have spans of a layer.
+/// How names of files end that have spans of a layer, see [`Kept`].
 pub(super) const KEPT: &str = "spans";
 
 /// The tar of one layer.
@@ -36,7 +36,7 @@ pub struct Contents {
     blob: Arc<FileSource>,
     spans: Arc<SpanCache>,
     number: u32,
-    /// Spans that most mounts read first.
+    /// Spans that more than one mount has read.
     kept: Arc<Kept>,
     expanded: Mutex<Option<Arc<Expanded>>>,
     expanded_path: PathBuf,

@@ -1,7 +1,7 @@
-//! Decoded spans that most mounts read first, on disk.
+//! Decoded spans that more than one mount reads, on disk.
 //!
 //! What it is for: programs read the same when they start, in every mount of an image. Such
-//! spans are decoded once, and lie from then on in a file of the layer, with holes, at the places that they have in
+//! spans are decoded once more, and lie from then on in a file of the layer, with holes, at the places that they have in
 //! its tar: for all processes, which share its pages. May assume: whoever reads from it checks what
 //! he gets. So nothing is locked, synced or believed: processes write the same bytes to
 //! the same places, and what a crash cuts in half fails its check. Must not know which
@@ -28,6 +28,9 @@ const BLOCK: u64 = 64 << 10;
 /// After so many bytes room is made again, and others' is given back that removed the file.
 const ROOM: u64 = 8 << 20;
 
+/// Bytes on the disk for a layer, at most: what programs need to start, never all of a large layer.
+const MOST: u64 = 128 << 20;
+
 /// The file of one layer.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -50,7 +53,7 @@ struct State {
     damaged: HashSet<u64>,
     /// Bytes that may be written until room is made.
     room: u64,
-    /// It could not be written: not tried again.
+    /// It could not be written, or is full: not tried again.
     refused: bool,
 }
 
@@ -168,7 +171,13 @@ impl Kept {
                 }
             };
             let meta = file.metadata()?;
-            must_have_room(&file, taken(&meta) + ROOM)?;
+            let there = taken(&meta);
+            if there + state.room > MOST {
+                state.file = Some(file);
+                state.refused = true;
+                return Ok(None);
+            }
+            must_have_room(&file, there + state.room)?;
             if meta.len() != self.len {
                 file.set_len(self.len)?;
             }
@@ -284,6 +293,13 @@ mod tests {
         let many = ROOM / SPAN + 1;
         (9..9 + many).for_each(|number| first.keep(&span(number), &bytes(3)));
         assert!(first.path.exists());
+        // As much as there may be of one layer.
+        let path = dir.path().join("large");
+        let large = Kept::new(path.clone(), 2 * MOST, 4 * MOST);
+        let all = MOST / SPAN + 10;
+        (0..all).for_each(|number| large.keep(&span(number), &bytes(4)));
+        let there = (0..all).filter(|number| large.has(&span(*number))).count() as u64;
+        assert!((MOST - ROOM..=MOST).contains(&(there * SPAN)), "{there}");
         // More than there may be in all: nothing.
         let small = Kept::new(dir.path().join("small"), LEN, ROOM - 1);
         small.keep(&span(0), &bytes(1));

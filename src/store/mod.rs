@@ -20,7 +20,7 @@
 //!   images-v1/names.json         names -> images (names.damaged: one that was put aside)
 //!   images-v1/names.watched      flocked by mounts that show names; another with each change
 //!   expanded-v1/sha256-HEX.tar   cache: layers that no random access can serve, uncompressed
-//!   expanded-v1/sha256-HEX.spans cache: what most mounts read first of other layers, uncompressed
+//!   expanded-v1/sha256-HEX.spans cache: what more than one mount has read of other layers, uncompressed
 //!   first-reads-v1/sha256-HEX.json  cache: in which order spans of an image were first read; HEX
 //!                                of its uppermost layer
 //!   leases/NAME                  what a running process needs; flocked by it, dead when unlocked
@@ -486,7 +486,7 @@ impl Store {
             .join(format!("{}.tar", diff.file_name()))
     }
 
-    /// Where spans of a layer lie that most mounts read first.
+    /// Where spans of a layer lie that more than one mount has read.
     #[must_use]
     pub fn kept_path(&self, diff: DiffId) -> PathBuf {
         self.expanded_path(diff).with_extension(contents::KEPT)

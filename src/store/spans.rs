@@ -145,7 +145,7 @@ struct Decodable {
 enum Copy {
     /// It was dropped, and may come back.
     Aside(Arc<Aside>, Key),
-    /// Most mounts read it first: these bytes of the tar.
+    /// More than one mount has read it: these bytes of the tar.
     Kept(Arc<Kept>, Range<u64>),
 }
 
@@ -531,14 +531,14 @@ impl SpanCache {
         *content = Content::Whole(Arc::clone(&bytes));
         drop(content);
         self.count(key, slot, bytes.len() as u64);
-        self.keep_early(key, &bytes);
+        self.keep_known(key, &bytes);
         bytes
     }
 
-    /// Has a span kept for later mounts that is read first in most of them.
-    fn keep_early(&self, key: Key, bytes: &Span) {
-        let early = |ahead: &Mutex<Ahead>| ahead.lock().follower.is_early(key);
-        if self.ahead.as_ref().is_some_and(early)
+    /// Has a span kept for later mounts that an earlier one has read, too.
+    fn keep_known(&self, key: Key, bytes: &Span) {
+        let known = |ahead: &Mutex<Ahead>| ahead.lock().follower.knows(key);
+        if self.ahead.as_ref().is_some_and(known)
             && let Some((map, _, kept)) = self.layer(key.0)
             && map.is_compressed()
             && map.random_access()
