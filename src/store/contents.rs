@@ -57,7 +57,7 @@ impl Contents {
         metrics: Metrics,
     ) -> Self {
         let (map, blob, expanded) = (Arc::new(map), Arc::new(blob), Mutex::new(None));
-        let kept = Kept::new(expanded_path.with_extension(KEPT), map.tar_len(), quota);
+        let kept = Kept::new(expanded_path.with_extension(KEPT), quota);
         let kept = Arc::new(kept);
         let number = spans.number(&map, &blob, &kept);
         Self {

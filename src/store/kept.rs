@@ -35,8 +35,6 @@ const MOST: u64 = 128 << 20;
 #[derive(Debug)]
 pub(super) struct Kept {
     path: PathBuf,
-    /// Bytes of the tar.
-    len: u64,
     /// Bytes that all files of the directory may take.
     quota: u64,
     state: Mutex<State>,
@@ -58,15 +56,10 @@ struct State {
 }
 
 impl Kept {
-    /// A file at `path` for a tar of `len` bytes. It is made with the first span.
-    pub(super) fn new(path: PathBuf, len: u64, quota: u64) -> Self {
+    /// A file at `path`, made with the first span.
+    pub(super) fn new(path: PathBuf, quota: u64) -> Self {
         let state = Mutex::default();
-        Self {
-            path,
-            len,
-            quota,
-            state,
-        }
+        Self { path, quota, state }
     }
 
     /// Fills `to` with the bytes at `offset`, which lie in `span`; false when it is not there. Not checked.
@@ -170,17 +163,13 @@ impl Kept {
                     Arc::new(self.open(true)?)
                 }
             };
-            let meta = file.metadata()?;
-            let there = taken(&meta);
+            let there = taken(&file.metadata()?);
             if there + state.room > MOST {
                 state.file = Some(file);
                 state.refused = true;
                 return Ok(None);
             }
             must_have_room(&file, there + state.room)?;
-            if meta.len() != self.len {
-                file.set_len(self.len)?;
-            }
             state.file = Some(file);
         }
         state.room -= bytes;
@@ -217,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    const LEN: u64 = 64 << 20;
+    const QUOTA: u64 = 64 << 20;
     const SPAN: u64 = 256 << 10;
 
     /// They do not begin where blocks do.
@@ -234,7 +223,7 @@ mod tests {
     fn what_one_process_keeps_others_find() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made/when needed");
-        let [one, other] = [(); 2].map(|()| Kept::new(path.clone(), LEN, LEN));
+        let [one, other] = [(); 2].map(|()| Kept::new(path.clone(), QUOTA));
         assert!(!one.has(&span(3)) && !path.exists());
         one.keep(&span(3), &bytes(3));
         one.keep(&span(5), &bytes(5));
@@ -253,15 +242,14 @@ mod tests {
         one.keep(&(7..7 + BLOCK), &bytes(1)[..BLOCK as usize]);
         assert!(!one.has(&(7..7 + BLOCK)));
         let meta = fs::metadata(&path).unwrap();
-        assert_eq!(meta.len(), LEN);
-        assert!(taken(&meta) < 5 * SPAN);
+        assert!(meta.len() > 5 * SPAN && taken(&meta) < 5 * SPAN);
     }
 
     #[test]
     fn what_fails_its_check_is_written_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        let kept = Kept::new(path.clone(), LEN, LEN);
+        let kept = Kept::new(path.clone(), QUOTA);
         kept.keep(&span(1), &bytes(1));
         kept.forget(&span(1));
         assert!(!kept.has(&span(1)));
@@ -282,7 +270,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [first, second] = ["first", "second"].map(|name| {
             let path = dir.path().join(name);
-            Kept::new(path, LEN, ROOM + 8 * SPAN)
+            Kept::new(path, ROOM + 8 * SPAN)
         });
         (0..9).for_each(|number| first.keep(&span(number), &bytes(1)));
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -295,13 +283,13 @@ mod tests {
         assert!(first.path.exists());
         // As much as there may be of one layer.
         let path = dir.path().join("large");
-        let large = Kept::new(path.clone(), 2 * MOST, 4 * MOST);
+        let large = Kept::new(path, 4 * MOST);
         let all = MOST / SPAN + 10;
         (0..all).for_each(|number| large.keep(&span(number), &bytes(4)));
         let there = (0..all).filter(|number| large.has(&span(*number))).count() as u64;
         assert!((MOST - ROOM..=MOST).contains(&(there * SPAN)), "{there}");
         // More than there may be in all: nothing.
-        let small = Kept::new(dir.path().join("small"), LEN, ROOM - 1);
+        let small = Kept::new(dir.path().join("small"), ROOM - 1);
         small.keep(&span(0), &bytes(1));
         assert!(!small.has(&span(0)) && !small.path.exists());
     }
