@@ -26,15 +26,15 @@ def program():
     return binary
 
 
-def machine():
-    """One line that says what was measured on."""
+def machine(load=True):
+    """One line that says what was measured on, and how busy it is."""
     with open("/proc/cpuinfo") as handle:
         model = next((line.split(":")[1].strip() for line in handle if line.startswith("model name")),
                      platform.machine())
     with open("/proc/meminfo") as handle:
         memory = int(handle.readline().split()[1]) >> 20
-    return "%d × %s, %d GiB, Linux %s, load %.1f" % (
-        os.cpu_count(), model, memory, platform.release(), os.getloadavg()[0])
+    said = "%d × %s, %d GiB, Linux %s" % (os.cpu_count(), model, memory, platform.release())
+    return said + ", load %.1f" % os.getloadavg()[0] if load else said
 
 
 def file_system(path):

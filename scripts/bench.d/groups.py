@@ -200,8 +200,7 @@ class Bench:
                     self.note("provision", name, imported + time.perf_counter() - start)
                     if CLASSES[name].way:
                         self.note("import", name, imported)
-                    program = rows.python if os.path.lexists(root / "usr/bin/python3") else rows.dpkg_list
-                    program(root, self.tree, True)
+                    rows.first_program(root)(root, self.tree, True)
                     self.note("first start", name, imported + time.perf_counter() - start)
         finally:
             measure.remove(place)
