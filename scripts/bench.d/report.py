@@ -217,7 +217,8 @@ def tables(result):
     """All figures."""
     out = []
     for image, found in result["images"].items():
-        out += ["## %s" % image, "", headline(found) + ". `%s`" % found["command"], "", image_tables(found)]
+        only = " Rows that were chosen: %s." % ", ".join(found["rows"]) if found["rows"] else ""
+        out += ["## %s" % image, "", "%s. `%s`.%s" % (headline(found), found["command"], only), "", image_tables(found)]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -307,14 +308,21 @@ def write(result, place):
     (place / "performance.svg").write_text(plot(result))
 
 
-def between(path, name, text):
+def between(path, name, text, script="bench"):
     """Replace what stands between two marks of a document."""
-    begin, end = "<!-- %s: made by scripts/bench -->\n" % name, "<!-- %s: end -->\n" % name
+    begin, end = "<!-- %s: made by scripts/%s -->\n" % (name, script), "<!-- %s: end -->\n" % name
     whole = path.read_text()
     if whole.count(begin) != 1 or whole.count(end) != 1:
         sys.exit("bench: %s has not one pair of marks `%s`" % (path, begin.strip()))
     before, rest = whole.split(begin)
     path.write_text(before + begin + text + end + rest.split(end)[1])
+
+
+def show(text, script, top):
+    """Print what a script of its own found, and put it into the document too if `top` is given."""
+    print(text)
+    if top:
+        between(top / "docs/performance.md", script.removeprefix("bench-"), text, script)
 
 
 def publish(result, top):
