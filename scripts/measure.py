@@ -66,9 +66,13 @@ def run(*command, input=b"", output=False, seconds=1800, **options):
         given.write(input)
         given.seek(0)
         with subprocess.Popen(words, stdin=given, stdout=told, stderr=errors, **options) as child:
-            if not ended(child, seconds):
+            try:
+                if not ended(child, seconds):
+                    raise Failed("no end after %d s: %s" % (seconds, shown))
+            except BaseException:
+                # Also after Ctrl-C: whoever works in a mount keeps it busy.
                 child.kill()
-                raise Failed("no end after %d s: %s" % (seconds, shown))
+                raise
         if child.returncode:
             errors.seek(0)
             raise Failed("exit %d of %s\n%s" % (child.returncode, shown, errors.read().decode(errors="replace").strip()))

@@ -129,10 +129,15 @@ class Bench:
     def imports(self):
         """What all rows stand on, and a choice of names."""
         self.say("unpacking, importing")
-        for way in dict.fromkeys(CLASSES[name].way for name in ("copy", "fuse", *self.names)):
+        for way in dict.fromkeys(CLASSES[name].way for name in ("fuse", *self.names)):
             with self.step("all", getattr(way, "__name__", "")):
                 self.took[way] = self.made(way)
-        tree = subjects.IMPORTED[subjects.bundle, self.layout]
+        tree = subjects.IMPORTED.get((subjects.bundle, self.layout))
+        if tree is None:
+            # Unmounted with everything else.
+            whole = subjects.Overlay(self.layout, "latest", self.scratch / "names")
+            whole.mount()
+            tree = whole.root
         self.tree_root, self.tree = tree, rows.Tree(tree, self.tools["calls"], self.args.quick)
         self.tree.debs = self.scratch / "debs"
         rows.packages(self.tree, self.tree.debs)
@@ -369,7 +374,8 @@ class Bench:
                     "--rootfs-dir", self.scratch / "runs"]
             for name, backend in (("fuse", "fuse"), ("backend", "overlay"), ("read-only", "bind")):
                 calls[name] = [*ours, "--backend", backend, "run", measure.IMAGE, "--", "/bin/true"]
-            calls["copy"] = ["bwrap", "--bind", subjects.IMPORTED[subjects.bundle, self.layout], "/", *bwrap]
+            if "copy" in self.names:
+                calls["copy"] = ["bwrap", "--bind", subjects.IMPORTED[subjects.bundle, self.layout], "/", *bwrap]
             overlay = subjects.Overlay(self.layout, "latest", self.scratch / "run-overlay")
             stack.callback(overlay.close)
             storage = subjects.storage_of(subjects.IMPORTED[subjects.unpacked, self.layout])
