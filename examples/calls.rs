@@ -4,6 +4,7 @@
 //! * `stat ROUNDS`, `read ROUNDS`: lstat, or open and read to the end and close, of the
 //!   paths on standard input (NUL between them); the least of the rounds
 //! * `pread FILE COUNT`, `pwrite FILE COUNT`: 4 KiB each, at random places of the file
+//! * `statfs DIRECTORY COUNT`: of a FUSE mount, each is one message
 //! * `files DIRECTORY COUNT`: make and write files of 1 KiB, then rename, then unlink them; three figures
 
 #![expect(clippy::print_stdout, reason = "its figures are all it is for")]
@@ -128,11 +129,27 @@ fn main() -> Result {
                 file.write_at(&piece[..PAGE as usize], place)
             })
         }
+        (Some("statfs"), Some(directory)) => {
+            let count = number(2).unwrap_or(0) as usize;
+            // Not to be opened: that would be messages of its own.
+            let directory = rustix::fs::open(
+                Path::new(directory),
+                rustix::fs::OFlags::PATH,
+                rustix::fs::Mode::empty(),
+            )?;
+            let start = Instant::now();
+            for _ in 0..count {
+                rustix::fs::fstatfs(&directory)?;
+            }
+            println!("{}", each(count, start));
+            Ok(())
+        }
         (Some("files"), Some(directory)) => {
             files(Path::new(directory), number(2).unwrap_or(0) as usize)
         }
         _ => Err(
-            "usage: calls stat|read ROUNDS, pread|pwrite FILE COUNT, files DIRECTORY COUNT".into(),
+            "usage: calls stat|read ROUNDS, pread|pwrite FILE COUNT, statfs|files DIRECTORY COUNT"
+                .into(),
         ),
     }
 }

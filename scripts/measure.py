@@ -26,15 +26,15 @@ def program():
     return binary
 
 
-def machine():
-    """One line that says what was measured on."""
+def machine(load=True):
+    """One line that says what was measured on, and how busy it is."""
     with open("/proc/cpuinfo") as handle:
         model = next((line.split(":")[1].strip() for line in handle if line.startswith("model name")),
                      platform.machine())
     with open("/proc/meminfo") as handle:
         memory = int(handle.readline().split()[1]) >> 20
-    return "%d × %s, %d GiB, Linux %s, load %.1f" % (
-        os.cpu_count(), model, memory, platform.release(), os.getloadavg()[0])
+    said = "%d × %s, %d GiB, Linux %s" % (os.cpu_count(), model, memory, platform.release())
+    return said + ", load %.1f" % os.getloadavg()[0] if load else said
 
 
 def file_system(path):
@@ -66,9 +66,13 @@ def run(*command, input=b"", output=False, seconds=1800, **options):
         given.write(input)
         given.seek(0)
         with subprocess.Popen(words, stdin=given, stdout=told, stderr=errors, **options) as child:
-            if not ended(child, seconds):
+            try:
+                if not ended(child, seconds):
+                    raise Failed("no end after %d s: %s" % (seconds, shown))
+            except BaseException:
+                # Also after Ctrl-C: whoever works in a mount keeps it busy.
                 child.kill()
-                raise Failed("no end after %d s: %s" % (seconds, shown))
+                raise
         if child.returncode:
             errors.seek(0)
             raise Failed("exit %d of %s\n%s" % (child.returncode, shown, errors.read().decode(errors="replace").strip()))

@@ -83,7 +83,9 @@ def unpacked(layout, tag, place):
     """Directories of the layers, the topmost first, as podman unpacks them."""
     storage = place / "s"
     words = ["podman", *podman(storage)]
-    measure.run(*words, "pull", "-q", "oci:%s:%s" % (layout, tag))
+    # It makes a name of the path, and refuses what is no name: one with a capital letter.
+    (place / "layout").symlink_to(layout)
+    measure.run(*words, "pull", "-q", "oci:layout:%s" % tag, cwd=place)
     name = measure.run(*words, "images", "-q", output=True).split()[0].decode()
     return measure.run(
         *words, "image", "inspect", "--format",

@@ -67,17 +67,17 @@ def cell(samples, name, limit=None):
     return text
 
 
-def title(row, result):
+def title(row, quick=False):
     """The row's own words, with the number that it has in them."""
-    return row.title % (5 if "--quick" in result["command"] else 50) if "%d" in row.title else row.title
+    return row.title % (5 if quick else 50) if "%d" in row.title else row.title
 
 
-def named(row, result):
+def named(row, quick=False):
     """The same, where the heading of its group is not above it."""
-    return title(row, result) + (", " + row.group if row.group in ("cold", "warm") else "")
+    return title(row, quick) + (", " + row.group if row.group in ("cold", "warm") else "")
 
 
-def ours_line(row, samples, result):
+def ours_line(row, samples, quick):
     own = {subject: (against, limit) for subject, against, limit in row.limits if against in (None, rows.REFERENCE)}
     cells = [cell(samples, rows.REFERENCE)]
     for name in rows.OURS:
@@ -92,7 +92,7 @@ def ours_line(row, samples, result):
         found = against not in (None, rows.REFERENCE) and verdict(samples, subject, against, limit)
         if found:
             others.append("%s × %s ≤ %g %s" % (figure(found[0]), short(against), limit, found[1]))
-    return [title(row, result), row.unit, *cells, "; ".join(limits), "; ".join(others)]
+    return [title(row, quick), row.unit, *cells, "; ".join(limits), "; ".join(others)]
 
 
 def reasons(absent, keys):
@@ -116,8 +116,8 @@ def table(head, lines):
     return text.getvalue()
 
 
-def image_tables(found, result):
-    samples, out = found["samples"], []
+def image_tables(found):
+    samples, quick, out = found["samples"], found["quick"], []
     absent = found["absent"]
     general = reasons(absent, ("all",))
     if general:
@@ -127,13 +127,13 @@ def image_tables(found, result):
         keys = [group, *(row.key for row in rows.ALL.values() if row.group == group)]
         notes = reasons(absent, [key for key in keys if key != "together"])
         if chosen or notes:
-            out += ["#### %s" % heading, ""]
+            out += ["### %s" % heading, ""]
         if chosen:
             out.append(table(["median (× kernel overlayfs ± half the spread)", "unit", *map(short, (rows.REFERENCE, *rows.OURS)),
-                              "limits", "other limits"], [ours_line(row, samples[row.key], result) for row in chosen]))
+                              "limits", "other limits"], [ours_line(row, samples[row.key], quick) for row in chosen]))
             peers = [name for name in PEERS if any(name in samples[row.key] for row in chosen)]
             if peers:
-                lines = [[title(row, result), row.unit, *(cell(samples[row.key], name) for name in peers)] for row in chosen]
+                lines = [[title(row, quick), row.unit, *(cell(samples[row.key], name) for name in peers)] for row in chosen]
                 out.append(table(["peers", "unit", *map(short, peers)], lines))
         if notes:
             out += ["Not measured:", "", *notes, ""]
@@ -150,17 +150,49 @@ def verdicts(result):
                     yield image, row, subject, against, limit, *judged
 
 
+def count_table(judged, images):
+    """How many limits each image holds."""
+    lines = []
+    for image in images:
+        marks = [one[-1] for one in judged if one[0] == image]
+        lines.append([image, len(marks), *(marks.count(mark) for mark in (HELD, NEAR, MISSED))])
+    if len(lines) > 1:
+        lines.append(["all", *(sum(line[column] for line in lines) for column in range(1, 5))])
+    return table(["limits", "measured", "held " + HELD, "only by the best repetition " + NEAR, "missed " + MISSED], lines)
+
+
+def lost_table(judged, images):
+    """What is missed in any image, and how the others do there."""
+    cells = {}
+    for image, row, subject, against, limit, value, mark in judged:
+        what = (row.key, subject, against, limit)
+        cells.setdefault(what, {})[image] = "%s %s" % (figure(value), mark)
+    lines = []
+    for (key, subject, against, limit), found in cells.items():
+        if not all(cell.endswith(HELD) for cell in found.values()):
+            row = rows.ALL[key]
+            lines.append([named(row), short(subject), "≤ %g %s" % (limit, "× " + short(against) if against else row.unit),
+                          *(found.get(image, "") for image in images)])
+    return table(["missed somewhere", "ours", "limit", *images], lines) if lines else ""
+
+
+def side_by_side(result, subject):
+    """A subject's multiples of kernel overlayfs in all images."""
+    lines = []
+    for row in rows.ALL.values():
+        many = [ratios(found["samples"].get(row.key, {}), subject, rows.REFERENCE) for found in result["images"].values()]
+        if any(many):
+            lines.append([named(row), *(figure(measure.median(one)) if one else "" for one in many)])
+    return table([short(subject) + ", × kernel overlayfs", *result["images"]], lines)
+
+
 def summary(result):
-    judged = list(verdicts(result))
-    count = {mark: sum(one[-1] == mark for one in judged) for mark in (HELD, NEAR, MISSED)}
-    out = ["%d limits: %d held (%s), %d missed by the median but not by the best repetition (%s), %d missed (%s)." % (
-        len(judged), count[HELD], HELD, count[NEAR], NEAR, count[MISSED], MISSED), ""]
-    lost = [[image, named(row, result), short(subject),
-             "%s%s" % (figure(value), " × " + short(against) if against else " " + row.unit), "≤ %g" % limit, mark]
-            for image, row, subject, against, limit, value, mark in judged if mark != HELD]
-    if lost:
-        out.append(table(["missed", "row", "ours", "measured", "limit", ""], lost))
-    return "\n".join(out)
+    """What the document shows: where limits are missed, and each row of all images beside one another."""
+    # In the order of rows, whatever the image.
+    order = {key: place for place, key in enumerate(rows.ALL)}
+    judged, images = sorted(verdicts(result), key=lambda one: order[one[1].key]), list(result["images"])
+    return "\n".join([*abouts(result), "", count_table(judged, images), lost_table(judged, images),
+                      *(side_by_side(result, name) for name in ("fuse", "backend"))]).rstrip() + "\n"
 
 
 def headline(found):
@@ -168,30 +200,40 @@ def headline(found):
         found["layers"], found["packed"] / 2 ** 20, found["entries"], found["large"] / 2 ** 20, found["largest"] / 2 ** 20)
 
 
-def about(result):
-    return "%s; load at the end %.1f. %s. %s. `%s`, %d repetitions of what is slow, twice as many of warm rows and mounts." % (
-        result["machine"], result["load after"], result["date"], ", ".join(result["versions"]), result["command"], result["reps"])
+def abouts(result):
+    """A line for each image, and one for what was the same for all of them."""
+    out, same = [], {}
+    for image, found in result["images"].items():
+        same.setdefault("%s. %s" % (found["machine"], ", ".join(found["versions"])), []).append(image)
+        out.append("* %s: %s. %s, %d min, %d repetition%s of what is slow, load %.1f before and %.1f after" % (
+            image, headline(found), found["date"], max(1, found["seconds"] // 60), found["reps"], "s"[:found["reps"] > 1],
+            found["load"], found["load after"]))
+    commands = list(dict.fromkeys(found["command"] for found in result["images"].values()))
+    return [*out, "", *("%s%s" % (where, "" if len(same) == 1 else " (%s)" % ", ".join(images)) for where, images in same.items()), "",
+            "%s: %s." % ("Command" if len(commands) == 1 else "Commands", "; ".join("`%s`" % command for command in commands))]
 
 
 def tables(result):
-    out = [about(result), "", summary(result)]
+    """All figures."""
+    out = []
     for image, found in result["images"].items():
-        out += ["### %s: %s" % (image, headline(found)), "", image_tables(found, result)]
+        only = " Rows that were chosen: %s." % ", ".join(found["rows"]) if found["rows"] else ""
+        out += ["## %s" % image, "", "%s. `%s`.%s" % (headline(found), found["command"], only), "", image_tables(found)]
     return "\n".join(out).rstrip() + "\n"
 
 
 def ten(result):
     """The rows that README shows, of the image that programs can be started in."""
     image = "debian-python3" if "debian-python3" in result["images"] else next(iter(result["images"]))
-    samples = result["images"][image]["samples"]
-    lines = []
+    found = result["images"][image]
+    samples, lines = found["samples"], []
     for row in (rows.ALL[key] for key in TEN):
         if row.key in samples:
             cells = (samples[row.key].get(name) for name in TEN_COLUMNS)
-            lines.append(["%s, %s" % (named(row, result), row.unit),
+            lines.append(["%s, %s" % (named(row, found["quick"]), row.unit),
                           *(figure(measure.median(many)) if many else "" for many in cells)])
-    return "%s\n\nMedians of `%s`; %s.\n" % (
-        table([image, *map(short, TEN_COLUMNS)], lines).rstrip(), result["command"], result["machine"])
+    return "%s\n\nMedians of `%s`; %s, load %.1f.\n" % (
+        table([image, *map(short, TEN_COLUMNS)], lines).rstrip(), found["command"], found["machine"], found["load"])
 
 
 # --- the plot -------------------------------------------------------------------
@@ -220,7 +262,7 @@ def dot(name, x, y):
 
 def plot(result):
     image = "debian-python3" if "debian-python3" in result["images"] else next(iter(result["images"]))
-    samples = result["images"][image]["samples"]
+    samples, quick = result["images"][image]["samples"], result["images"][image]["quick"]
     shown, y, body = [row for row in rows.ALL.values() if rows.REFERENCE in samples.get(row.key, {})], TOP, []
     group = None
     for row in shown:
@@ -229,7 +271,7 @@ def plot(result):
             y += LINE
             body.append('<text class="t" x="10" y="%d" font-weight="bold">%s</text>' % (y + 4, html.escape(rows.GROUPS[group])))
             y += LINE
-        body.append('<text class="t" x="%d" y="%d" text-anchor="end">%s</text>' % (LEFT - 12, y + 4, html.escape(title(row, result))))
+        body.append('<text class="t" x="%d" y="%d" text-anchor="end">%s</text>' % (LEFT - 12, y + 4, html.escape(title(row, quick))))
         body.append('<line class="g" x1="%d" x2="%d" y1="%d" y2="%d"/>' % (LEFT, WIDTH - RIGHT, y, y))
         for subject, against, limit in row.limits:
             if against == rows.REFERENCE and subject != "browse":
@@ -262,13 +304,13 @@ def plot(result):
 # --- where it goes ----------------------------------------------------------------
 
 def write(result, place):
-    (place / "tables.md").write_text(tables(result))
+    (place / "tables.md").write_text("%s\n%s" % (summary(result), tables(result)))
     (place / "performance.svg").write_text(plot(result))
 
 
-def between(path, name, text):
+def between(path, name, text, script="bench"):
     """Replace what stands between two marks of a document."""
-    begin, end = "<!-- %s: made by scripts/bench -->\n" % name, "<!-- %s: end -->\n" % name
+    begin, end = "<!-- %s: made by scripts/%s -->\n" % (name, script), "<!-- %s: end -->\n" % name
     whole = path.read_text()
     if whole.count(begin) != 1 or whole.count(end) != 1:
         sys.exit("bench: %s has not one pair of marks `%s`" % (path, begin.strip()))
@@ -276,7 +318,15 @@ def between(path, name, text):
     path.write_text(before + begin + text + end + rest.split(end)[1])
 
 
+def show(text, script, top):
+    """Print what a script of its own found, and put it into the document too if `top` is given."""
+    print(text)
+    if top:
+        between(top / "docs/performance.md", script.removeprefix("bench-"), text, script)
+
+
 def publish(result, top):
-    between(top / "docs/performance.md", "tables", tables(result))
+    between(top / "docs/performance.md", "tables", summary(result))
+    between(top / "docs/performance-tables.md", "tables", tables(result))
     (top / "docs/performance.svg").write_text(plot(result))
     between(top / "README.md", "ten rows", ten(result))

@@ -47,11 +47,25 @@ def over(fuse=None, looking=None, backend=None, half=False):
     return (*((ours, REFERENCE, limit) for ours, limit in pairs if limit), ("fuse", "fuse-overlayfs", 0.5 if half else 1.0))
 
 
-class Tree:
+class Calls:
+    """examples/calls.rs, which makes system calls again and again."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def run(self, operation, root, names, rounds):
+        """Nanoseconds of one, of all these names below `root`."""
+        # From the root on: a mount that lies deeper would be slower by the walk to it.
+        names = b"\0".join(name[1:] for name in names)
+        return float(measure.run(self.calls, operation, str(rounds), input=names, output=True, seconds=600, cwd=root))
+
+
+class Tree(Calls):
     """What there is in an image: names, chosen once and the same for all."""
 
     def __init__(self, top, calls, quick):
-        self.calls, self.quick = calls, quick
+        super().__init__(calls)
+        self.quick = quick
         names, files = [], []
         top = os.fsencode(top)
         for where, directories, others in os.walk(top):
@@ -71,11 +85,6 @@ class Tree:
         self.large = [name for _, name in files[-16:]]
         self.large_bytes = sum(size for size, _ in files[-16:])
         self.largest, self.largest_bytes = files[-1][1], files[-1][0]
-
-    def run(self, operation, root, names, rounds):
-        """Nanoseconds of a call of examples/calls.rs."""
-        names = b"\0".join(os.fsencode(root) + name for name in names)
-        return float(measure.run(self.calls, operation, str(rounds), input=names, output=True, seconds=600))
 
     def rounds(self, cold):
         return 1 if cold or self.quick else 5
@@ -159,6 +168,12 @@ def git(root, tree, cold):
 
 def dpkg_list(root, tree, cold):
     return chroot(root, "/usr/bin/dpkg", "-l")
+
+
+def first_program(root):
+    """What is started first in an image: the best that it has."""
+    return next(call for name, call in (("usr/bin/python3", python), ("usr/bin/dpkg", dpkg_list), ("", execs))
+                if os.path.lexists(os.path.join(root, name)))
 
 
 def at_once(clients, call):
