@@ -30,6 +30,7 @@ use super::listing::Line;
 use super::pool::Pool;
 use super::reads::{READ_MAX, Read, SHORT, seek_from};
 use super::reports::Reports;
+use super::turns::Turns;
 use super::xattrs::answer_xattr;
 use crate::node::Ino;
 use crate::tree_path::NAME_MAX;
@@ -63,6 +64,7 @@ pub(super) struct Adapter {
     pub(super) reports: Arc<Reports>,
     activity: Arc<Activity>,
     reads: Pool<Read>,
+    turns: Arc<Turns>,
     /// No object has extended attributes, and none ever will.
     no_xattrs: bool,
     /// Others may map the mount's owners to theirs (mount_setattr(2)). Requests
@@ -90,11 +92,17 @@ impl Adapter {
             reports,
             activity,
             reads,
+            turns: Arc::default(),
             no_xattrs,
             allow_idmap,
             no_open,
             no_opendir,
         }
+    }
+
+    /// Who waits for the next request.
+    pub(super) fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.turns)
     }
 
     /// What a number stands for. Every request begins here.
@@ -242,6 +250,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _turn = self.turns.turn();
         let name = name.as_bytes();
         let (image, dir) = match (self.place(parent), &self.shown) {
             (Ok(Place::Image(image, dir)), _) => (image, dir),
@@ -275,13 +284,15 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        let _turn = self.turns.turn_of_one(req.unique().0);
         if let Shown::Many(browse) = &self.shown {
             browse.forget(ino.0, nlookup);
         }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _turn = self.turns.turn();
         match self.attributes(ino) {
             Ok((ttl, attr)) => reply.attr(&ttl, &attr),
             Err(errno) => reply.error(errno),
@@ -289,6 +300,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _turn = self.turns.turn();
         let target = self.object(ino, Errno::EINVAL).and_then(|(image, ino)| {
             image
                 .union
@@ -321,6 +333,8 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _turn = self.turns.quiet_turn();
+        self.turns.takes_long();
         let (image, ino) = match self.object(ino, Errno::EISDIR) {
             Ok(object) => object,
             Err(errno) => return reply.error(errno),
@@ -369,6 +383,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _turn = self.turns.turn();
         let listed = self.list(ino, offset, &mut |line| match line {
             Line::Object(image, dir, listed) => {
                 let number = INodeNo(image.listed(dir, listed.name, listed.ino));
@@ -394,6 +409,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _turn = self.turns.turn();
         match self.list(ino, offset, &mut |line| self.add_plus(&line, &mut reply)) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
@@ -424,6 +440,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _turn = self.turns.turn();
         if self.no_xattrs {
             // Never again: programs get EOPNOTSUPP without a message.
             self.activity.request();
@@ -433,6 +450,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _turn = self.turns.turn();
         // Not ENOSYS even where there are none: programs that copy trees would
         // get EOPNOTSUPP where a local file system gives an empty list.
         answer_xattr(reply, size, self.xattr_names(ino, req.pid()));
@@ -452,6 +470,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _turn = self.turns.turn();
         match self.seek(ino, offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(errno) => reply.error(errno),
@@ -469,6 +488,7 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        let _turn = self.turns.turn();
         // isatty(3) asks by an ioctl, and wants this one for no.
         reply.error(Errno::ENOTTY);
     }

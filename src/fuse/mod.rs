@@ -20,7 +20,7 @@
 //! * `caller`: rights of the process that asks.
 //! * `reads`: one read, answered. `xattrs`: extended attributes.
 //! * `reports`: each damaged thing is told once.
-//! * `haste`: whether requests come, and how fast.
+//! * `haste`: whether requests come, and how fast. `turns`: who waits for the next one.
 //! * `options`: what a user may ask of a mount.
 //! * `session`: mount, run, unmount.
 
@@ -39,6 +39,7 @@ mod pool;
 mod reads;
 mod reports;
 mod session;
+mod turns;
 mod workers;
 mod writable;
 mod xattrs;

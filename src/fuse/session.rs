@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -23,6 +23,7 @@ use super::browse::Browse;
 use super::changes;
 use super::haste::{self, Activity, Awake, CALM, CALM_REQUESTS, Event};
 use super::image::Image;
+use super::turns::Turns;
 use super::writable::WritableAdapter;
 use super::{MountOptions, Served, Tree};
 use crate::mounts::{self, FS_TYPE, MountError, Seen};
@@ -129,9 +130,13 @@ pub fn serve(
         _ => None,
     };
     let swept = browse.clone();
+    let written = shown.as_ref().err().cloned();
     let idle = move || {
         if let Some(browse) = &swept {
             browse.sweep(Duration::ZERO);
+        }
+        if let Some(tree) = &written {
+            tree.rest();
         }
         if let Some(idle) = &idle {
             idle();
@@ -147,16 +152,22 @@ pub fn serve(
         writable: shown.is_err(),
         processors,
     };
+    // With one processor, who waits keeps those from running who are waited for.
+    let haste = keep_awake && processors > 1;
     let (run, names) = match shown {
         Ok(shown) => {
             let adapter = Adapter::new(shown, processors, activity.clone());
-            let (run, notifier) = place.open(adapter, |adapter| adapter.allow_idmap = true)?;
+            let turns = haste.then(|| adapter.turns());
+            let (run, notifier) = place.open(adapter, turns, |adapter| {
+                adapter.allow_idmap = true;
+            })?;
             (run, browse.map(|browse| (browse, notifier)))
         }
         Err(tree) => {
             let adapter = WritableAdapter::new(name.clone(), tree, processors, activity.clone());
             let told = adapter.notifier();
-            let (run, notifier) = place.open(adapter, |_| {})?;
+            let turns = haste.then(|| adapter.turns());
+            let (run, notifier) = place.open(adapter, turns, |_| {})?;
             // It is the only one.
             let _ = told.set(notifier);
             (run, None)
@@ -364,11 +375,12 @@ impl Place<'_> {
     }
 
     /// Mounts and says the first words with the kernel (INIT). `direct` is told
-    /// when no helper had to be asked. The kernel is told things by what comes
-    /// with the answer.
+    /// when no helper had to be asked. `turns`: requests are looked for. The kernel is
+    /// told things by what comes with the answer.
     fn open<FS: Filesystem>(
         &self,
         mut adapter: FS,
+        turns: Option<Arc<Turns>>,
         direct: impl FnOnce(&mut FS),
     ) -> Result<(Run, Notifier), ServeError> {
         let mut config = Config::default();
@@ -389,6 +401,10 @@ impl Place<'_> {
             None => self.through_helper(adapter, config)?,
         };
         let notifier = session.notifier();
+        if let Some(turns) = turns {
+            let device = session.as_fd().try_clone_to_owned();
+            turns.look_at(device.map_err(|source| self.fails(source))?);
+        }
         Ok((Box::new(|| session.run()), notifier))
     }
 

@@ -358,6 +358,9 @@ pub trait Upper: Send + Sync + fmt::Debug {
     /// for the next change. What a crash keeps it from, the next mount does.
     fn tidy(&self) {}
 
+    /// Lets go of what is held for nobody but whoever asks next.
+    fn rest(&self) {}
+
     /// Puts a whiteout at a name that nothing is at.
     ///
     /// # Errors

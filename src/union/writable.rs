@@ -250,6 +250,11 @@ impl Writable {
         self.upper.space().map_err(FsError::Upper)
     }
 
+    /// Lets go of what is held in case that somebody asks.
+    pub fn rest(&self) {
+        self.upper.rest();
+    }
+
     /// Whoever was told of `ino` (by `lookup`, `make`, `link`) forgets it `times` times.
     pub fn forget(&self, ino: Ino, times: u64) {
         let _finding = self.finding.lock();
@@ -313,6 +318,15 @@ impl Writable {
             }),
             None => Ok(Where::Lower(ino)),
         }
+    }
+
+    /// Whether a known object is a directory, which it stays.
+    fn is_dir(&self, ino: Ino) -> Result<bool, FsError> {
+        Ok(match self.node(ino) {
+            Some(Node::Dir(_)) => true,
+            Some(Node::File(_)) => false,
+            Some(Node::Gone) | None => self.lower_kind(ino)?.kind == Kind::Dir,
+        })
     }
 
     fn lower_kind(&self, ino: Ino) -> Result<Attr, FsError> {

@@ -3,7 +3,6 @@
 //! What it is for: [`Data`] on an open file. May assume: it was opened for reading
 //! and writing. Must not know names.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
@@ -11,17 +10,15 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::reach::Opened;
 use crate::union::upper::Data;
 
 /// An open regular file.
-#[derive(Debug)]
-pub(super) struct Contents(pub(super) File);
-
-impl Data for Contents {
+impl Data for Opened {
     fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<usize> {
         let mut done = 0;
         while done < to.len() {
-            match self.0.read_at(&mut to[done..], offset + done as u64) {
+            match self.file().read_at(&mut to[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(len) => done += len,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -34,13 +31,13 @@ impl Data for Contents {
     }
 
     fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(from, offset)
+        self.file().write_all_at(from, offset)
     }
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
         Ok(rustix::io::retry_on_intr(|| {
-            rustix::fs::fallocate(&self.0, mode, offset, len)
+            rustix::fs::fallocate(self.file(), mode, offset, len)
         })?)
     }
 
@@ -51,7 +48,7 @@ impl Data for Contents {
         } else {
             SeekFrom::Hole(offset)
         };
-        match rustix::fs::seek(&self.0, from) {
+        match rustix::fs::seek(self.file(), from) {
             Ok(at) => Ok(Some(at)),
             Err(Errno::NXIO) => Ok(None),
             Err(error) => Err(error.into()),
@@ -60,9 +57,9 @@ impl Data for Contents {
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
         if data_only {
-            self.0.sync_data()
+            self.file().sync_data()
         } else {
-            self.0.sync_all()
+            self.file().sync_all()
         }
     }
 
@@ -70,10 +67,10 @@ impl Data for Contents {
         // For pages that were written this means: write them out now, without waiting
         // (generic_fadvise in mm/fadvise.c); only clean ones are dropped.
         let len = std::num::NonZero::new(len);
-        let _ = rustix::fs::fadvise(&self.0, offset, len, Advice::DontNeed);
+        let _ = rustix::fs::fadvise(self.file(), offset, len, Advice::DontNeed);
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        Some(self.file().as_fd())
     }
 }

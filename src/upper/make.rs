@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, OFlags, Stat as RawStat, Uid, XattrFlags};
 use rustix::fs::{RenameFlags, Timespec, Timestamps};
@@ -25,7 +26,13 @@ impl Directory {
         let parent = self.dir(dir)?;
         if self.comes_out_right(&parent, new) {
             match self.make_in_place(&parent, name, new) {
-                Ok(raw) => return self.learn(dir, name, &raw, super::look::plain(&raw)?),
+                Ok((raw, whole)) => {
+                    let made = self.learn(dir, name, &raw, super::look::plain(&raw)?)?;
+                    if let Some(whole) = whole {
+                        self.keep_file(made.0, &whole);
+                    }
+                    return Ok(made);
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -41,16 +48,25 @@ impl Directory {
         // A rename changes its object's ctime.
         let raw = opened.stat()?;
         let stat = self.stat_of(&opened, &raw)?;
-        self.learn(dir, name, &raw, stat)
+        let made = self.learn(dir, name, &raw, stat)?;
+        if opened.is_whole() {
+            self.keep_file(made.0, &opened);
+        }
+        Ok(made)
     }
 
     /// Makes an object in the work directory.
     pub(super) fn make_staged(&self, new: &New<'_>) -> io::Result<Key> {
         let temporary = self.temporary();
-        let (_opened, raw) = self.build(&temporary, new)?;
+        let (opened, raw) = self.build(&temporary, new)?;
         let key = Key(raw.st_ino);
-        let mut table = self.table.lock();
-        table.found(key, new.what.kind(), self.work_key, temporary.as_bytes());
+        let kind = new.what.kind();
+        self.table
+            .lock()
+            .found(key, kind, self.work_key, temporary.as_bytes());
+        if opened.is_whole() {
+            self.keep_file(key, &opened);
+        }
         Ok(key)
     }
 
@@ -81,12 +97,18 @@ impl Directory {
             && new.gid == handed_down.unwrap_or(gid)
     }
 
-    fn make_in_place(&self, parent: &Opened, name: &[u8], new: &New<'_>) -> io::Result<RawStat> {
-        let raw = create(parent, name, new.what, new.mode)?;
+    /// Makes an object under its name; what is a file is open.
+    fn make_in_place(
+        &self,
+        parent: &Opened,
+        name: &[u8],
+        new: &New<'_>,
+    ) -> io::Result<(RawStat, Option<Arc<Opened>>)> {
+        let (raw, whole) = create(parent, name, new.what, new.mode)?;
         let as_wanted = (raw.st_uid, raw.st_gid) == (new.uid, new.gid)
             && (raw.st_mode & 0o7777 == u32::from(new.mode) || new.what.kind() == Kind::Symlink);
         if as_wanted {
-            return Ok(raw);
+            return Ok((raw, whole.map(Arc::new)));
         }
         // The file system has rules of its own (mount option `grpid`), or the
         // directory's group bit has changed just now.
@@ -99,18 +121,21 @@ impl Directory {
             };
             rustix::fs::unlinkat(parent, name, flags)?;
         }
-        right
+        right.map(|raw| (raw, whole.map(Arc::new)))
     }
 
     /// Makes an object with a temporary name in the work directory.
-    fn build(&self, temporary: &str, new: &New<'_>) -> io::Result<(Opened, RawStat)> {
+    fn build(&self, temporary: &str, new: &New<'_>) -> io::Result<(Arc<Opened>, RawStat)> {
         // setuid and setgid come behind the owner, who takes them away.
         let mode = new.mode & !PRIVILEGES;
         let built = create(&*self.work, temporary.as_bytes(), on_disk(new.what), mode)
-            .and_then(|_| reach::open_path(&*self.work, temporary.as_bytes()))
+            .and_then(|(raw, whole)| match whole {
+                Some(whole) => Ok((whole, raw)),
+                None => reach::open_path(&*self.work, temporary.as_bytes()),
+            })
             .and_then(|(opened, raw)| {
                 let raw = self.furnish(&opened, &raw, new)?;
-                Ok((opened, raw))
+                Ok((Arc::new(opened), raw))
             });
         if built.is_err() {
             self.discard(temporary);
@@ -204,8 +229,13 @@ fn on_disk(what: What<'_>) -> What<'_> {
     }
 }
 
-/// Makes an object as the system does it.
-fn create(dir: impl AsFd, name: &[u8], what: What<'_>, mode: u16) -> io::Result<RawStat> {
+/// Makes an object as the system does it; what is a file is open then.
+fn create(
+    dir: impl AsFd,
+    name: &[u8],
+    what: What<'_>,
+    mode: u16,
+) -> io::Result<(RawStat, Option<Opened>)> {
     let mode = Mode::from_raw_mode(mode.into());
     let mknod = |kind, number: Device| {
         let device: Dev = rustix::fs::makedev(number.major, number.minor);
@@ -213,13 +243,13 @@ fn create(dir: impl AsFd, name: &[u8], what: What<'_>, mode: u16) -> io::Result<
     };
     match what {
         What::File(size) => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
             let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(&dir, name, flags, mode)?;
             if size > 0 {
                 rustix::fs::ftruncate(&fd, size)?;
             }
-            return Ok(rustix::fs::fstat(&fd)?);
+            return Ok((rustix::fs::fstat(&fd)?, Some(Opened::whole(fd))));
         }
         What::Dir => rustix::fs::mkdirat(&dir, name, mode)?,
         What::Symlink(target) => rustix::fs::symlinkat(target, &dir, name)?,
@@ -228,7 +258,8 @@ fn create(dir: impl AsFd, name: &[u8], what: What<'_>, mode: u16) -> io::Result<
         What::Fifo => mknod(FileType::Fifo, Device::default())?,
         What::Socket => mknod(FileType::Socket, Device::default())?,
     }
-    Ok(rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
+    let raw = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok((raw, None))
 }
 
 /// Changes the owner; nothing means: as it is.
@@ -255,7 +286,10 @@ pub(super) fn chown(opened: &Opened, uid: Option<u32>, gid: Option<u32>) -> io::
 /// As chmod(2).
 pub(super) fn chmod(opened: &Opened, mode: u16) -> io::Result<()> {
     let mode = Mode::from_raw_mode(mode.into());
-    Ok(rustix::fs::chmod(opened.path(), mode)?)
+    Ok(match opened.is_whole() {
+        true => rustix::fs::fchmod(opened, mode),
+        false => rustix::fs::chmod(opened.path(), mode),
+    }?)
 }
 
 /// Sets both times.

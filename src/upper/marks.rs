@@ -136,9 +136,9 @@ pub(super) fn set(object: &Opened, kind: Kind, mark: Mark<'_>, prefix: Prefix) -
 }
 
 fn clear(object: &Opened, mark: &str, prefix: Prefix) -> io::Result<()> {
-    match rustix::fs::removexattr(object.path(), prefix.mark(mark)) {
-        Ok(()) | Err(Errno::NODATA) => Ok(()),
-        Err(error) => Err(error.into()),
+    match xattrs::remove(object, prefix.mark(mark).as_bytes()) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NODATA) => Ok(()),
+        removed => removed,
     }
 }
 

@@ -278,6 +278,9 @@ impl Directory {
         if !self.table.lock().must_hold(key, at.key, at.name) {
             return Ok(None);
         }
+        if let Some(whole) = self.table.lock().whole(key) {
+            return Ok(Some(whole));
+        }
         let (opened, now) = reach::open_path(at.dir, at.name)?;
         if now.st_ino != raw.st_ino {
             return Err(Errno::STALE.into());

@@ -5,14 +5,13 @@
 //! whatever happens to its names. Nothing that may take long happens under it.
 //! Must not know more than that.
 
-use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::{OFlags, Timespec, UTIME_NOW, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
 
-use super::data::Contents;
 use super::make::{chmod, chown, set_times, timespec};
 use super::reach::{self, Opened, check_name};
 use super::xattrs::{self, Of, Prefix};
@@ -147,6 +146,11 @@ impl Upper for Directory {
         }
     }
 
+    fn rest(&self) {
+        // Closed when nobody waits for the table.
+        let _kept = self.table.lock().keep_none();
+    }
+
     fn cover(&self, dir: Key, name: &[u8]) -> io::Result<()> {
         check_name(name)?;
         let _changing = self.changes.write();
@@ -212,14 +216,13 @@ impl Upper for Directory {
     }
 
     fn open(&self, key: Key) -> io::Result<Arc<dyn Data>> {
-        if let Some(open) = self.table.lock().data(key) {
-            return Ok(open);
+        if let Some(whole) = self.table.lock().whole(key) {
+            return Ok(whole);
         }
         let _looking = self.changes.read();
-        let fd = self.file(key, OFlags::RDWR)?;
-        let data = Arc::new(Contents(File::from(fd)));
-        self.table.lock().opened_data(key, &data);
-        Ok(data)
+        let whole = Arc::new(Opened::whole(self.file(key, OFlags::RDWR)?));
+        self.keep_file(key, &whole);
+        Ok(whole)
     }
 
     fn sync_dir(&self, key: Key) -> io::Result<()> {
@@ -240,10 +243,11 @@ impl Directory {
             Kind::Dir => return Err(Errno::ISDIR.into()),
             _ => return Err(Errno::INVAL.into()),
         }
-        let fd = opened.reopen(OFlags::WRONLY)?;
-        Ok(rustix::io::retry_on_intr(|| {
-            rustix::fs::ftruncate(&fd, size)
-        })?)
+        let cut = |fd: &dyn AsFd| rustix::io::retry_on_intr(|| rustix::fs::ftruncate(fd, size));
+        Ok(match opened.is_whole() {
+            true => cut(opened),
+            false => cut(&opened.reopen(OFlags::WRONLY)?),
+        }?)
     }
 }
 

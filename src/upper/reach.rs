@@ -5,6 +5,7 @@
 //! crossed; a descriptor of something else than the wanted object is ESTALE. May
 //! assume: the directory's lock is held. Must not change anything.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -21,10 +22,14 @@ use crate::union::upper::Key;
 /// A directory, and its name in the one above.
 type Step = (Key, Box<[u8]>);
 
-/// An object that is open for being named (O_PATH), nothing else.
+/// An object that is open: for being named (O_PATH) and nothing else, or a regular
+/// file for all that can be done with it.
 #[derive(Debug)]
 pub(super) struct Opened {
-    fd: OwnedFd,
+    fd: File,
+    /// Its contents can be reached by the descriptor, and what takes none that is
+    /// opened with O_PATH.
+    whole: bool,
     /// Mode and group as last seen, for directories that hand down their group.
     mode_and_group: AtomicU64,
 }
@@ -32,11 +37,31 @@ pub(super) struct Opened {
 impl Opened {
     pub(super) fn new(fd: OwnedFd, stat: &Stat) -> Self {
         let opened = Self {
-            fd,
+            fd: fd.into(),
+            whole: false,
             mode_and_group: AtomicU64::new(0),
         };
         opened.learn(stat);
         opened
+    }
+
+    /// A regular file that was opened for its contents.
+    pub(super) fn whole(fd: OwnedFd) -> Self {
+        Self {
+            fd: fd.into(),
+            whole: true,
+            mode_and_group: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether it was opened for its contents.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Its file; one that is not whole can be named and no more (EBADF).
+    pub(super) fn file(&self) -> &File {
+        &self.fd
     }
 
     /// Remembers mode and group.
@@ -54,7 +79,8 @@ impl Opened {
     }
 
     /// A path that leads to the object itself, also to a symlink: for the system
-    /// calls that take no descriptor opened with O_PATH.
+    /// calls that take no descriptor opened with O_PATH. To resolve it takes longer
+    /// than most of them.
     pub(super) fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.fd.as_raw_fd())
     }
@@ -285,6 +311,12 @@ impl Directory {
             }
         }
         Err(Errno::STALE.into())
+    }
+
+    /// Keeps a regular file open that was opened for its contents.
+    pub(super) fn keep_file(&self, key: Key, whole: &Arc<Opened>) {
+        // Closed when nobody waits for the table.
+        let _old = self.table.lock().keep_file(key, whole);
     }
 
     /// What a directory has under a name, which is on this file system.

@@ -6,7 +6,6 @@
 //! meanwhile; then objects are `ESTALE` or `ENOENT` that were there a moment ago. Every
 //! call that would change something is refused with `EROFS`.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::data::Contents;
+use super::reach::Opened;
 use super::table::Table;
 use super::take::{Candidate, failed};
 use super::xattrs::Prefix;
@@ -200,7 +199,7 @@ impl Upper for Seen {
     fn open(&self, key: Key) -> io::Result<Arc<dyn Data>> {
         let _looking = self.directory.changes.read();
         let fd = self.directory.file(key, OFlags::RDONLY)?;
-        Ok(Arc::new(Contents(File::from(fd))))
+        Ok(Arc::new(Opened::whole(fd)))
     }
 
     fn sync_dir(&self, _: Key) -> io::Result<()> {

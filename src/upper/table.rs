@@ -15,7 +15,6 @@ use std::sync::{Arc, Weak};
 use lru::LruCache;
 use rustix::io::Errno;
 
-use super::data::Contents;
 use super::reach::Opened;
 use crate::node::Kind;
 use crate::union::upper::Key;
@@ -23,6 +22,9 @@ use crate::union::upper::Key;
 /// Directories that stay open at most: a quarter of the usual limit of 1024
 /// descriptors, the rest is for files.
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
+/// Files that stay open at most though nobody asks for their contents: what was just
+/// made or opened is about to be given an owner, a mode, times, and to be synced.
+const KEPT_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
 /// Names that are remembered of one object at most. One would do; more save a
 /// descriptor when some of them go.
 const NAMES_MAX: usize = 8;
@@ -60,7 +62,8 @@ struct Object {
     /// Recorded names that are in it: it stays in the table for them.
     children: usize,
     held: Option<Arc<Opened>>,
-    data: Weak<Contents>,
+    /// A regular file, open for its contents.
+    whole: Weak<Opened>,
 }
 
 /// All objects that are known, and the directories that lead to them.
@@ -68,6 +71,8 @@ struct Object {
 pub(super) struct Table {
     objects: HashMap<Key, Object>,
     open: LruCache<Key, Arc<Opened>>,
+    /// Regular files, open for their contents.
+    kept: LruCache<Key, Arc<Opened>>,
     /// The directories that stay whatever happens.
     fixed: [Key; 2],
 }
@@ -84,6 +89,7 @@ impl Table {
         Self {
             objects: objects.into(),
             open: LruCache::new(OPEN_MAX),
+            kept: LruCache::new(KEPT_MAX),
             fixed: keys,
         }
     }
@@ -200,6 +206,7 @@ impl Table {
                 continue;
             }
             self.open.pop(&key);
+            self.kept.pop(&key);
             let Some(object) = self.objects.remove(&key) else {
                 continue;
             };
@@ -218,9 +225,16 @@ impl Table {
     /// ESTALE: it is not known.
     pub(super) fn place(&mut self, key: Key) -> io::Result<(Kind, Place)> {
         let object = self.objects.get(&key).ok_or(Errno::STALE)?;
-        let open = object.held.as_ref().or_else(|| self.open.get(&key));
+        // A whole file first: it takes all that there is to ask.
+        let whole = object.whole.upgrade();
+        if whole.is_some() {
+            self.kept.promote(&key);
+        }
+        let open = whole
+            .or_else(|| object.held.clone())
+            .or_else(|| self.open.get(&key).cloned());
         let place = match open {
-            Some(open) => Place::Open(Arc::clone(open)),
+            Some(open) => Place::Open(open),
             None => Place::Names(object.names.iter().rev().cloned().collect()),
         };
         Ok((object.kind, place))
@@ -240,16 +254,28 @@ impl Table {
         }
     }
 
-    /// A regular file's contents, if somebody has them open.
-    pub(super) fn data(&self, key: Key) -> Option<Arc<Contents>> {
-        self.objects.get(&key)?.data.upgrade()
+    /// A regular file that is open for its contents.
+    pub(super) fn whole(&mut self, key: Key) -> Option<Arc<Opened>> {
+        self.kept.promote(&key);
+        self.objects.get(&key)?.whole.upgrade()
     }
 
-    /// Somebody has a regular file's contents open.
-    pub(super) fn opened_data(&mut self, key: Key, data: &Arc<Contents>) {
-        if let Some(object) = self.objects.get_mut(&key) {
-            object.data = Arc::downgrade(data);
+    /// A regular file has been opened for its contents, and stays so for a while. What is
+    /// returned need not be kept any longer.
+    pub(super) fn keep_file(&mut self, key: Key, whole: &Arc<Opened>) -> Option<Arc<Opened>> {
+        let object = self.objects.get_mut(&key)?;
+        // A program's own 0/0 device is a file on disk, and has no contents.
+        if object.kind != Kind::File {
+            return None;
         }
+        object.whole = Arc::downgrade(whole);
+        let (_, old) = self.kept.push(key, Arc::clone(whole))?;
+        Some(old)
+    }
+
+    /// Keeps no file open that nobody asks for.
+    pub(super) fn keep_none(&mut self) -> LruCache<Key, Arc<Opened>> {
+        std::mem::replace(&mut self.kept, LruCache::new(KEPT_MAX))
     }
 
     /// How many objects are in the table, the two fixed directories included.
@@ -266,7 +292,7 @@ impl Object {
             names: Vec::new(),
             children: 0,
             held: None,
-            data: Weak::new(),
+            whole: Weak::new(),
         }
     }
 }

@@ -88,6 +88,9 @@ impl Of<'_> {
     /// As getxattr(2), ENODATA apart.
     pub(super) fn get(self, stored: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let read = |buffer: &mut [u8]| match self {
+            Self::Object(opened) if opened.is_whole() => {
+                rustix::fs::fgetxattr(opened, stored, buffer)
+            }
             Self::Object(opened) => rustix::fs::getxattr(opened.path(), stored, buffer),
             Self::Name(dir, name) => rustix::fs::lgetxattr(dir.path_of(name), stored, buffer),
         };
@@ -104,6 +107,7 @@ impl Of<'_> {
     /// As listxattr(2); of a file system that has no attributes at all, none.
     pub(super) fn list(self) -> io::Result<Vec<u8>> {
         let read = |buffer: &mut [u8]| match self {
+            Self::Object(opened) if opened.is_whole() => rustix::fs::flistxattr(opened, buffer),
             Self::Object(opened) => rustix::fs::listxattr(opened.path(), buffer),
             Self::Name(dir, name) => rustix::fs::llistxattr(dir.path_of(name), buffer),
         };
@@ -143,7 +147,10 @@ pub(super) fn set(
     value: &[u8],
     flags: XattrFlags,
 ) -> io::Result<()> {
-    Ok(rustix::fs::setxattr(object.path(), stored, value, flags)?)
+    Ok(match object.is_whole() {
+        true => rustix::fs::fsetxattr(object, stored, value, flags),
+        false => rustix::fs::setxattr(object.path(), stored, value, flags),
+    }?)
 }
 
 /// Removes an attribute by its stored name.
@@ -151,7 +158,10 @@ pub(super) fn set(
 /// # Errors
 /// As removexattr(2).
 pub(super) fn remove(object: &Opened, stored: &[u8]) -> io::Result<()> {
-    Ok(rustix::fs::removexattr(object.path(), stored)?)
+    Ok(match object.is_whole() {
+        true => rustix::fs::fremovexattr(object, stored),
+        false => rustix::fs::removexattr(object.path(), stored),
+    }?)
 }
 
 /// The names of a list.

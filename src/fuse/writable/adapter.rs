@@ -28,6 +28,7 @@ use super::super::haste::Activity;
 use super::super::pool::Pool;
 use super::super::reads::{READ_MAX, SHORT};
 use super::super::reports::Reports;
+use super::super::turns::Turns;
 use super::super::workers::Workers;
 use super::super::xattrs::{answer_xattr, names};
 use super::Core;
@@ -54,6 +55,7 @@ pub(in crate::fuse) struct WritableAdapter {
     core: Arc<Core>,
     reads: Pool<Read>,
     slow: Workers,
+    turns: Arc<Turns>,
     /// The kernel can do without OPENDIR.
     no_opendir: bool,
 }
@@ -80,6 +82,7 @@ impl WritableAdapter {
             }),
             reads: Pool::new(processors, processors + MORE_THREADS, WAITING, work),
             slow: Workers::new(SLOW_MOST),
+            turns: Arc::default(),
             no_opendir: false,
         }
     }
@@ -87,6 +90,11 @@ impl WritableAdapter {
     /// Where to put what the kernel is told things by.
     pub(in crate::fuse) fn notifier(&self) -> Arc<OnceLock<Notifier>> {
         Arc::clone(&self.core.notifier)
+    }
+
+    /// Who waits for the next request.
+    pub(in crate::fuse) fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.turns)
     }
 
     /// The object that a number stands for. Every request begins here.
@@ -177,6 +185,7 @@ impl Filesystem for WritableAdapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _turn = self.turns.turn();
         let dir = self.object(parent);
         match self.core.tree.lookup(dir, name.as_bytes()) {
             Ok(known) => entry(reply, Ok(known)),
@@ -185,11 +194,13 @@ impl Filesystem for WritableAdapter {
         }
     }
 
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        let _turn = self.turns.turn_of_one(req.unique().0);
         self.core.tree.forget(Ino(ino.0), nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _turn = self.turns.turn();
         let ino = self.object(ino);
         match self.core.tree.attr(ino) {
             Ok(stat) => reply.attr(&FOR_EVER, &attr::stat(ino.0, &stat)),
@@ -215,6 +226,7 @@ impl Filesystem for WritableAdapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _turn = self.turns.turn();
         let (ino, pid) = (self.object(ino), req.pid());
         let change = Change {
             mode: mode.map(super::change::bits),
@@ -236,6 +248,7 @@ impl Filesystem for WritableAdapter {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _turn = self.turns.turn();
         let ino = self.object(ino);
         match self.core.tree.target(ino) {
             Ok(target) => reply.data(&target),
@@ -253,6 +266,7 @@ impl Filesystem for WritableAdapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _turn = self.turns.turn();
         let how = (mode, rdev, umask);
         let dir = self.object(parent);
         let made = self
@@ -270,12 +284,14 @@ impl Filesystem for WritableAdapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _turn = self.turns.turn();
         let (dir, name) = (self.object(parent), name.as_bytes());
         let by = req.into();
         entry(reply, self.core.make(dir, name, What::Dir, mode, umask, by));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.turns.turn();
         let (dir, name) = (self.object(parent), name.as_bytes());
         let done = self.core.tree.unlink(dir, name);
         empty(
@@ -285,6 +301,7 @@ impl Filesystem for WritableAdapter {
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.turns.turn();
         let (dir, name) = (self.object(parent), name.as_bytes());
         let done = self.core.tree.rmdir(dir, name);
         empty(
@@ -301,6 +318,7 @@ impl Filesystem for WritableAdapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _turn = self.turns.turn();
         let (dir, name) = (self.object(parent), link_name.as_bytes());
         let what = What::Symlink(target.as_os_str().as_bytes());
         // symlink(7): permissions are always these, and no umask applies.
@@ -318,6 +336,7 @@ impl Filesystem for WritableAdapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.turn();
         let from = (self.object(parent), name.as_bytes());
         let to = (Ino(newparent.0), newname.as_bytes());
         empty(reply, self.core.rename(from, to, flags, req.into()));
@@ -331,6 +350,7 @@ impl Filesystem for WritableAdapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
+        let _turn = self.turns.turn();
         let (dir, name) = (self.object(newparent), newname.as_bytes());
         let linked = self.core.tree.link(Ino(ino.0), dir, name);
         entry(
@@ -340,6 +360,7 @@ impl Filesystem for WritableAdapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.turns.turn();
         let (ino, pid) = (self.object(ino), req.pid());
         let (how, handle) = (wanted(flags.0), handle(flags.0));
         if cuts_unseen(flags.0) && self.core.opens.runs(ino.0) {
@@ -362,6 +383,7 @@ impl Filesystem for WritableAdapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        let _turn = self.turns.turn();
         let (dir, name) = (self.object(parent), name.as_bytes());
         let file = What::File(0);
         match self.core.make(dir, name, file, mode, umask, req.into()) {
@@ -380,6 +402,7 @@ impl Filesystem for WritableAdapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.quiet_turn();
         let passed = self.core.opens.closed(ino.0, fh == RUNNING);
         reply.ok();
         if passed && flags.0 & libc::O_ACCMODE == libc::O_RDWR {
@@ -398,6 +421,8 @@ impl Filesystem for WritableAdapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _turn = self.turns.quiet_turn();
+        self.turns.takes_long();
         let read = Read {
             ino: self.object(ino),
             core: Arc::clone(&self.core),
@@ -420,6 +445,7 @@ impl Filesystem for WritableAdapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _turn = self.turns.turn();
         let ino = self.object(ino);
         let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         if data.len() <= WRITE_HERE {
@@ -449,6 +475,7 @@ impl Filesystem for WritableAdapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.turn();
         let ino = self.object(ino);
         self.slowly(move |core| {
             let done = core.tree.sync(ino, datasync);
@@ -486,6 +513,7 @@ impl Filesystem for WritableAdapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
+        let _turn = self.turns.turn();
         self.core.list(self.object(ino), offset, reply);
     }
 
@@ -497,6 +525,7 @@ impl Filesystem for WritableAdapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
+        let _turn = self.turns.turn();
         self.core.list_plus(self.object(ino), offset, reply);
     }
 
@@ -531,6 +560,7 @@ impl Filesystem for WritableAdapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.turn();
         let (ino, name) = (self.object(ino), name.as_bytes());
         let by = req.into();
         if self.core.tree.is_copying(ino) {
@@ -543,6 +573,7 @@ impl Filesystem for WritableAdapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _turn = self.turns.turn();
         let ino = self.object(ino);
         let value = self.core.tree.xattr(ino, name.as_bytes());
         let value = value.map_err(|error| self.core.failed(ino, None, &error));
@@ -550,6 +581,7 @@ impl Filesystem for WritableAdapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _turn = self.turns.turn();
         let ino = self.object(ino);
         let all = self.core.tree.xattrs(ino);
         let all = all.map_err(|error| self.core.failed(ino, None, &error));
@@ -557,6 +589,7 @@ impl Filesystem for WritableAdapter {
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.turns.turn();
         let (ino, name) = (self.object(ino), name.as_bytes());
         let remove = move |core: &Core, name: &[u8]| {
             let done = core.tree.remove_xattr(ino, name);
@@ -585,6 +618,7 @@ impl Filesystem for WritableAdapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        let _turn = self.turns.turn();
         // isatty(3) asks by an ioctl, and wants this one for no.
         reply.error(Errno::ENOTTY);
     }
@@ -612,6 +646,7 @@ impl Filesystem for WritableAdapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _turn = self.turns.turn();
         match self.core.seek(self.object(ino), offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(errno) => reply.error(errno),

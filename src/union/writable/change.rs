@@ -81,7 +81,7 @@ impl Writable {
                 let below = (dir.ino, name);
                 Node::Dir(Arc::new(Dir::new(ino, key, None, below, &marks, true)))
             }
-            _ => Node::File(File::whole(key)),
+            kind => Node::File(File::whole(key, kind)),
         };
         let mut table = self.table.lock();
         table.put(ino, node);
@@ -159,7 +159,7 @@ impl Writable {
     pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         let _changes = self.changes.lock();
         let held = self.hold_with(dir, name, true)?;
-        if self.attr(held.ino)?.attr.kind == Kind::Dir {
+        if self.is_dir(held.ino)? {
             return Err(FsError::IsDir);
         }
         let dir = self.changed_dir(dir)?;
@@ -226,7 +226,7 @@ impl Writable {
     fn remove_dir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         let _changes = self.changes.lock();
         let held = self.hold_with(dir, name, true)?;
-        if self.attr(held.ino)?.attr.kind != Kind::Dir {
+        if !self.is_dir(held.ino)? {
             return Err(FsError::NotDir);
         }
         if !self.is_empty_dir(held.ino)? {

@@ -21,19 +21,10 @@ impl Writable {
                 below: Some(below), ..
             })) => Place::Lower(below),
             Some(Node::File(file)) => {
-                self.check_regular(file.key)?;
+                file.check_regular()?;
                 Place::Upper(file.key)
             }
         })
-    }
-
-    /// Devices, pipes and symlinks have no contents, and are never opened.
-    pub(super) fn check_regular(&self, key: Key) -> Result<(), FsError> {
-        let stat = self.upper.stat(key).map_err(FsError::Upper)?;
-        match stat.attr.kind {
-            Kind::File => Ok(()),
-            _ => Err(FsError::WrongKind),
-        }
     }
 
     /// Whether opening a file for writing, or changing its size, has contents to
@@ -134,7 +125,7 @@ impl Writable {
             None | Some(Node::Gone) => return Ok(()),
             Some(Node::Dir(dir)) => self.upper.sync_dir(dir.key),
             Some(Node::File(file)) => {
-                self.check_regular(file.key)?;
+                file.check_regular()?;
                 // The name or mark that came with the copy-up is no data: a file that
                 // came from a layer is synced as a whole.
                 let data_only = data_only && ino == self.own_number(file.key);

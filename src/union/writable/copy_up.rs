@@ -182,7 +182,7 @@ impl Writable {
         };
         let file = File {
             below,
-            ..File::whole(key)
+            ..File::whole(key, kind)
         };
         let mut table = self.table.lock();
         table.put(ino, Node::File(file));
@@ -253,11 +253,9 @@ impl Writable {
     fn raise_contents_alone(&self, ino: Ino, most: u64) -> Result<Key, FsError> {
         loop {
             match self.node(ino) {
-                Some(Node::File(File {
-                    key, below: None, ..
-                })) => {
-                    self.check_regular(key)?;
-                    return Ok(key);
+                Some(Node::File(file @ File { below: None, .. })) => {
+                    file.check_regular()?;
+                    return Ok(file.key);
                 }
                 Some(Node::File(File {
                     key,

@@ -156,7 +156,7 @@ impl Writable {
         let (ino, below) = found.inspect_err(|_| self.upper.forget(key))?;
         let file = File {
             below,
-            ..File::whole(key)
+            ..File::whole(key, kind)
         };
         self.table.lock().put(ino, Node::File(file));
         known(ino)

@@ -9,7 +9,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::node::{Ino, Time};
+use crate::node::{Ino, Kind, Time};
+use crate::union::FsError;
 use crate::union::upper::Key;
 
 use super::dirs::Dir;
@@ -29,6 +30,7 @@ pub(super) enum Node {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct File {
     pub(super) key: Key,
+    pub(super) kind: Kind,
     /// The layers' file that still has the contents.
     pub(super) below: Option<Ino>,
     /// While contents are copied into it: the times that it shows.
@@ -37,11 +39,22 @@ pub(super) struct File {
 
 impl File {
     /// An object whose contents, if any, are at hand.
-    pub(super) fn whole(key: Key) -> Self {
+    pub(super) fn whole(key: Key, kind: Kind) -> Self {
         Self {
             key,
+            kind,
             below: None,
             frozen: None,
+        }
+    }
+}
+
+impl File {
+    /// Devices, pipes and symlinks have no contents, and are never opened.
+    pub(super) fn check_regular(&self) -> Result<(), FsError> {
+        match self.kind {
+            Kind::File => Ok(()),
+            _ => Err(FsError::WrongKind),
         }
     }
 }

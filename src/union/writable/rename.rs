@@ -84,8 +84,7 @@ impl Writable {
         dirs: (Ino, Ino),
         how: Rename,
     ) -> Result<(), FsError> {
-        let is_dir = |ino| Ok::<_, FsError>(self.attr(ino)?.attr.kind == Kind::Dir);
-        let moves_dir = is_dir(moved.ino)?;
+        let moves_dir = self.is_dir(moved.ino)?;
         match how {
             Rename::NoReplace | Rename::Whiteout { replace: false, .. } if replaced.is_some() => {
                 return Err(FsError::Exists);
@@ -99,7 +98,7 @@ impl Writable {
         let Some(other) = replaced else {
             return Ok(());
         };
-        let replaces_dir = is_dir(other.ino)?;
+        let replaces_dir = self.is_dir(other.ino)?;
         if replaces_dir && self.is_below(dirs.0, other.ino)? {
             return Err(match how {
                 Rename::Exchange => FsError::BelowItself,

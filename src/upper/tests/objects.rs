@@ -220,3 +220,101 @@ fn lookers_never_meet_an_error_while_names_change_beside_them() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
+
+/// Files in the upper or work directory that this process has open.
+fn open_files(lab: &Lab) -> Vec<PathBuf> {
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+    let open = fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    let ours = open.filter(|path| path.starts_with(lab.dir.path()));
+    // A name that is gone leads nowhere.
+    ours.filter(|path| !path.is_dir()).collect()
+}
+
+#[test]
+fn files_stay_open_in_case_that_somebody_asks_but_not_many_and_not_for_ever() {
+    let Some(lab) = lab() else { return };
+    let (up, root) = (lab.up(), lab.root());
+    let keys: Vec<_> = (0..300_u16)
+        .map(|number| {
+            let key = lab.make(root, &format!("f{number}"), What::File(0));
+            let data = up.open(key).unwrap();
+            data.write_at(0, &number.to_le_bytes()).unwrap();
+            key
+        })
+        .collect();
+    let open = open_files(&lab).len();
+    assert!((1..=64).contains(&open), "{open}");
+    for (number, key) in (0..300_u16).zip(&keys) {
+        let change = Change {
+            mode: Some(number),
+            ..Change::default()
+        };
+        up.set_attr(*key, &change).unwrap();
+        let name = format!("user.{number}");
+        up.set_xattr(*key, name.as_bytes(), b"v", SetXattr::Create)
+            .unwrap();
+    }
+    assert!(open_files(&lab).len() <= 64);
+    up.rest();
+    assert_eq!(open_files(&lab), [""; 0].map(PathBuf::from));
+    for (number, key) in (0..300_u16).zip(&keys) {
+        let stat = up.stat(*key).unwrap();
+        assert_eq!((stat.attr.mode, stat.attr.size), (number, 2));
+        let name = format!("user.{number}").into_bytes();
+        assert_eq!(up.xattrs(*key).unwrap(), [(name, b"v".to_vec())]);
+        let mut bytes = [0; 2];
+        up.open(*key).unwrap().read_at(0, &mut bytes).unwrap();
+        assert_eq!(bytes, number.to_le_bytes());
+    }
+    assert!(open_files(&lab).len() <= 64);
+}
+
+#[test]
+fn a_file_that_stays_open_is_what_its_key_says_and_its_room_is_given_back() {
+    let Some(lab) = lab() else { return };
+    let (up, root) = (lab.up(), lab.root());
+    let old = lab.make(root, "f", What::File(0));
+    let other = lab.make(root, "g", What::File(0));
+    up.open(old).unwrap().write_at(0, b"old").unwrap();
+    up.open(other).unwrap().write_at(0, b"other").unwrap();
+    up.link(old, root, b"second", false).unwrap();
+    // Each of its names goes another way: replaced, and removed.
+    up.rename((root, b"g"), (root, b"f"), false).unwrap();
+    assert_eq!(up.stat(old).unwrap().attr.nlink, 1);
+    up.remove(root, b"second", false).unwrap();
+    assert_eq!(up.stat(old).unwrap().attr.nlink, 0);
+    assert_eq!(lab.key(root, "f"), other);
+    let bytes = |key| {
+        let mut bytes = vec![0; 9];
+        let len = up.open(key).unwrap().read_at(0, &mut bytes).unwrap();
+        bytes.truncate(len);
+        bytes
+    };
+    assert_eq!(
+        (bytes(old), bytes(other)),
+        (b"old".to_vec(), b"other".to_vec())
+    );
+    let size = Change {
+        size: Some(2),
+        ..Change::default()
+    };
+    up.set_attr(old, &size).unwrap();
+    assert_eq!(
+        (bytes(old), bytes(other)),
+        (b"ol".to_vec(), b"other".to_vec())
+    );
+    up.forget(old);
+    let left = open_files(&lab);
+    assert_eq!(
+        left,
+        [lab.path("upper/f")],
+        "only what is there keeps its room"
+    );
+    // A program's own device has no contents, though it is a file on disk.
+    let device = lab.make(root, "d", What::Char(Device::default()));
+    assert_eq!(errno(&up.open(device).unwrap_err()), Errno::INVAL);
+    let staged = up.stage(&new(What::File(0), 0o600)).unwrap();
+    up.forget(staged);
+    assert_eq!(lab.left_over(), [""; 0]);
+    assert_eq!(open_files(&lab), left);
+}
