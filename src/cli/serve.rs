@@ -302,7 +302,12 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
         caches: caches.clone(),
         top: None,
     };
-    let lease = store.lease()?;
+    // What is made for a container is pinned by its record, from before it is begun until it is gone; who
+    // is still inside then needs files that are open.
+    let lease = match &args.hold {
+        Some(_) => None,
+        None => store.lease()?,
+    };
     let (name, tree, changes, _lease) = match Wanted::of(args, &store, lease.as_ref())? {
         Some(wanted) => {
             reads.top = wanted.stack.layers.last().map(|layer| layer.diff);
