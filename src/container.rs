@@ -36,6 +36,7 @@ pub use provision::{Image, Provisioned, Request, Shown};
 pub use repair::Done;
 
 use crate::backend::BackendError;
+use crate::backend::fuse::Spare;
 use crate::container_id::ContainerId;
 use crate::mounts::MountError;
 use crate::remove::RemoveError;
@@ -168,6 +169,8 @@ pub struct Containers<'a> {
     pub log: Option<&'a Path>,
     /// Servers keep idle processors awake in haste.
     pub keep_awake: bool,
+    /// What may serve a rootfs, instead of this program begun again.
+    pub spare: Option<&'a Spare>,
     /// Set from elsewhere: stop soon, and undo what was begun.
     pub stop: &'a AtomicBool,
     /// Told what takes a moment.

@@ -6,12 +6,14 @@
 
 #![expect(
     unsafe_code,
-    reason = "fork, dup2 to a standard descriptor and signal masks have no safe wrapper"
+    reason = "fork, dup2 to a standard descriptor, signal masks and prctl have no safe wrapper"
 )]
 
+use std::ffi::OsString;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::ptr;
 
 use rustix::process::Pid;
@@ -66,6 +68,70 @@ pub fn stand_at_standard(input: impl AsFd, output: impl AsFd) -> io::Result<()> 
         }
     }
     Ok(())
+}
+
+/// What `PR_SET_MM_MAP` changes of a process (`struct prctl_mm_map`, kernel include/uapi/linux/prctl.h).
+#[repr(C)]
+struct MemoryMap {
+    code: [u64; 2],
+    data: [u64; 2],
+    heap: [u64; 2],
+    stack: u64,
+    arguments: [u64; 2],
+    environment: [u64; 2],
+    auxiliary: u64,
+    auxiliary_len: u32,
+    program: u32,
+}
+
+/// Has /proc tell these words as the command line of this process, for good, instead of what
+/// somebody has typed, which may have secrets in it that are not to be seen for as long as a
+/// copy lives. The process has one thread.
+///
+/// # Errors
+/// The kernel has no `PR_SET_MM_MAP` (prctl(2)), or /proc is not there.
+pub fn be_called(words: &[OsString]) -> io::Result<()> {
+    let line: Vec<u8> = (words.iter())
+        .flat_map(|word| word.as_bytes().iter().copied().chain([0]))
+        .collect();
+    let line = line.leak().as_ptr_range();
+    // As it is, but for the command line (proc_pid_stat(5); the name may have spaces in it).
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let fields: Vec<u64> = (fields.split_whitespace())
+        .map(|field| field.parse().unwrap_or(0))
+        .collect();
+    let from = |number: usize| fields.get(number - 3).copied().unwrap_or(0);
+    let pair = |number| [from(number), from(number + 1)];
+    // SAFETY: the end of the heap is asked for, and stays.
+    let heap_end = unsafe { libc::syscall(libc::SYS_brk, 0) };
+    let map = MemoryMap {
+        code: pair(26),
+        data: pair(45),
+        heap: [from(47), heap_end.cast_unsigned()],
+        stack: from(28),
+        arguments: [line.start.addr() as u64, line.end.addr() as u64],
+        environment: pair(50),
+        auxiliary: 0,
+        auxiliary_len: 0,
+        // None: it stays.
+        program: u32::MAX,
+    };
+    // SAFETY: the kernel reads the map, and keeps of it where /proc reads: in the line, which is never freed. The
+    // rest is what it told.
+    let set = unsafe {
+        libc::prctl(
+            libc::PR_SET_MM,
+            libc::PR_SET_MM_MAP,
+            &raw const map,
+            mem::size_of::<MemoryMap>(),
+            0,
+        )
+    };
+    match set {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Holds signals back from this thread, or lets them come. What is held back is not lost,

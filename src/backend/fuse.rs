@@ -1,8 +1,7 @@
 //! A FUSE server in the background.
 //!
-//! What it is for: the parent's side ([`start`], [`start_copy`]) runs this program again, or a
-//! copy of this process, and
-//! returns when the mount can be used, or with the reason why it cannot; the
+//! What it is for: the parent's side ([`start`], [`start_copy`], [`Spare`]) runs this program
+//! again, or a copy of this process, and returns when the mount can be used, or with the reason why it cannot; the
 //! child's side ([`ReadyPipe`]) says so. May assume: the program understands the
 //! arguments it is given. Must not know what is mounted.
 //!
@@ -18,6 +17,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
@@ -214,8 +215,110 @@ pub fn start_copy(serve: impl FnOnce() -> u8) -> Result<Started, StartError> {
     }
 }
 
+/// A copy of this process that waits to be told what it is to serve.
+///
+/// As [`start_copy`] it saves the start of a program, for those who hold locks by the time that
+/// they know what is to be served: it is made before. Each serves once.
+#[derive(Debug, Default)]
+pub struct Spare(Mutex<Option<Waiting>>);
+
+#[derive(Debug)]
+struct Waiting {
+    pid: Pid,
+    pipe: UnixStream,
+}
+
+/// How a copy ends that cannot serve, and has done nothing: this program is begun again then.
+const UNFIT: i32 = 99;
+
+impl Spare {
+    /// `serve` is called in the copy, with the arguments that [`Self::start`] gets. The caller has
+    /// one thread, and no locks nor signal handlers yet. A copy that cannot be made is none.
+    pub fn make(serve: impl FnOnce(Vec<OsString>) -> u8) -> Self {
+        let waiting = Waiting::make(serve);
+        Self(Mutex::new(
+            waiting
+                .inspect_err(|error| log::info!("no copy: {error}"))
+                .ok(),
+        ))
+    }
+
+    /// As [`start`] without a log.
+    ///
+    /// # Errors
+    /// See [`start`].
+    pub fn start(&self, args: &[OsString]) -> Result<Started, StartError> {
+        let waiting = self.0.lock().take();
+        match waiting.map(|waiting| waiting.start(args)) {
+            None => start(args, None),
+            Some(Err(StartError::Died(status))) if status.code() == Some(UNFIT) => {
+                start(args, None)
+            }
+            Some(started) => started,
+        }
+    }
+}
+
+impl Waiting {
+    fn make(serve: impl FnOnce(Vec<OsString>) -> u8) -> Result<Self, StartError> {
+        let (ours, theirs) = UnixStream::pair().map_err(StartError::Spawn)?;
+        ours.set_read_timeout(Some(PATIENCE))
+            .map_err(StartError::Spawn)?;
+        let null = File::options().write(true).open("/dev/null");
+        let null = null.map_err(StartError::Spawn)?;
+        match fork().map_err(StartError::Spawn)? {
+            Side::Parent(pid) => Ok(Self { pid, pipe: ours }),
+            Side::Child => {
+                drop(ours);
+                // See `start_copy`.
+                let served = catch_unwind(AssertUnwindSafe(|| match told(theirs, null) {
+                    Ok(words) => i32::from(serve(words)),
+                    Err(_) => UNFIT,
+                }));
+                std::process::exit(served.unwrap_or(PANICKED))
+            }
+        }
+    }
+
+    fn start(self, args: &[OsString]) -> Result<Started, StartError> {
+        let mut words = Vec::new();
+        for word in args {
+            words.extend_from_slice(word.as_bytes());
+            words.push(0);
+        }
+        let mut message = (words.len() as u64).to_le_bytes().to_vec();
+        message.extend(words);
+        // One that has ended is heard of below.
+        let _ = (&self.pipe).write_all(&message);
+        hear(self.pid, self.pipe)
+    }
+}
+
+/// Waits in a copy for the arguments, by which it is called from then on.
+fn told(pipe: UnixStream, null: File) -> io::Result<Vec<OsString>> {
+    // What interrupts the caller from his terminal is not meant for it.
+    let _ = rustix::process::setsid();
+    go_on_alone(&pipe, null)?;
+    let mut pipe = File::from(OwnedFd::from(pipe));
+    let mut len = [0; 8];
+    pipe.read_exact(&mut len)?;
+    let mut words = Vec::new();
+    let len = u64::from_le_bytes(len);
+    if (&mut pipe).take(len).read_to_end(&mut words)? as u64 != len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let words = words.split_inclusive(|byte| *byte == 0);
+    let words = words.map(|word| OsString::from_vec(word[..word.len() - 1].to_vec()));
+    let words: Vec<_> = [env!("CARGO_PKG_NAME").into()]
+        .into_iter()
+        .chain(words)
+        .collect();
+    fork::be_called(&words)?;
+    Ok(words)
+}
+
 /// Makes of a copy what [`run`] makes of a new process.
-fn go_on_alone(stdin: UnixStream, null: File) -> io::Result<()> {
+fn go_on_alone(stdin: impl AsFd, null: File) -> io::Result<()> {
     fork::stand_at_standard(&stdin, &null)?;
     // No directory is kept busy by a server.
     rustix::process::chdir("/")?;

@@ -35,7 +35,7 @@ pub use crate::backend_kind::{AUTO, Kind, UnknownBackend};
 use crate::mounts::MountError;
 use crate::store::{Caches, Store, StoreError};
 use crate::view::Stack;
-use fuse::{ServeCommand, StartError};
+use fuse::{ServeCommand, Spare, StartError};
 
 /// What somebody wants of backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -237,6 +237,8 @@ pub struct Task<'a> {
     pub log: Option<&'a Path>,
     /// Servers keep idle processors awake in haste.
     pub keep_awake: bool,
+    /// What may serve the rootfs, instead of this program begun again.
+    pub spare: Option<&'a Spare>,
     /// Set from elsewhere: stop soon.
     pub stop: &'a AtomicBool,
 }
@@ -289,7 +291,10 @@ impl Task<'_> {
             at: self.rootfs.to_owned(),
             ..self.command()
         };
-        fuse::start(&command.words(), None)?;
+        match self.spare {
+            Some(spare) => spare.start(&command.words())?,
+            None => fuse::start(&command.words(), None)?,
+        };
         Ok(())
     }
 

@@ -179,6 +179,7 @@ pub(super) fn keeper<'a>(context: &'a Context, store: &'a Store) -> Containers<'
         rootfs_dir: &context.rootfs_dir,
         log: context.log_file.as_deref(),
         keep_awake: context.keep_awake,
+        spare: None,
         stop: &context.stop,
         say: &say,
     }

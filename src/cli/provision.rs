@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::containers::{backend_failure, failure, keeper};
 use super::report::{Exit, Failure};
 use super::wanted::Wanted;
-use super::{Context, print, print_json, progress};
-use crate::container::{Provisioned, Request};
+use super::{Context, print, print_json, progress, serve};
+use crate::container::{Containers, Provisioned, Request};
 use crate::container_id::ContainerId;
 use crate::digest::{AciId, BlobId, ImageId};
 use crate::store::Store;
@@ -43,6 +43,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    // Before anything is fetched for it.
+    let backend = context.backend.settle();
+    let backend = backend.map_err(|error| backend_failure(&error))?;
+    let spare = serve::spare(backend);
     context.stop_by_signals()?;
     let id = match &args.parent {
         None => args.id.clone(),
@@ -50,9 +54,6 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             .child(&args.id)
             .map_err(|error| Failure::of(Exit::Usage, &error))?,
     };
-    // Before anything is fetched for it.
-    let backend = context.backend.settle();
-    let backend = backend.map_err(|error| backend_failure(&error))?;
     let mut request = Request {
         id,
         backend,
@@ -80,9 +81,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         false => Vec::new(),
     };
     let shown = progress::Written::new(args.wanted.quiet);
-    let made = keeper(context, &store).provision(&request, &mut |bytes, objects| {
-        shown.tell(bytes, objects);
-    });
+    let keeper = Containers {
+        spare: spare.as_ref(),
+        ..keeper(context, &store)
+    };
+    let made = keeper.provision(&request, &mut |bytes, objects| shown.tell(bytes, objects));
     shown.end();
     let made = made.map_err(|error| failure(&error))?;
     match args.json {

@@ -16,7 +16,7 @@ use super::launching::{Given, Typing};
 use super::provision::now;
 use super::report::{Exit, Failure};
 use super::wanted::Wanted;
-use super::{Context, parse_size, progress};
+use super::{Context, parse_size, progress, serve};
 use crate::backend::Kind;
 use crate::container::{ContainerError, Containers, Provisioned, Request, unique_name};
 use crate::container_id::ContainerId;
@@ -117,17 +117,17 @@ impl Args {
             let what = "there is no terminal at standard input, and -t wants one";
             return Err(Failure::new(Exit::Usage, what).hint("without -t"));
         }
-        let caught = context.stop_for_now()?;
         let ordinary = !rustix::process::geteuid().is_root();
         let settled = || {
             let backend = context.backend.settle();
             backend.map_err(|error| backend_failure(&error))
         };
         // What an ordinary user can do is known when he is root of a namespace.
-        let backend = match ordinary {
-            true => Kind::Fuse,
-            false => settled()?,
+        let (backend, spare) = match ordinary {
+            true => (Kind::Fuse, None),
+            false => settled().map(|backend| (backend, serve::spare(backend)))?,
         };
+        let caught = context.stop_for_now()?;
         let mut request = Request {
             id: self.id()?,
             backend,
@@ -140,7 +140,10 @@ impl Args {
         };
         let args = self.ask(&mut request, context)?;
         let store = context.open()?;
-        let mut keeper = keeper(context, &store);
+        let mut keeper = Containers {
+            spare: spare.as_ref(),
+            ..keeper(context, &store)
+        };
         if ordinary {
             if self.keep {
                 let what =

@@ -1,15 +1,18 @@
 //! `lazyroot serve` (hidden): the background process that holds one mount.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::FromArgMatches as _;
 use rustix::process::Signal;
 
 use super::report::{Exit, Failure, chain};
-use super::{Context, logging};
+use super::{Cli, Context, Verb, logging, parse};
+use crate::backend::Kind;
 use crate::backend::catalogue::StoreCatalogue;
-use crate::backend::fuse::{ReadyPipe, StartError, start_copy};
+use crate::backend::fuse::{ReadyPipe, Spare, StartError, start_copy};
 use crate::backend::hold::Hold;
 use crate::digest::{DiffId, ImageId};
 use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
@@ -207,6 +210,29 @@ impl MountArgs {
     }
 }
 
+/// A copy of this process for a container's rootfs, if the backend has a server for each. To be made
+/// while this process has neither locks nor signal handlers.
+pub(super) fn spare(backend: Kind) -> Option<Spare> {
+    (backend == Kind::Fuse).then(|| {
+        Spare::make(|typed| {
+            let exit = run_as_typed(&typed).map_or_else(|failure| failure.exit, |()| Exit::Done);
+            exit as u8
+        })
+    })
+}
+
+/// What this program does when it is begun with these words, those of a server.
+fn run_as_typed(typed: &[OsString]) -> Result<(), Failure> {
+    let usage = |error: clap::Error| Failure::new(Exit::Usage, error.to_string());
+    let matches = parse(typed).map_err(usage)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(usage)?;
+    let context = Context::resolve(&cli, &matches)?;
+    match &cli.verb {
+        Verb::Serve(args) => run(args, &context),
+        _ => Err(Failure::new(Exit::Usage, "a copy does nothing but serve")),
+    }
+}
+
 /// Descriptors that a server has room for from the beginning: those of an image of
 /// 300 layers, in 8 KiB.
 const DESCRIPTORS: i32 = 1023;
@@ -302,7 +328,12 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
         caches: caches.clone(),
         top: None,
     };
-    let lease = store.lease()?;
+    // What is made for a container is pinned by its record, from before it is begun until it is gone; who
+    // is still inside then needs files that are open.
+    let lease = match &args.hold {
+        Some(_) => None,
+        None => store.lease()?,
+    };
     let (name, tree, changes, _lease) = match Wanted::of(args, &store, lease.as_ref())? {
         Some(wanted) => {
             reads.top = wanted.stack.layers.last().map(|layer| layer.diff);

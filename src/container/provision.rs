@@ -305,6 +305,7 @@ impl Containers<'_> {
             read_only: rootfs.read_only,
             log: self.log,
             keep_awake: self.keep_awake,
+            spare: self.spare,
             stop: self.stop,
         };
         let mut written = 0;

@@ -10,13 +10,16 @@
 //! Prometheus shows it (`lazyroot_mounts_total`, `lazyroot_provision_errors_total{backend="fuse"}`), and
 //! a time has `SERIES#MICROSECONDS` for each bucket (`#inf` for the last) and
 //! `SERIES#sum` in microseconds. What is not there is 0; what an older program does not know
-//! it leaves as it is. It is replaced by rename under the lock of `metrics-v1/lock`.
+//! it leaves as it is. It is written under the lock of `metrics-v1/lock`, and read under a shared one:
+//! in place where it is one page, spaces up to its end, so that it is written by one system call that kill -9 does not
+//! divide, and no file has to be made; else it is replaced by rename.
 
 pub mod exposition;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -29,6 +32,9 @@ use crate::backend_kind::Kind;
 /// How often the lock is tried, once in a millisecond: it is held for some 100 µs. To
 /// wait for it would be to wait for whoever was stopped while he had it.
 const TRIES: u32 = 250;
+/// What is written in place has this length: a page of the kernel's cache, and a block of the usual
+/// file systems. A new file for each time would be most of what it costs to count.
+const IN_PLACE: usize = 4096;
 
 /// Why files were written out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -266,6 +272,9 @@ impl Metrics {
     /// # Errors
     /// It cannot be read.
     pub fn values(&self) -> Result<Values, StoreError> {
+        // Where nobody ever counted there is none. Who holds it for long writes nothing.
+        let _lock = File::open(self.lock_path())
+            .and_then(|file| locked(file, FlockOperation::NonBlockingLockShared));
         let bytes = gone_is_fine(read_small(&self.path()))?;
         Ok(bytes.and_then(|bytes| parse(&bytes)).unwrap_or_default())
     }
@@ -284,9 +293,13 @@ impl Metrics {
     fn try_change(&self, change: impl FnOnce(&mut Values)) -> io::Result<()> {
         let _lock = self.lock()?;
         let path = self.path();
+        let mut before = 0;
         let mut values = match fs::read(&path) {
             Ok(bytes) => match parse(&bytes) {
-                Some(values) => values,
+                Some(values) => {
+                    before = bytes.len();
+                    values
+                }
                 None => {
                     let aside = path.with_extension("damaged");
                     fs::rename(&path, &aside)?;
@@ -302,13 +315,25 @@ impl Metrics {
             Err(error) => return Err(error),
         };
         change(&mut values);
+        let mut text = serde_json::to_vec_pretty(&values.0)?;
+        if text.len() < IN_PLACE {
+            text.resize(IN_PLACE, b' ');
+        }
+        if text.len() == before && before == IN_PLACE {
+            let file = File::options().write(true).open(&path)?;
+            return file.write_all_at(&text, 0);
+        }
         let new = path.with_extension("new");
-        fs::write(&new, serde_json::to_vec_pretty(&values.0)?)?;
+        fs::write(&new, text)?;
         fs::rename(&new, &path)
     }
 
+    fn lock_path(&self) -> PathBuf {
+        self.directory.join("lock")
+    }
+
     fn lock(&self) -> io::Result<File> {
-        let path = self.directory.join("lock");
+        let path = self.lock_path();
         let open = |path: &Path| File::options().create(true).append(true).open(path);
         let file = match open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -322,14 +347,19 @@ impl Metrics {
             }
             other => other?,
         };
-        for _ in 0..TRIES {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(1)),
-                other => return Ok(other.map(|()| file)?),
-            }
-        }
-        Err(io::ErrorKind::WouldBlock.into())
+        locked(file, FlockOperation::NonBlockingLockExclusive)
     }
+}
+
+/// The file with its lock, if that is to be had soon.
+fn locked(file: File, how: FlockOperation) -> io::Result<File> {
+    for _ in 0..TRIES {
+        match rustix::fs::flock(&file, how) {
+            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(1)),
+            other => return Ok(other.map(|()| file)?),
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 fn parse(bytes: &[u8]) -> Option<Values> {
@@ -404,6 +434,60 @@ mod tests {
             let aside = metrics.directory.join("values.damaged");
             assert_eq!(fs::read_to_string(aside).unwrap(), damaged);
         }
+    }
+
+    #[test]
+    fn counting_makes_no_file_but_the_first_time() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (_dir, metrics) = metrics();
+        metrics.tally(&[(Counter::Mounts, u64::MAX)]);
+        let number = |metrics: &Metrics| fs::metadata(metrics.path()).unwrap().ino();
+        let first = number(&metrics);
+        for _ in 0..100 {
+            metrics.tally(&[(Counter::Mounts, 1), (Counter::Destroys, 9)]);
+        }
+        assert_eq!(
+            (
+                number(&metrics),
+                metrics.values().unwrap().count(Counter::Destroys)
+            ),
+            (first, 900)
+        );
+        // What an older program wrote, and what does not fit: by rename.
+        let many: BTreeMap<String, u64> =
+            (0..300).map(|n| (format!("series_{n}_total"), n)).collect();
+        for others in [BTreeMap::new(), many] {
+            fs::write(metrics.path(), serde_json::to_vec(&others).unwrap()).unwrap();
+            metrics.tally(&[(Counter::Mounts, 1)]);
+            metrics.tally(&[(Counter::Mounts, 1)]);
+            let values = metrics.values().unwrap();
+            assert_eq!(
+                (values.count(Counter::Mounts), values.0.len()),
+                (2, others.len() + 1)
+            );
+        }
+    }
+
+    #[test]
+    fn who_reads_while_others_count_never_sees_half_of_it() {
+        let (_dir, metrics) = metrics();
+        metrics.tally(&[(Counter::Mounts, 1)]);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    metrics.tally(&[(Counter::Mounts, 1), (Counter::Destroys, 1_000_003)]);
+                    thread::sleep(Duration::from_micros(300));
+                }
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let values = metrics.values().unwrap();
+                let mounts = values.count(Counter::Mounts);
+                assert_eq!(values.count(Counter::Destroys), (mounts - 1) * 1_000_003);
+                thread::sleep(Duration::from_micros(300));
+            }
+        });
     }
 
     #[test]

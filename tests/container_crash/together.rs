@@ -87,7 +87,7 @@ fn a_container_that_got_ready_since_the_plan_was_made_stays() {
     let Some(scene) = Scene::new() else { return };
     let args = ["provision", "--quiet", "--id", "new", "other:1"];
     let moment = Moment {
-        call: "socketpair".to_owned(),
+        call: "sendto".to_owned(),
         number: 1,
     };
     assert!(kill(&scene.command("fuse", &args), &moment));
@@ -97,6 +97,7 @@ fn a_container_that_got_ready_since_the_plan_was_made_stays() {
         rootfs_dir: &scene.lab.path("containers"),
         log: None,
         keep_awake: true,
+        spare: None,
         stop: &AtomicBool::new(false),
         say: &|_| (),
     };

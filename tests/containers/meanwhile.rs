@@ -78,6 +78,7 @@ fn an_image_that_is_gone_before_it_is_looked_up_makes_no_container() {
         rootfs_dir: &rootfs_dir,
         log: None,
         keep_awake: true,
+        spare: None,
         stop: &stop,
         say: &|_| (),
     };

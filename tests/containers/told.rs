@@ -107,6 +107,26 @@ fn a_message_gives_a_rootfs_and_volumes_of_images_that_may_be_written_or_not() {
 
 /// The executor has the machine's root, and one volume is an image.
 #[test]
+fn what_was_typed_is_not_seen_in_the_servers_that_stay() {
+    let Some(host) = host() else { return };
+    let mut info = info();
+    info["hostname"] = "secret.example".into();
+    for kind in ["fuse", "overlay"] {
+        let rootfses = told(&host, &format!("of-{kind}"), kind, &info);
+        let path = path(&rootfses["rootfses"][0]);
+        let servers = host.servers();
+        assert!(kind != "fuse" || servers.iter().any(|(_, at)| *at == path));
+        for (pid, at) in servers {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+            assert!(line.contains("\0serve\0") && line.ends_with('\0'), "{line}");
+            let (before, last) = line.trim_end_matches('\0').rsplit_once('\0').unwrap();
+            assert_eq!(Path::new(last), at, "{before}");
+            assert!(!line.contains("secret"), "{line}");
+        }
+    }
+}
+
+#[test]
 fn a_container_may_have_volumes_and_no_rootfs_of_its_own() {
     let Some(host) = host() else { return };
     let mut info = info();
