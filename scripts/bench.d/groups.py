@@ -303,6 +303,9 @@ class Bench:
             for name in roots:
                 if pids[name]:
                     self.note("memory", name, sum(map(resident, pids[name])))
+                kept = ready[name].image / "expanded-v1" if isinstance(ready[name], subjects.Lazyroot) else None
+                if kept and kept.exists():
+                    self.note("disk, kept", name, used(kept))
 
     def write(self, ready):
         chosen = {row.key: row for row in self.wanted(rows.WRITE)}

@@ -366,6 +366,7 @@ MOUNT = [
     Row("mount, cold", "mount", "the same, nothing in memory, to first read", "ms", limits=over()),
     Row("disk, mount", "mount", "disk: each mount", "MiB"),
     Row("memory", "mount", "memory of the server after all warm rows", "MiB"),
+    Row("disk, kept", "mount", "disk: what is kept decoded then", "MiB"),
 ]
 TOGETHER = [
     Row("containers", "together", "%d containers begun together, to all first reads", "ms"),
