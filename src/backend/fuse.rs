@@ -259,6 +259,16 @@ impl Spare {
     }
 }
 
+impl Drop for Spare {
+    /// One that was not needed has done nothing, and nobody else would hear of its end.
+    fn drop(&mut self) {
+        if let Some(waiting) = self.0.get_mut().take() {
+            let _ = kill_process(waiting.pid, Signal::KILL);
+            let _ = waitpid(Some(waiting.pid), WaitOptions::empty());
+        }
+    }
+}
+
 impl Waiting {
     fn make(serve: impl FnOnce(Vec<OsString>) -> u8) -> Result<Self, StartError> {
         let (ours, theirs) = UnixStream::pair().map_err(StartError::Spawn)?;

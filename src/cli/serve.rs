@@ -250,6 +250,9 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     make_room_for_descriptors();
     // What `ps` and `top` call it, however it was started. It is a name only.
     let _ = rustix::thread::set_name(c"lazyroot-serve");
+    // Who started it may have a limit for the size of files: then a write fails, and the mount goes
+    // on (setrlimit(2), EFBIG).
+    let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::default());
     let pipe = match args.mount.foreground {
         true => None,
         false => ReadyPipe::of_stdin()?,

@@ -135,11 +135,13 @@ pub fn serve(
         if let Some(browse) = &swept {
             browse.sweep(Duration::ZERO);
         }
-        if let Some(tree) = &written {
-            tree.rest();
-        }
         if let Some(idle) = &idle {
             idle();
+        }
+    };
+    let rest = move || {
+        if let Some(tree) = &written {
+            tree.rest();
         }
     };
 
@@ -207,17 +209,18 @@ pub fn serve(
     })?;
     undone.0 = None;
     ready();
-    let result = wait(&events, &mount, &activity, (&idle, IDLE), keep_awake);
+    let result = wait(&events, &mount, &activity, (&idle, &rest, IDLE), keep_awake);
     handle.close();
     result.map_err(|source| ServeError::Serve { name, source })
 }
 
-/// Waits for the end. `idle` is called when no request came for `after`.
+/// Waits for the end. `idle` is called when no request came for `after`, `rest` also when
+/// some did, unless they follow one another closely.
 fn wait(
     events: &Receiver<Event>,
     mount: &Ours,
     activity: &Activity,
-    (idle, after): (&dyn Fn(), Duration),
+    (idle, rest, after): (&dyn Fn(), &dyn Fn(), Duration),
     keep_awake: bool,
 ) -> io::Result<()> {
     let mut leaving: Option<Instant> = None;
@@ -269,9 +272,13 @@ fn wait(
                         awake = None;
                         activity.calm();
                     }
-                } else if now == before {
-                    idle();
-                    activity.sleep();
+                } else {
+                    // Who asks meanwhile is heard of.
+                    if now == before {
+                        activity.sleep();
+                        idle();
+                    }
+                    rest();
                 }
                 before = now;
             }
@@ -402,8 +409,10 @@ impl Place<'_> {
         };
         let notifier = session.notifier();
         if let Some(turns) = turns {
-            let device = session.as_fd().try_clone_to_owned();
-            turns.look_at(device.map_err(|source| self.fails(source))?);
+            // Out of descriptors: nobody looks.
+            if let Ok(device) = session.as_fd().try_clone_to_owned() {
+                turns.look_at(device);
+            }
         }
         Ok((Box::new(|| session.run()), notifier))
     }
@@ -544,9 +553,15 @@ mod tests {
         let idle = || {
             times.fetch_add(1, Ordering::Relaxed);
         };
+        let rests = AtomicU64::new(0);
+        let rest = || {
+            rests.fetch_add(1, Ordering::Relaxed);
+        };
         let after = Duration::from_millis(10);
         thread::scope(|scope| {
-            scope.spawn(|| wait(&events, &mount, &activity, (&idle, after), false).unwrap());
+            scope.spawn(|| {
+                wait(&events, &mount, &activity, (&idle, &rest, after), false).unwrap();
+            });
             let until = |wanted: u64| {
                 while times.load(Ordering::Relaxed) < wanted {
                     thread::sleep(after);
@@ -557,6 +572,12 @@ mod tests {
             until(1);
             activity.request();
             until(2);
+            // What is held for who asks next goes also when some do.
+            let before = rests.load(Ordering::Relaxed);
+            while rests.load(Ordering::Relaxed) < before + 3 {
+                activity.request();
+                thread::sleep(after / 3);
+            }
             wake.send(Event::Ended(Ok(()))).unwrap();
         });
     }

@@ -8,9 +8,10 @@
 //! May assume: when a [`Turn`] ends its request is answered, and its thread is about to
 //! read the next. Must not know what a request asks for.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -25,9 +26,14 @@ const LOST: Duration = Duration::from_micros(50);
 const CROWD: u32 = 16;
 /// Threads stay away for so long at most: as long as a request may wait if the one that
 /// did not stay away is held up.
-const AWAY: Duration = Duration::from_millis(10);
+const AWAY: Duration = Duration::from_millis(3);
 /// So often at most nobody looks after it was in vain.
 const PASS_MAX: u32 = 63;
+
+thread_local! {
+    /// The last request that came to this thread in parts.
+    static PARTED: Cell<u64> = const { Cell::new(0) };
+}
 
 /// What the threads of one session share.
 #[derive(Debug, Default)]
@@ -40,8 +46,6 @@ pub(super) struct Turns {
     missed: AtomicU32,
     /// How many turns end without looking.
     pass: AtomicU32,
-    /// The last request that came in parts.
-    parted: AtomicU64,
     away: AtomicUsize,
     lock: Mutex<()>,
     back: Condvar,
@@ -88,8 +92,7 @@ impl Turns {
     /// A part of such a request has come: of one that has many of them (BATCH_FORGET) the
     /// first one alone is a turn.
     pub(super) fn turn_of_one(&self, request: u64) -> Option<Turn<'_>> {
-        let before = self.parted.swap(request, Ordering::Relaxed);
-        (before != request).then(|| self.quiet_turn())
+        (PARTED.replace(request) != request).then(|| self.quiet_turn())
     }
 
     /// To answer this one may take a while: another thread is to read.

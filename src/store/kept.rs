@@ -38,6 +38,7 @@ pub(super) struct Kept {
     /// Bytes that all files of the directory may take.
     quota: u64,
     state: Mutex<State>,
+    writing: Mutex<Writing>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +50,11 @@ struct State {
     there: HashSet<u64>,
     /// Where spans begin that failed their check; they may be written again.
     damaged: HashSet<u64>,
+}
+
+/// Apart from the rest, so that readers need not wait for room to be made.
+#[derive(Debug, Default)]
+struct Writing {
     /// Bytes that may be written until room is made.
     room: u64,
     /// It could not be written, or is full: not tried again.
@@ -58,8 +64,12 @@ struct State {
 impl Kept {
     /// A file at `path`, made with the first span.
     pub(super) fn new(path: PathBuf, quota: u64) -> Self {
-        let state = Mutex::default();
-        Self { path, quota, state }
+        Self {
+            path,
+            quota,
+            state: Mutex::default(),
+            writing: Mutex::default(),
+        }
     }
 
     /// Fills `to` with the bytes at `offset`, which lie in `span`; false when it is not there. Not checked.
@@ -102,25 +112,63 @@ impl Kept {
 
     /// Takes a span that passed its check.
     pub(super) fn keep(&self, span: &Range<u64>, bytes: &[u8]) {
-        if block_inside(span).is_none() || self.has(span) {
+        let fits = bytes.len() as u64 == span.end - span.start;
+        let mut writing = self.writing.lock();
+        if writing.refused || !fits || block_inside(span).is_none() || self.has(span) {
             return;
         }
-        let written = self.writable(bytes.len() as u64).and_then(|file| {
-            let Some(file) = file else {
-                return Ok(());
-            };
-            file.write_all_at(bytes, span.start)?;
-            let mut state = self.state.lock();
-            state.damaged.remove(&span.start);
-            state.there.insert(span.start);
-            Ok(())
-        });
-        if let Err(error) = written {
-            // It only was to be faster.
-            let path = self.path.display();
-            log::info!("decoded spans are not kept in `{path}`: {error}");
-            self.state.lock().refused = true;
+        match self.write(&mut writing, span, bytes) {
+            Ok(true) => {}
+            Ok(false) => writing.refused = true,
+            Err(error) => {
+                // It only was to be faster.
+                let path = self.path.display();
+                log::info!("decoded spans are not kept in `{path}`: {error}");
+                writing.refused = true;
+            }
         }
+    }
+
+    /// False: the file is full.
+    fn write(&self, writing: &mut Writing, span: &Range<u64>, bytes: &[u8]) -> io::Result<bool> {
+        let len = bytes.len() as u64;
+        let mut file = self.state.lock().file.clone();
+        if writing.room < len || file.is_none() {
+            let room = ROOM.max(len);
+            let directory = self.path.parent().unwrap_or(Path::new("/"));
+            super::make_directories(directory)?;
+            make_room(directory, room, self.quota, Some(&self.path))?;
+            // Others make room, too, maybe of this one.
+            let there = file.filter(|file| file.metadata().is_ok_and(|meta| meta.nlink() > 0));
+            let new = there.is_none();
+            let opened = match there {
+                Some(file) => file,
+                None => Arc::new(self.open(true)?),
+            };
+            let there = taken(&opened.metadata()?);
+            if new {
+                *self.state.lock() = State {
+                    file: Some(Arc::clone(&opened)),
+                    looked: true,
+                    ..State::default()
+                };
+            }
+            if there + room > MOST {
+                return Ok(false);
+            }
+            must_have_room(&opened, there + room)?;
+            writing.room = room;
+            file = Some(opened);
+        }
+        let Some(file) = file else {
+            return Ok(false);
+        };
+        writing.room -= len;
+        file.write_all_at(bytes, span.start)?;
+        let mut state = self.state.lock();
+        state.damaged.remove(&span.start);
+        state.there.insert(span.start);
+        Ok(true)
     }
 
     /// The file, if a span is in it.
@@ -141,39 +189,6 @@ impl Kept {
             state.there.insert(span.start);
         }
         Some(file)
-    }
-
-    /// The file, to write so many bytes; nothing if that is not to be.
-    fn writable(&self, bytes: u64) -> io::Result<Option<Arc<File>>> {
-        let mut state = self.state.lock();
-        if state.refused {
-            return Ok(None);
-        }
-        if state.room < bytes {
-            let directory = self.path.parent().unwrap_or(Path::new("/"));
-            super::make_directories(directory)?;
-            make_room(directory, ROOM.max(bytes), self.quota)?;
-            state.room = ROOM.max(bytes);
-            // Others make room, too, maybe of this one.
-            let file = match state.file.take() {
-                Some(file) if file.metadata()?.nlink() > 0 => file,
-                _ => {
-                    state.there.clear();
-                    state.damaged.clear();
-                    Arc::new(self.open(true)?)
-                }
-            };
-            let there = taken(&file.metadata()?);
-            if there + state.room > MOST {
-                state.file = Some(file);
-                state.refused = true;
-                return Ok(None);
-            }
-            must_have_room(&file, there + state.room)?;
-            state.file = Some(file);
-        }
-        state.room -= bytes;
-        Ok(state.file.clone())
     }
 
     fn open(&self, create: bool) -> io::Result<File> {
@@ -224,7 +239,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made/when needed");
         let [one, other] = [(); 2].map(|()| Kept::new(path.clone(), QUOTA));
-        assert!(!one.has(&span(3)) && !path.exists());
+        assert!(!one.has(&span(3)) && !path.try_exists().unwrap());
         one.keep(&span(3), &bytes(3));
         one.keep(&span(5), &bytes(5));
         assert!(other.will_need(&span(3)) && other.has(&span(5)));
@@ -276,11 +291,16 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(20));
         second.keep(&span(0), &bytes(2));
         // The older one was removed; who has it open goes on with it, for a while.
-        assert!(!first.path.exists() && second.path.exists());
+        assert!(!first.path.try_exists().unwrap() && second.path.try_exists().unwrap());
         assert_eq!(first.whole(&span(8)).unwrap(), bytes(1));
         let many = ROOM / SPAN + 1;
         (9..9 + many).for_each(|number| first.keep(&span(number), &bytes(3)));
-        assert!(first.path.exists());
+        assert!(first.path.try_exists().unwrap());
+        // Its own file is not what it makes room of.
+        (100..200).for_each(|number| first.keep(&span(number), &bytes(3)));
+        let there = taken(&fs::metadata(&first.path).unwrap());
+        assert!((SPAN..=ROOM + 9 * SPAN).contains(&there), "{there}");
+        assert!(first.has(&span(8 + many)));
         // As much as there may be of one layer.
         let path = dir.path().join("large");
         let large = Kept::new(path, 4 * MOST);
@@ -291,6 +311,6 @@ mod tests {
         // More than there may be in all: nothing.
         let small = Kept::new(dir.path().join("small"), ROOM - 1);
         small.keep(&span(0), &bytes(1));
-        assert!(!small.has(&span(0)) && !small.path.exists());
+        assert!(!small.has(&span(0)) && !small.path.try_exists().unwrap());
     }
 }

@@ -11,16 +11,24 @@ use std::path::Path;
 /// Three times as much as lies in a file stays free on its disk, whoever fills that.
 const STAYS_FREE: u64 = 3;
 
-/// Drops the files that were not used for the longest time until `wanted` more
+/// Drops the files that were not used for the longest time, but for `own`, until `wanted` more
 /// bytes fit below `quota`. Readers keep their files open, so none is disturbed.
 ///
 /// # Errors
-/// What the system says; `wanted` is more than `quota`.
-pub(super) fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result<()> {
-    if wanted > quota {
-        return Err(io::Error::other(format!(
+/// What the system says; there cannot be as much room.
+pub(super) fn make_room(
+    directory: &Path,
+    wanted: u64,
+    quota: u64,
+    own: Option<&Path>,
+) -> io::Result<()> {
+    let too_much = || {
+        Err(io::Error::other(format!(
             "{wanted} bytes do not fit the cache of {quota} bytes (--cache-size)"
-        )));
+        )))
+    };
+    if wanted > quota {
+        return too_much();
     }
     // Others make room too: what they have removed is gone for us as well.
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
@@ -34,7 +42,9 @@ pub(super) fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result
         };
         let taken = taken(&meta);
         total += taken;
-        files.push((meta.modified()?, taken, entry.path()));
+        if own != Some(&entry.path()) {
+            files.push((meta.modified()?, taken, entry.path()));
+        }
     }
     files.sort();
     for (_, taken, path) in files {
@@ -46,7 +56,7 @@ pub(super) fn make_room(directory: &Path, wanted: u64, quota: u64) -> io::Result
             _ => total -= taken,
         }
     }
-    Ok(())
+    if total > quota { too_much() } else { Ok(()) }
 }
 
 /// Refuses a file of so many bytes where the disk has become tight.

@@ -96,10 +96,13 @@ impl Upper for Directory {
     }
 
     fn forget(&self, key: Key) {
-        let staged = self.table.lock().forget(key, self.work_key);
-        for name in staged {
+        let forgotten = self.table.lock().forget(key, self.work_key);
+        for name in forgotten.staged {
             self.discard(&String::from_utf8_lossy(&name));
         }
+        // To close one that was cut to nothing and written may take long (ext4 writes it out then), and
+        // nobody is to wait for the table meanwhile.
+        drop(forgotten.open);
     }
 
     fn space(&self) -> io::Result<Space> {

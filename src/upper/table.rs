@@ -66,6 +66,15 @@ struct Object {
     whole: Weak<Opened>,
 }
 
+/// What is left to do when an object is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Forgotten {
+    /// Names in the work directory that are to be removed.
+    pub(super) staged: Vec<Box<[u8]>>,
+    /// To be closed, when the table is not held.
+    pub(super) open: Vec<Arc<Opened>>,
+}
+
 /// All objects that are known, and the directories that lead to them.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -173,20 +182,19 @@ impl Table {
         }
     }
 
-    /// Nobody asks for an object any more. Returns the names that it has in the
-    /// directory `work`: those are to be removed.
-    pub(super) fn forget(&mut self, key: Key, work: Key) -> Vec<Box<[u8]>> {
+    /// Nobody asks for an object any more; `work` is where objects are made.
+    pub(super) fn forget(&mut self, key: Key, work: Key) -> Forgotten {
         if self.fixed.contains(&key) {
-            return Vec::new();
+            return Forgotten::default();
         }
         let Some(object) = self.objects.get_mut(&key) else {
-            return Vec::new();
+            return Forgotten::default();
         };
         object.known = false;
         let staged = object.names.iter().filter(|name| name.parent == work);
         let staged = staged.map(|name| name.name.clone()).collect();
-        self.drop_unused(key);
-        staged
+        let open = self.drop_unused(key);
+        Forgotten { staged, open }
     }
 
     /// One recorded name less in `parent`.
@@ -197,19 +205,21 @@ impl Table {
         self.drop_unused(parent);
     }
 
-    /// Drops an object that nobody needs, and then those that led to it.
-    fn drop_unused(&mut self, key: Key) {
+    /// Drops an object that nobody needs, and then those that led to it; returns what was open of them.
+    fn drop_unused(&mut self, key: Key) -> Vec<Arc<Opened>> {
+        let mut open = Vec::new();
         let mut unsure = vec![key];
         while let Some(key) = unsure.pop() {
             let unused = |object: &Object| !object.known && object.children == 0;
             if self.fixed.contains(&key) || !self.objects.get(&key).is_some_and(unused) {
                 continue;
             }
-            self.open.pop(&key);
-            self.kept.pop(&key);
+            open.extend(self.open.pop(&key));
+            open.extend(self.kept.pop(&key));
             let Some(object) = self.objects.remove(&key) else {
                 continue;
             };
+            open.extend(object.held);
             for name in object.names {
                 if let Some(parent) = self.objects.get_mut(&name.parent) {
                     parent.children = parent.children.saturating_sub(1);
@@ -217,6 +227,7 @@ impl Table {
                 }
             }
         }
+        open
     }
 
     /// Where an object can be reached, and what kind it is of.

@@ -6,7 +6,7 @@
 //! know what will be changed.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::reach::{self, Opened};
 use super::table::Table;
 use super::xattrs::{self, Of, Prefix};
-use super::{Directory, UpperError, clean};
+use super::{Directory, UpperError, clean, whiteout};
 use crate::union::upper::Key;
 
 /// Whose changes an upper directory holds: a mark on its root.
@@ -77,7 +77,7 @@ impl Directory {
         let counter = AtomicU64::new(1);
         let opened = work.clear(&counter)?;
         let prefix = upper.prefix(&opened, &work)?;
-        work.try_whiteouts(&counter)?;
+        work.try_whiteouts(&opened, &counter)?;
         upper.belongs_to(layers, prefix)?;
 
         let root = upper.opened()?;
@@ -296,21 +296,25 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// Tries all kinds of rename that are used, and whiteouts, with the directory that is
-    /// there anyhow: to make files is most of what it costs to take a directory into use.
-    fn try_whiteouts(&self, counter: &AtomicU64) -> Result<(), UpperError> {
-        let names: [String; 2] = std::array::from_fn(|_| clean::temporary(counter));
-        let [one, other] = &names;
-        let rename = |from: &str, to: &str, flags| {
-            rustix::fs::renameat_with(&self.fd, from, &self.fd, to, flags)
-        };
-        rename(WORK, one, RenameFlags::WHITEOUT).map_err(|_| self.unfit("it has no whiteouts"))?;
-        rename(one, WORK, RenameFlags::EXCHANGE)
+    /// Tries all kinds of rename that are used, and whiteouts; with two files, because to make files is
+    /// most of what it costs to take a directory into use.
+    fn try_whiteouts(&self, work: &Opened, counter: &AtomicU64) -> Result<(), UpperError> {
+        let names: [String; 3] = std::array::from_fn(|_| clean::temporary(counter));
+        let [one, other, third] = &names;
+        let rename =
+            |from: &str, to: &str, flags| rustix::fs::renameat_with(work, from, work, to, flags);
+        whiteout::create(work, one).map_err(|_| self.unfit("it has no whiteouts"))?;
+        rename(one, other, RenameFlags::WHITEOUT)
+            .map_err(|_| self.unfit("it cannot leave whiteouts"))?;
+        rename(one, other, RenameFlags::EXCHANGE)
             .map_err(|_| self.unfit("it cannot exchange names"))?;
-        rename(one, other, RenameFlags::NOREPLACE)
+        rename(one, third, RenameFlags::NOREPLACE)
             .map_err(|_| self.unfit("it cannot rename without replacing"))?;
-        rustix::fs::unlinkat(&self.fd, other.as_str(), AtFlags::empty())
-            .map_err(failed("clean", self.path))
+        for name in [other, third] {
+            clean::remove(work.as_fd(), name.as_bytes(), counter)
+                .map_err(failed("clean", self.path))?;
+        }
+        Ok(())
     }
 
     /// Whether the changes are those to `layers`; false: it does not say.

@@ -192,3 +192,27 @@ fn two_stores_do_not_touch_each_others_containers_in_one_directory() {
     succeeded("destroy", &run(&["destroy", "other"]));
     host.nothing_is_left();
 }
+
+/// The copy of a provision that waits to serve, and is not needed.
+#[test]
+fn what_fails_leaves_no_process_behind() {
+    let Some(host) = Host::with_image() else {
+        return;
+    };
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    host.fails(
+        3,
+        &[
+            "--backend",
+            "fuse",
+            "provision",
+            "-q",
+            "--pull=never",
+            "none:1",
+            "--id=a",
+        ],
+    );
+    // What outlives its parent comes to us, also dead.
+    let left = rustix::process::wait(rustix::process::WaitOptions::NOHANG);
+    assert_eq!(left.err(), Some(rustix::io::Errno::CHILD));
+}
