@@ -105,7 +105,6 @@ fn a_message_gives_a_rootfs_and_volumes_of_images_that_may_be_written_or_not() {
     }
 }
 
-/// The executor has the machine's root, and one volume is an image.
 #[test]
 fn what_was_typed_is_not_seen_in_the_servers_that_stay() {
     let Some(host) = host() else { return };
@@ -126,6 +125,7 @@ fn what_was_typed_is_not_seen_in_the_servers_that_stay() {
     }
 }
 
+/// The executor has the machine's root, and one volume is an image.
 #[test]
 fn a_container_may_have_volumes_and_no_rootfs_of_its_own() {
     let Some(host) = host() else { return };
