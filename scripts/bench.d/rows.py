@@ -357,7 +357,7 @@ PROVISION = [
         limits=(("fuse", "inflate", 1.5), ("fuse", "fuse-overlayfs", 0.5))),
     Row("provision", "provision", "empty store to first read", "s", limits=OVER_RIVALS),
     Row("first start", "provision", "the same to the end of a first program", "s", limits=OVER_RIVALS[:2]),
-    Row("disk", "provision", "disk: the image", "MiB"),
+    Row("disk", "provision", "disk: the image, after first mounts", "MiB"),
 ]
 MOUNT = [
     Row("mount", "mount", "mount of a stored image to first stat", "ms",

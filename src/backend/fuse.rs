@@ -191,11 +191,7 @@ const PANICKED: i32 = 101;
 /// # Errors
 /// See [`start`]; this process has threads.
 pub fn start_copy(serve: impl FnOnce() -> u8) -> Result<Started, StartError> {
-    let (ours, theirs) = UnixStream::pair().map_err(StartError::Spawn)?;
-    ours.set_read_timeout(Some(PATIENCE))
-        .map_err(StartError::Spawn)?;
-    let null = File::options().write(true).open("/dev/null");
-    let null = null.map_err(StartError::Spawn)?;
+    let (ours, theirs, null) = ends().map_err(StartError::Spawn)?;
     match fork().map_err(StartError::Spawn)? {
         Side::Parent(child) => {
             // The end of the child must be seen.
@@ -213,6 +209,14 @@ pub fn start_copy(serve: impl FnOnce() -> u8) -> Result<Started, StartError> {
             std::process::exit(served.unwrap_or(PANICKED))
         }
     }
+}
+
+/// Where a copy is heard, its own end of that, and where it writes otherwise.
+fn ends() -> io::Result<(UnixStream, UnixStream, File)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_read_timeout(Some(PATIENCE))?;
+    let null = File::options().write(true).open("/dev/null")?;
+    Ok((ours, theirs, null))
 }
 
 /// A copy of this process that waits to be told what it is to serve.
@@ -271,11 +275,7 @@ impl Drop for Spare {
 
 impl Waiting {
     fn make(serve: impl FnOnce(Vec<OsString>) -> u8) -> Result<Self, StartError> {
-        let (ours, theirs) = UnixStream::pair().map_err(StartError::Spawn)?;
-        ours.set_read_timeout(Some(PATIENCE))
-            .map_err(StartError::Spawn)?;
-        let null = File::options().write(true).open("/dev/null");
-        let null = null.map_err(StartError::Spawn)?;
+        let (ours, theirs, null) = ends().map_err(StartError::Spawn)?;
         match fork().map_err(StartError::Spawn)? {
             Side::Parent(pid) => Ok(Self { pid, pipe: ours }),
             Side::Child => {

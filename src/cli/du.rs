@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::images::{columns, shown_names};
@@ -12,7 +11,7 @@ use crate::appc::AppcReference;
 use crate::digest::{AciId, DiffId, ImageId};
 use crate::image::appc::graph::Outline;
 use crate::reference::Reference;
-use crate::store::StoreError;
+use crate::store::{StoreError, taken};
 
 /// Show what the store's images take on disk.
 #[derive(Debug, clap::Args)]
@@ -159,8 +158,7 @@ fn below(directory: &Path, suffix: &str) -> u64 {
 
 /// Bytes on the disk, of files with holes, too; 0 when it is gone by now.
 fn on_disk(path: &Path) -> u64 {
-    // In units of 512 bytes (stat(2)).
-    fs::symlink_metadata(path).map_or(0, |meta| 512 * meta.blocks())
+    fs::symlink_metadata(path).map_or(0, |meta| taken(&meta))
 }
 
 fn sum(directory: &Path, suffix: &str, size: fn(&Path) -> u64) -> u64 {

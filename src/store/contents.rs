@@ -19,15 +19,12 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::{AtFlags, CWD};
 
 use super::FileSource;
-use super::kept::Kept;
+use super::kept::{self, Kept};
 use super::metrics::{Copied, Counter, Metrics};
 use super::room::make_room;
 use super::spans::{Span, SpanCache, patience};
 use crate::layer::seek::SeekMap;
 use crate::layer::{ReadError, Source};
-
-/// How names of files end that have spans of a layer, see [`Kept`].
-pub(super) const KEPT: &str = "spans";
 
 /// The tar of one layer.
 #[derive(Debug)]
@@ -57,7 +54,7 @@ impl Contents {
         metrics: Metrics,
     ) -> Self {
         let (map, blob, expanded) = (Arc::new(map), Arc::new(blob), Mutex::new(None));
-        let kept = Kept::new(expanded_path.with_extension(KEPT), quota);
+        let kept = Kept::new(expanded_path.with_extension(kept::EXTENSION), quota);
         let kept = Arc::new(kept);
         let number = spans.number(&map, &blob, &kept);
         Self {

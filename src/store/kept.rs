@@ -21,6 +21,9 @@ use rustix::fs::{Advice, SeekFrom};
 
 use super::room::{make_room, must_have_room, taken};
 
+/// Of the names of such files.
+pub(super) const EXTENSION: &str = "spans";
+
 /// Blocks of file systems are not larger. A span is there when one lies in it that is no hole: those at
 /// its ends may be its neighbours'. Shorter spans are decoded.
 const BLOCK: u64 = 64 << 10;

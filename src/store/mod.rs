@@ -80,6 +80,7 @@ use crate::layer::{ReadError, Source};
 use crate::remove::RemoveError;
 pub use ahead::FirstReads;
 use aside::Aside;
+pub use room::taken;
 pub use spans::SpanCache;
 use watch::Watchers;
 
@@ -489,7 +490,7 @@ impl Store {
     /// Where spans of a layer lie that more than one mount has read.
     #[must_use]
     pub fn kept_path(&self, diff: DiffId) -> PathBuf {
-        self.expanded_path(diff).with_extension(contents::KEPT)
+        self.expanded_path(diff).with_extension(kept::EXTENSION)
     }
 
     /// A small blob, digest checked.

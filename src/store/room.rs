@@ -73,6 +73,7 @@ pub(super) fn must_have_room(file: &File, bytes: u64) -> io::Result<()> {
 }
 
 /// Bytes on the disk, of files with holes, too (stat(2): units of 512 bytes).
-pub(super) fn taken(meta: &fs::Metadata) -> u64 {
+#[must_use]
+pub fn taken(meta: &fs::Metadata) -> u64 {
     512 * meta.blocks()
 }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::image::appc::graph::Outline;
 use crate::store::appc::AppcImages;
 use crate::store::images::{ImageRecord, Names};
 use crate::store::leases::Pins;
-use crate::store::{Store, StoreError, StoreLock, failed, gone_is_fine};
+use crate::store::{Store, StoreError, StoreLock, failed, gone_is_fine, taken};
 
 /// What goes.
 #[derive(Debug, Default)]
@@ -315,11 +314,6 @@ fn is_damage(error: &StoreError) -> bool {
 fn on_disk(path: &Path) -> Result<u64, StoreError> {
     let meta = fs::symlink_metadata(path).map_err(failed("read", path));
     Ok(gone_is_fine(meta)?.map_or(0, |meta| taken(&meta)))
-}
-
-/// In units of 512 bytes (stat(2)).
-fn taken(meta: &fs::Metadata) -> u64 {
-    512 * meta.blocks()
 }
 
 /// Files of a tree (or one file), and their bytes.
