@@ -3,13 +3,15 @@
 //!
 //! ```text
 //! this thread    read > decode > buffers        (the longest part: inflate)
-//! `tree`         buffers > diff ID, tar members, digests of files, index
+//! `tree`         buffers > tar members, index
+//! `hash`         buffers > diff ID, digests of files
 //! `keep`         compressed bytes > blob file, blob digest; windows > seek map
 //! ```
 
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +29,7 @@ use crate::layer::read::{Index, Summary};
 use crate::layer::seek::{
     Compression, DecodeError, MapWriter, Recorder, SNIFF, Sink, Sniffed, Stopped, WindowJob, sniff,
 };
-use crate::layer::tar::{Member, MemberKind, Stop, TarError, TarReader, Visitor};
+use crate::layer::tar::{Member, Stop, TarError, TarReader, Visitor};
 use crate::layer::write::{BuildError, IndexBuilder};
 use crate::layer::{Dialect, Limits, ReadError};
 use crate::store::FileSource;
@@ -285,21 +287,26 @@ fn take_seekable(
     let index_file = BufWriter::with_capacity(BUFFER, create(&index_path)?);
 
     let (to_tree, tree_in) = bounded::<Vec<u8>>(QUEUE);
-    let (tree_out, recycled) = bounded::<Vec<u8>>(QUEUE + 2);
+    let (to_hash, hash_in) = bounded::<Parsed>(QUEUE);
+    let (hash_out, recycled) = bounded::<Vec<u8>>(2 * QUEUE + 2);
     let (to_keep, keep_in) = bounded::<Keep>(2 * QUEUE);
     let (keep_out, raw_recycled) = bounded::<Vec<u8>>(QUEUE + 2);
 
     thread::scope(|scope| {
         let limits = context.limits;
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let hashing = Hashing::new(layout.is_some());
         let tree = named("tree")
-            .spawn_scoped(scope, move || tree(&tree_in, &tree_out, layout, limits))
+            .spawn_scoped(scope, move || tree(&tree_in, &to_hash, layout, limits))
             .map_err(LayerError::Thread)?;
-        // A plain layer's two digests are one; it is computed in `tree`.
-        let hash = compression != Compression::Plain;
+        let hash = named("hash")
+            .spawn_scoped(scope, move || hashing.all(&hash_in, &hash_out))
+            .map_err(LayerError::Thread)?;
+        // A plain layer's two digests are one; it is computed in `hash`.
+        let blob_too = compression != Compression::Plain;
         let keep = named("keep")
             .spawn_scoped(scope, move || {
-                keep(&keep_in, &keep_out, blob_file, map_file, hash)
+                keep(&keep_in, &keep_out, blob_file, map_file, blob_too)
             })
             .map_err(LayerError::Thread)?;
 
@@ -312,16 +319,17 @@ fn take_seekable(
         drop(sink);
         // A thread that failed has stopped the decoding; its reason is the real one.
         let tree = tree.join().expect("because `tree` does not panic");
+        let hash = hash.join().expect("because `hash` does not panic");
         let keep = keep.join().expect("because `keep` does not panic");
         let kept = keep.map_err(|error| LayerError::Write(blob_path.clone(), error))?;
-        let (recorded, tree) = match (decoded, tree) {
+        let (recorded, mut tree) = match (decoded, tree) {
             (Err(LayerError::Decode(DecodeError::Stopped)) | Ok(_), Err(error))
             | (Err(error), _) => return Err(error),
             (Ok(recorded), Ok(tree)) => (recorded, tree),
         };
         let record = LayerRecord {
-            diff: DiffId(tree.diff),
-            blob: BlobId(kept.digest.unwrap_or(tree.diff)),
+            diff: DiffId(hash.diff),
+            blob: BlobId(kept.digest.unwrap_or(hash.diff)),
             compression,
             blob_size: kept.len,
             tar_size: tree.len,
@@ -330,8 +338,8 @@ fn take_seekable(
             .finish(recorded, record.blob, record.diff)
             .and_then(|mut file| file.flush())
             .map_err(|error| LayerError::Write(map_path, error))?;
-        tree.builder
-            .finish(record.diff, record.tar_size, index_file)?
+        let manifest = std::mem::take(&mut tree.manifest);
+        tree.finish(hash, index_file)?
             .flush()
             .map_err(|error| LayerError::Write(index_path.clone(), error))?;
         let summary = summary(index_path)?;
@@ -345,7 +353,7 @@ fn take_seekable(
             name: name.to_owned(),
             blob: there.map(Path::to_owned),
         };
-        Ok((staged, tree.manifest))
+        Ok((staged, manifest))
     })
 }
 
@@ -464,26 +472,121 @@ fn keep<W: Write>(
 
 struct Tree {
     builder: IndexBuilder,
-    diff: Digest,
     len: u64,
     /// Of an ACI; else empty.
     manifest: Vec<u8>,
 }
 
-/// The thread that hashes and parses the tar.
+impl Tree {
+    /// Writes the index.
+    fn finish<W: Write>(mut self, hashed: Hashed, to: W) -> Result<W, LayerError> {
+        self.builder.digests(hashed.files);
+        Ok(self.builder.finish(DiffId(hashed.diff), self.len, to)?)
+    }
+}
+
+/// A piece of the tar, and where in the tar lie the files that begin in it.
+struct Parsed {
+    bytes: Vec<u8>,
+    files: Vec<Range<u64>>,
+}
+
+/// The thread that parses the tar.
 fn tree(
     work: &Receiver<Vec<u8>>,
-    done: &Sender<Vec<u8>>,
+    to_hash: &Sender<Parsed>,
     layout: Option<Layout>,
     limits: Limits,
 ) -> Result<Tree, LayerError> {
     let mut growing = Growing::new(layout, limits);
-    for mut bytes in work {
-        growing.push(&bytes)?;
-        bytes.clear();
-        let _ = done.try_send(bytes);
+    for bytes in work {
+        let files = growing.push(&bytes)?;
+        // `hash` takes all that comes.
+        let _ = to_hash.send(Parsed { bytes, files });
     }
     growing.finish()
+}
+
+struct Hashed {
+    diff: Digest,
+    /// Of each file that the index wants one of.
+    files: Vec<[u8; 32]>,
+}
+
+/// The digests of a tar and its files while their bytes come.
+struct Hashing {
+    hasher: Nested,
+    /// Bytes so far.
+    at: u64,
+    /// Where the file that has begun ends.
+    until: Option<u64>,
+    files: Vec<[u8; 32]>,
+}
+
+impl Hashing {
+    fn new(aci: bool) -> Self {
+        Self {
+            // An archive's digest is the image's ID.
+            hasher: if aci {
+                Nested::sha512()
+            } else {
+                Nested::default()
+            },
+            at: 0,
+            until: None,
+            files: Vec::new(),
+        }
+    }
+
+    /// The thread that hashes.
+    fn all(mut self, work: &Receiver<Parsed>, done: &Sender<Vec<u8>>) -> Hashed {
+        for Parsed { mut bytes, files } in work {
+            self.push(&bytes, &files);
+            bytes.clear();
+            let _ = done.try_send(bytes);
+        }
+        self.finish()
+    }
+
+    /// Takes the next bytes, and the files that begin in them.
+    fn push(&mut self, mut bytes: &[u8], files: &[Range<u64>]) {
+        self.end_file(&mut bytes);
+        for file in files {
+            self.hash_to(file.start, &mut bytes);
+            self.hasher.begin_part();
+            self.until = Some(file.end);
+            self.end_file(&mut bytes);
+        }
+        self.hash_to(u64::MAX, &mut bytes);
+    }
+
+    /// Hashes the file that has begun, and ends it if it ends in these bytes.
+    fn end_file(&mut self, bytes: &mut &[u8]) {
+        let Some(until) = self.until else { return };
+        self.hash_to(until, bytes);
+        if self.at == until {
+            self.until = None;
+            if let Some(Digest::Sha256(digest)) = self.hasher.end_part() {
+                self.files.push(digest);
+            }
+        }
+    }
+
+    /// Hashes up to this byte of the tar.
+    fn hash_to(&mut self, until: u64, bytes: &mut &[u8]) {
+        let len = usize::try_from(until.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let (now, later) = bytes.split_at(len.min(bytes.len()));
+        self.hasher.update(now);
+        self.at += now.len() as u64;
+        *bytes = later;
+    }
+
+    fn finish(self) -> Hashed {
+        Hashed {
+            diff: self.hasher.finish(),
+            files: self.files,
+        }
+    }
 }
 
 /// A [`Tree`] while its bytes come.
@@ -495,36 +598,30 @@ struct Growing {
 
 impl Growing {
     fn new(layout: Option<Layout>, limits: Limits) -> Self {
-        let (dialect, hasher) = match layout {
-            None => (Dialect::Docker, Nested::default()),
-            // Its digest is the image's ID.
-            Some(_) => (Dialect::AppC, Nested::sha512()),
+        let dialect = match layout {
+            None => Dialect::Docker,
+            Some(_) => Dialect::AppC,
         };
         Self {
             reader: TarReader::new(limits),
             members: Members {
                 builder: IndexBuilder::new(dialect, limits),
                 layout,
-                hasher,
-                file: None,
+                files: Vec::new(),
             },
             len: 0,
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
-        let mut pass = Pass {
-            members: &mut self.members,
-            rest: bytes,
-            at: self.len,
-        };
-        let pushed = self.reader.push(bytes, &mut pass);
-        pass.members.hasher.update(pass.rest);
+    /// Answers the files that begin in these bytes and whose digests the index wants.
+    fn push(&mut self, bytes: &[u8]) -> Result<Vec<Range<u64>>, LayerError> {
         self.len += bytes.len() as u64;
+        let pushed = self.reader.push(bytes, &mut self.members);
         pushed.map_err(|stop| match stop {
             Stop::Tar(error) => LayerError::Tar(error),
             Stop::Visitor(error) => error,
-        })
+        })?;
+        Ok(std::mem::take(&mut self.members.files))
     }
 
     fn finish(self) -> Result<Tree, LayerError> {
@@ -532,7 +629,6 @@ impl Growing {
         let manifest = self.members.layout.map(Layout::finish).transpose()?;
         Ok(Tree {
             builder: self.members.builder,
-            diff: self.members.hasher.finish(),
             len: self.len,
             manifest: manifest.unwrap_or_default(),
         })
@@ -558,6 +654,7 @@ pub(super) fn check_aci(
     let whole = io::BufReader::with_capacity(BUFFER, whole);
     let mut plain = packing.unpack(whole).map_err(LayerError::Read)?;
     let mut growing = Growing::new(Some(Layout::default()), limits);
+    let mut hashing = Hashing::new(true);
     let mut buffer = Vec::with_capacity(BUFFER);
     loop {
         if stop.load(Ordering::Relaxed) {
@@ -567,15 +664,18 @@ pub(super) fn check_aci(
         if buffer.is_empty() {
             break;
         }
-        growing.push(&buffer)?;
+        let files = growing.push(&buffer)?;
+        hashing.push(&buffer, &files);
         buffer.clear();
         limits.unpacking(growing.len, taken.get())?;
     }
-    let tree = growing.finish()?;
-    let diff = DiffId(tree.diff);
-    let sealed = tree.builder.finish(diff, tree.len, Vec::new())?;
+    let mut tree = growing.finish()?;
+    let manifest = std::mem::take(&mut tree.manifest);
+    let hashed = hashing.finish();
+    let diff = DiffId(hashed.diff);
+    let sealed = tree.finish(hashed, Vec::new())?;
     let index = Index::open(Box::new(sealed), BlockCache::new(0))?;
-    Ok((diff, tree.manifest, index))
+    Ok((diff, manifest, index))
 }
 
 /// A stream, and how much of it was read.
@@ -592,74 +692,42 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Takes members from the tar reader into the index, and hashes files.
+/// Takes members from the tar reader into the index.
 struct Members {
     builder: IndexBuilder,
     /// Of an ACI.
     layout: Option<Layout>,
-    /// Of the tar, and of the file that comes.
-    hasher: Nested,
-    /// Where the next byte of that file lies in the tar.
-    file: Option<u64>,
+    /// Where in the tar files lie whose digests the index wants.
+    files: Vec<Range<u64>>,
 }
 
-/// One piece of the tar on its way through the reader.
-struct Pass<'a> {
-    members: &'a mut Members,
-    /// What was not hashed yet, and where in the tar it lies.
-    rest: &'a [u8],
-    at: u64,
-}
-
-impl Pass<'_> {
-    /// Hashes up to this byte of the tar.
-    fn hash_to(&mut self, until: u64) {
-        let len = usize::try_from(until.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let (now, later) = self.rest.split_at(len.min(self.rest.len()));
-        self.members.hasher.update(now);
-        self.rest = later;
-        self.at += now.len() as u64;
-    }
-}
-
-impl Visitor for Pass<'_> {
+impl Visitor for Members {
     type Error = LayerError;
 
     fn member(&mut self, member: Member) -> Result<(), LayerError> {
-        self.members.file = None;
-        let member = match &mut self.members.layout {
+        let member = match &mut self.layout {
             None => Some(member),
             Some(layout) => layout.member(member)?,
         };
         if let Some(member) = member {
-            if member.kind == MemberKind::File {
-                self.hash_to(member.data_at);
-                self.members.hasher.begin_part();
-                self.members.file = Some(member.data_at);
+            // The reader has made sure that this stays below the limits.
+            let file = member.data_at..member.data_at.saturating_add(member.stored);
+            self.builder.member(member)?;
+            if self.builder.digest_later() {
+                self.files.push(file);
             }
-            self.members.builder.member(member)?;
         }
         Ok(())
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
-        if let Some(layout) = &mut self.members.layout {
+        if let Some(layout) = &mut self.layout {
             layout.data(bytes);
-        }
-        if let Some(at) = &mut self.members.file {
-            *at += bytes.len() as u64;
-            let until = *at;
-            self.hash_to(until);
         }
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), LayerError> {
-        if self.members.file.take().is_some()
-            && let Some(digest) = self.members.hasher.end_part()
-        {
-            self.members.builder.digest(digest);
-        }
         Ok(())
     }
 }

@@ -114,6 +114,8 @@ pub struct IndexBuilder {
     xattrs: Pool,
     /// Encoded sparse maps, one behind the other.
     sparse: Vec<u8>,
+    /// How many files have the number of a digest, and those that were told.
+    numbered: u32,
     digests: Vec<[u8; 32]>,
     /// Objects below hidden names. They are no part of the tree, but hard links
     /// may lead to them: aufs keeps the first name of linked files in
@@ -135,6 +137,7 @@ impl IndexBuilder {
             targets: Pool::new("targets"),
             xattrs: Pool::new("xattrs"),
             sparse: Vec::new(),
+            numbered: 0,
             digests: Vec::new(),
             hidden: HashMap::new(),
             undigested: None,
@@ -167,8 +170,25 @@ impl IndexBuilder {
             return;
         };
         if let Some(file) = self.undigested.take() {
-            self.record(file.node, digest);
+            self.number(file.node);
+            self.digests.push(digest);
         }
+    }
+
+    /// Instead of [`Self::digest`], for one who hashes elsewhere: whether the index wants
+    /// the digest of the file that came last. Those that it wants are told by
+    /// [`Self::digests`], in the order of the tar. All files of a layer the one way or the other.
+    pub fn digest_later(&mut self) -> bool {
+        let file = self.undigested.take();
+        if let Some(file) = &file {
+            self.number(file.node);
+        }
+        file.is_some()
+    }
+
+    /// The digests that were left for later.
+    pub fn digests(&mut self, digests: Vec<[u8; 32]>) {
+        self.digests = digests;
     }
 
     /// Writes the index, sealed (see `blocks`), and hands the writer back.
@@ -185,6 +205,11 @@ impl IndexBuilder {
             );
             return Err(Fault::Refused(what).of(&self.furthest.path));
         }
+        if self.digests.len() != self.numbered as usize {
+            let (told, files) = (self.digests.len(), self.numbered);
+            let what = format!("{told} digests were given for {files} files");
+            return Err(Fault::Refused(what).of(b""));
+        }
         encode::encode(self, diff, tar_len, to)
     }
 
@@ -195,7 +220,8 @@ impl IndexBuilder {
             Some(file) if file.stored == 0 => {
                 // Nothing is stored, and what nothing hashes to is known.
                 if let Digest::Sha256(digest) = Digest::sha256(b"") {
-                    self.record(file.node, digest);
+                    self.number(file.node);
+                    self.digests.push(digest);
                 }
                 Ok(())
             }
@@ -206,12 +232,12 @@ impl IndexBuilder {
         }
     }
 
-    fn record(&mut self, node: NodeId, sha256: [u8; 32]) {
-        // Digests are fewer than nodes, which are counted in 32 bits.
-        let number = u32::try_from(self.digests.len()).unwrap_or(u32::MAX);
+    /// Gives a file the number of the next digest.
+    fn number(&mut self, node: NodeId) {
         if let Data::File { digest, .. } = &mut self.tree.node_mut(node).data {
-            *digest = number;
-            self.digests.push(sha256);
+            *digest = self.numbered;
+            // They are fewer than nodes, which are counted in 32 bits.
+            self.numbered = self.numbered.saturating_add(1);
         }
     }
 
@@ -356,7 +382,8 @@ impl IndexBuilder {
                 size = member.size;
                 self.file(&member)?
             }
-            MemberKind::Dir => Data::Dir,
+            // Its list of names comes with its place in the tree.
+            MemberKind::Dir => Data::Dir { names: 0 },
             MemberKind::Symlink => {
                 size = member.link.len() as u64;
                 Data::Symlink {

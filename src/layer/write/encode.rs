@@ -178,7 +178,7 @@ fn inode(node: &Node, row: usize, plan: &Plan) -> Inode {
             digest,
             sparse,
         },
-        Data::Dir => {
+        Data::Dir { .. } => {
             let (first, count) = plan.listed(row);
             Body::Dir {
                 first,

@@ -5,8 +5,12 @@ use std::hash::{BuildHasher, RandomState};
 use super::Fault;
 use crate::layer::format::HEAP_MAX;
 
+/// A place in the table: a string's number, and its hash, so that others are told
+/// from it, and the table grows, without a look at any string.
+type Place = (u32, u32);
+
 /// A free place in the table.
-const FREE: u32 = u32::MAX;
+const FREE: Place = (u32::MAX, 0);
 
 /// Many short byte strings without an allocation for each.
 #[derive(Debug)]
@@ -16,7 +20,7 @@ pub(super) struct Pool {
     /// Where string n ends; it begins where the one before ends.
     ends: Vec<u32>,
     /// Open addressing, a power of two, at most three quarters full.
-    table: Vec<u32>,
+    table: Vec<Place>,
     /// Seeded, for the strings come from strangers.
     hasher: RandomState,
 }
@@ -59,12 +63,13 @@ impl Pool {
 
     /// The number of a string, if it was ever kept.
     pub(super) fn find(&self, string: &[u8]) -> Option<u32> {
-        self.probe(string).err()
+        self.probe(string, self.hash(string)).err()
     }
 
     /// The number of a string, which is kept from now on.
     pub(super) fn intern(&mut self, string: &[u8]) -> Result<u32, Fault> {
-        let free = match self.probe(string) {
+        let hash = self.hash(string);
+        let free = match self.probe(string, hash) {
             Err(number) => return Ok(number),
             Ok(free) => free,
         };
@@ -77,7 +82,7 @@ impl Pool {
         self.bytes.extend_from_slice(string);
         self.ends.push(end);
         if let Some(place) = self.table.get_mut(free) {
-            *place = number;
+            *place = (number, hash);
         }
         if self.ends.len() > self.table.len() / 4 * 3 {
             self.grow();
@@ -85,29 +90,37 @@ impl Pool {
         Ok(number)
     }
 
+    fn hash(&self, string: &[u8]) -> u32 {
+        // The upper half; the shift makes it fit.
+        u32::try_from(self.hasher.hash_one(string) >> 32).unwrap_or(0)
+    }
+
     /// Where a string belongs in the table, or else its number.
-    fn probe(&self, string: &[u8]) -> Result<usize, u32> {
+    fn probe(&self, string: &[u8], hash: u32) -> Result<usize, u32> {
         let mask = self.table.len() - 1;
-        let hash = self.hasher.hash_one(string) & mask as u64;
-        let mut at = usize::try_from(hash).unwrap_or(0);
+        let mut at = hash as usize & mask;
         loop {
             match self.table.get(at).copied() {
                 Some(FREE) | None => return Ok(at),
-                Some(number) if self.get(number) == string => return Err(number),
+                Some((number, its)) if its == hash && self.get(number) == string => {
+                    return Err(number);
+                }
                 Some(_) => at = (at + 1) & mask,
             }
         }
     }
 
     fn grow(&mut self) {
-        self.table = vec![FREE; self.table.len() * 2];
-        for number in (0..u32::MAX).take(self.ends.len()) {
-            if let Ok(free) = self.probe(self.get(number))
-                && let Some(place) = self.table.get_mut(free)
-            {
-                *place = number;
+        let mask = self.table.len() * 2 - 1;
+        let mut table = vec![FREE; mask + 1];
+        for &place in self.table.iter().filter(|place| **place != FREE) {
+            let mut at = place.1 as usize & mask;
+            while table[at] != FREE {
+                at = (at + 1) & mask;
             }
+            table[at] = place;
         }
+        self.table = table;
     }
 }
 

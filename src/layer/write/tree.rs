@@ -3,8 +3,8 @@
 //! An object that is replaced is not removed: whether it is still named is seen
 //! at the end ([`Tree::live`]), so dropping a subtree costs nothing.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
 use super::pool::Pool;
 use super::{Fault, refused};
@@ -28,7 +28,10 @@ pub(super) enum Data {
         digest: u32,
         sparse: u32,
     },
-    Dir,
+    /// `names`: a number among the lists of names.
+    Dir {
+        names: u32,
+    },
     /// A number in the pool of targets; an offset once that is laid out.
     Symlink {
         target: u32,
@@ -65,18 +68,18 @@ impl Node {
             size: 0,
             mtime: Time::default(),
             xattrs: 0,
-            data: Data::Dir,
+            data: Data::Dir { names: 0 },
         }
     }
 
     pub(super) fn is_dir(&self) -> bool {
-        matches!(self.data, Data::Dir)
+        matches!(self.data, Data::Dir { .. })
     }
 
     pub(super) fn kind(&self) -> Kind {
         match self.data {
             Data::File { .. } => Kind::File,
-            Data::Dir => Kind::Dir,
+            Data::Dir { .. } => Kind::Dir,
             Data::Symlink { .. } => Kind::Symlink,
             Data::Char(_) => Kind::Char,
             Data::Block(_) => Kind::Block,
@@ -115,12 +118,27 @@ impl fmt::Display for Below {
     }
 }
 
+/// A free place in a list of names.
+const FREE: u32 = u32::MAX;
+
+/// The slots of one directory, to be found by name. Each has its own, small as directories
+/// are: members come in runs of one directory, whose list is at hand then, where
+/// one for all is out of the processor's caches at half a million names.
+#[derive(Debug, Default)]
+struct Names {
+    /// Open addressing, a power of two (or nothing), at most three quarters full.
+    table: Vec<u32>,
+    len: usize,
+}
+
 /// Objects, and their names.
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: Vec<Node>,
     slots: Vec<Slot>,
-    by_name: HashMap<(NodeId, u32), u32>,
+    listings: Vec<Names>,
+    /// Not to be foreseen by who makes a layer.
+    seeds: [u64; 2],
     pub(super) names: Pool,
     most: u64,
     implied: u64,
@@ -134,7 +152,8 @@ impl Tree {
         Self {
             nodes: vec![Node::implied()],
             slots: Vec::new(),
-            by_name: HashMap::new(),
+            listings: vec![Names::default()],
+            seeds: [(); 2].map(|()| RandomState::new().hash_one(0)),
             names: Pool::new("names"),
             most,
             implied: 0,
@@ -170,11 +189,16 @@ impl Tree {
     }
 
     /// A new object without a name.
-    pub(super) fn add(&mut self, node: Node) -> Result<NodeId, Fault> {
+    pub(super) fn add(&mut self, mut node: Node) -> Result<NodeId, Fault> {
         let id = u32::try_from(self.nodes.len())
             .ok()
             .filter(|&id| id < ROWS_MAX);
         let id = id.ok_or_else(|| Fault::Limit("rows", format!("more than {ROWS_MAX} objects")))?;
+        if let Data::Dir { names } = &mut node.data {
+            // There are fewer than objects.
+            *names = u32::try_from(self.listings.len()).unwrap_or(FREE);
+            self.listings.push(Names::default());
+        }
         self.nodes.push(node);
         Ok(id)
     }
@@ -191,29 +215,90 @@ impl Tree {
         };
     }
 
+    /// Number of a directory's list of names.
+    fn listing(&self, dir: NodeId) -> usize {
+        match self.node(dir).data {
+            Data::Dir { names } => names as usize,
+            _ => unreachable!("because only directories are asked for names"),
+        }
+    }
+
     fn slot(&mut self, dir: NodeId, name: &[u8]) -> Result<u32, Fault> {
         let name = self.names.intern(name)?;
+        let listing = self.listing(dir);
+        if let Some(slot) = self.listed(listing, name) {
+            return Ok(slot);
+        }
         let next = u32::try_from(self.slots.len())
             .ok()
             .filter(|&id| id < ROWS_MAX);
         let next =
             next.ok_or_else(|| Fault::Limit("rows", format!("more than {ROWS_MAX} names")))?;
-        let slot = *self.by_name.entry((dir, name)).or_insert(next);
-        if slot == next {
-            self.slots.push(Slot {
-                dir,
-                name,
-                found: None,
-                whiteout: false,
-            });
+        self.slots.push(Slot {
+            dir,
+            name,
+            found: None,
+            whiteout: false,
+        });
+        self.list(listing, next);
+        Ok(next)
+    }
+
+    /// Where the search for a name begins in a table of so many places.
+    fn place(&self, name: u32, places: usize) -> usize {
+        // The upper half of a line in 64 bits: two names meet no oftener than by chance.
+        let [factor, offset] = self.seeds;
+        let hash = u64::from(name).wrapping_mul(factor).wrapping_add(offset) >> 32;
+        usize::try_from(hash).unwrap_or(0) & (places - 1)
+    }
+
+    /// The slot of a name in a list.
+    fn listed(&self, listing: usize, name: u32) -> Option<u32> {
+        let table = &self.listings[listing].table;
+        if table.is_empty() {
+            return None;
         }
-        Ok(slot)
+        let mut at = self.place(name, table.len());
+        while table[at] != FREE {
+            if self.slots[table[at] as usize].name == name {
+                return Some(table[at]);
+            }
+            at = (at + 1) & (table.len() - 1);
+        }
+        None
+    }
+
+    /// Puts a slot whose name is not there into a list.
+    fn list(&mut self, listing: usize, slot: u32) {
+        let Names { table, len } = &self.listings[listing];
+        let (len, places) = (*len + 1, table.len());
+        if len > places / 4 * 3 {
+            let old = std::mem::replace(
+                &mut self.listings[listing].table,
+                vec![FREE; (2 * places).max(8)],
+            );
+            for slot in old.into_iter().filter(|&slot| slot != FREE) {
+                self.put_slot(listing, slot);
+            }
+        }
+        self.put_slot(listing, slot);
+        self.listings[listing].len = len;
+    }
+
+    fn put_slot(&mut self, listing: usize, slot: u32) {
+        let places = self.listings[listing].table.len();
+        let mut at = self.place(self.slots[slot as usize].name, places);
+        let table = &mut self.listings[listing].table;
+        while table[at] != FREE {
+            at = (at + 1) & (places - 1);
+        }
+        table[at] = slot;
     }
 
     /// What this layer has at a name; whiteouts are nothing.
     pub(super) fn get(&self, dir: NodeId, name: &[u8]) -> Option<Found> {
         let name = self.names.find(name)?;
-        let slot = *self.by_name.get(&(dir, name))?;
+        let slot = self.listed(self.listing(dir), name)?;
         self.slots.get(slot as usize)?.found
     }
 
