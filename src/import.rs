@@ -5,7 +5,7 @@
 //! published at once, the image's name last. May assume images as `image` found
 //! them and files as `archive` reads them. Must not know terminals.
 //!
-//! One layer takes three threads (see the module `layer`); several layers of one archive
+//! One layer takes four threads (see the module `layer`); several layers of one archive
 //! go in pairs, so that two cores are busy whatever the shape of the image.
 
 mod aci;
