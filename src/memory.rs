@@ -9,14 +9,20 @@
 /// memory is given back.
 #[cfg(target_env = "gnu")]
 const KEEP: libc::c_int = 128 << 10;
-/// Larger blocks are mapped and unmapped one by one. What glibc itself goes up to
-/// when large blocks come and go (`DEFAULT_MMAP_THRESHOLD_MAX`); once the other
-/// number was set, it no longer goes up by itself.
+/// Larger blocks are mapped and unmapped one by one: those that requests of the kernel are read to,
+/// of which little is ever used, and hardly any other.
 #[cfg(target_env = "gnu")]
-const MAPPED: libc::c_int = 32 << 20;
+const MAPPED: libc::c_int = 16 << 20;
 /// As [`KEEP`], at all other times: twice the above, as glibc has it.
 #[cfg(target_env = "gnu")]
 const KEEP_BUSY: libc::c_int = 2 * MAPPED;
+
+/// To be called before a server has threads. glibc would let this number go up to the size of the first
+/// large block that is freed; the next ones of that size would be parts of heaps then, whose
+/// beginnings it fills with zeroes: 130 KB for each thread that reads requests, before it reads any.
+pub fn begin() {
+    keep(true);
+}
 
 /// Runs what frees memory, so that it is the system's afterwards (glibc; other
 /// allocators do it by themselves).

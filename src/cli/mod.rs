@@ -324,7 +324,7 @@ pub fn main() -> ExitCode {
 /// the verb alike. What the small one does not understand is the whole one's to
 /// answer, be it a mistake or a wish for help.
 fn parse(typed: &[OsString]) -> Result<ArgMatches, clap::Error> {
-    let verbs = Cli::command();
+    let verbs = Verb::augment_subcommands(clap::Command::new("lazyroot"));
     let mut words = typed.iter().skip(1);
     if let Some(verb) = words.find_map(|word| verbs.find_subcommand(word)) {
         let small = <Common as clap::Args>::augment_args(clap::Command::new("lazyroot"))

@@ -15,6 +15,7 @@ use crate::backend::catalogue::StoreCatalogue;
 use crate::backend::fuse::{ReadyPipe, Spare, StartError, start_copy};
 use crate::backend::hold::Hold;
 use crate::digest::{DiffId, ImageId};
+use crate::fuse::haste;
 use crate::fuse::{self, MountOptions, ServeError, Served, Tree};
 use crate::memory;
 use crate::mounts::{self, MountError};
@@ -175,11 +176,6 @@ impl MountArgs {
         let options = self.parse_options(image.is_some())?;
         let writes = writes.resolve(&options, image.is_some())?;
         writes.lie_outside_of(&self.at)?;
-        let store = context.open()?;
-        // The server would find the same; here the error comes at once and with its code.
-        if let Some(name) = &image {
-            store.find(name)?;
-        }
         self.at = std::path::absolute(&self.at)?;
         let foreground = self.foreground;
         let args = Args {
@@ -248,6 +244,7 @@ fn make_room_for_descriptors() {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     make_room_for_descriptors();
+    memory::begin();
     // What `ps` and `top` call it, however it was started. It is a name only.
     let _ = rustix::thread::set_name(c"lazyroot-serve");
     // Who started it may have a limit for the size of files: then a write fails, and the mount goes
@@ -324,7 +321,9 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     let options = args.mount.parse_options(of_image)?;
     let store = context.open()?;
     let metrics = store.metrics();
-    let caches = store.caches(store.prefetch() && several_processors());
+    // Somebody has to decode while a reader goes on.
+    let ahead = store.prefetch() && haste::processors() > 1;
+    let caches = store.caches(ahead);
     let idle = caches.clone();
     let mut reads = FirstReadsOf {
         store: store.clone(),
@@ -379,11 +378,6 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
         changes.end();
     }
     served.map_err(|error| failure(&error))
-}
-
-/// Whether somebody can decode while a reader goes on.
-fn several_processors() -> bool {
-    std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1)
 }
 
 /// What is read first in this mount, and was in earlier ones.

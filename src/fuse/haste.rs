@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -126,11 +127,17 @@ pub(crate) fn halts() -> bool {
     text(DRIVER).trim() == "haltpoll" && text(POLLS).trim() == "0"
 }
 
+/// Processors that this process may use. It is asked once: to answer, the standard library reads files of
+/// control groups, a dozen system calls.
+pub(crate) fn processors() -> usize {
+    static ASKED: OnceLock<usize> = OnceLock::new();
+    *ASKED.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// Whether a server has to keep them awake: all of them stay so, not only those that
 /// its messages need, and of many that is much for little.
 pub(crate) fn keeps_awake() -> bool {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (2..=PROCESSORS).contains(&processors) && halts()
+    (2..=PROCESSORS).contains(&processors()) && halts()
 }
 
 /// Keeps idle processors from halting as long as it lives.

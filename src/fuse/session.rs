@@ -119,7 +119,7 @@ pub fn serve(
     };
     let (wake, events) = unbounded();
     let activity = Arc::new(Activity::new(wake.clone()));
-    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let processors = haste::processors();
     let shown = match tree {
         Tree::Image(union) => Ok(Shown::One(Arc::new(Image::alone(name.clone(), union)))),
         Tree::Images(catalogue) => Ok(Shown::Many(Arc::new(Browse::new(catalogue)))),

@@ -565,7 +565,8 @@ impl Drop for StoreLock {
 
 /// Reads a whole small file.
 pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = Vec::new();
+    // Most are smaller. Else it would grow from 32 bytes on, a read for each size.
+    let mut bytes = Vec::with_capacity(4096);
     let file = File::open(path).map_err(failed("read", path))?;
     file.take(JSON_MAX + 1)
         .read_to_end(&mut bytes)
