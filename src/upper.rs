@@ -13,7 +13,7 @@
 //! | `look` | what is there? |
 //! | `xattrs` `marks` `device` | how are names, marks and a program's 0/0 device spelled? |
 //! | `make` `names` `whiteout` | how do names come, go and move? |
-//! | `data` | how are contents read and written? |
+//! | `data` `write_out` | how are contents read and written, and sent to the disk? |
 //! | `clean` | how does a tree go away? |
 //! | `seen` | how is a directory looked at that another process may be using? |
 //! | `operations` | which of all that is which method of the trait? |
@@ -49,6 +49,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 mod whiteout;
+mod write_out;
 mod xattrs;
 
 use std::io;

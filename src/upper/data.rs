@@ -7,10 +7,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Advice, FallocateFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::reach::Opened;
+use super::write_out;
 use crate::union::upper::Data;
 
 /// An open regular file.
@@ -64,10 +65,13 @@ impl Data for Opened {
     }
 
     fn begin_sync(&self, offset: u64, len: u64) {
-        // For pages that were written this means: write them out now, without waiting
-        // (generic_fadvise in mm/fadvise.c); only clean ones are dropped.
-        let len = std::num::NonZero::new(len);
-        let _ = rustix::fs::fadvise(self.file(), offset, len, Advice::DontNeed);
+        write_out::begin(self.file(), offset, len);
+    }
+
+    fn begin_sync_once(&self) {
+        if self.first_begin() {
+            write_out::begin(self.file(), 0, write_out::TO_THE_END);
+        }
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -32,6 +32,8 @@ pub(super) struct Opened {
     whole: bool,
     /// Mode and group as last seen, for directories that hand down their group.
     mode_and_group: AtomicU64,
+    /// What was written was once sent to the disk before anybody synced it.
+    begun: AtomicBool,
 }
 
 impl Opened {
@@ -40,6 +42,7 @@ impl Opened {
             fd: fd.into(),
             whole: false,
             mode_and_group: AtomicU64::new(0),
+            begun: AtomicBool::new(false),
         };
         opened.learn(stat);
         opened
@@ -51,6 +54,7 @@ impl Opened {
             fd: fd.into(),
             whole: true,
             mode_and_group: AtomicU64::new(0),
+            begun: AtomicBool::new(false),
         }
     }
 
@@ -62,6 +66,11 @@ impl Opened {
     /// Its file; one that is not whole can be named and no more (EBADF).
     pub(super) fn file(&self) -> &File {
         &self.fd
+    }
+
+    /// Whether its contents are to be sent to the disk for the first time.
+    pub(super) fn first_begin(&self) -> bool {
+        !self.begun.swap(true, Ordering::Relaxed)
     }
 
     /// Remembers mode and group.

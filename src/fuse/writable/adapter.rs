@@ -32,7 +32,7 @@ use super::super::turns::Turns;
 use super::super::workers::Workers;
 use super::super::xattrs::{answer_xattr, names};
 use super::Core;
-use super::open::{RUNNING, Read, cuts_unseen, handle, syncs, wanted};
+use super::open::{RUNNING, Read, cuts_unseen, syncs, wanted};
 use super::opens::Opens;
 use crate::node::Ino;
 use crate::tree_path::NAME_MAX;
@@ -361,16 +361,14 @@ impl Filesystem for WritableAdapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _turn = self.turns.turn();
-        let (ino, pid) = (self.object(ino), req.pid());
-        let (how, handle) = (wanted(flags.0), handle(flags.0));
-        if cuts_unseen(flags.0) && self.core.opens.runs(ino.0) {
+        let (ino, pid, flags) = (self.object(ino), req.pid(), flags.0);
+        if cuts_unseen(flags) && self.core.opens.runs(ino.0) {
             return reply.error(Errno::ETXTBSY);
         }
-        if how != Open::Read && (syncs(flags.0) || self.core.tree.copies(ino)) {
-            let durable = syncs(flags.0);
-            return self.slowly(move |core| core.open(ino, how, handle, pid, durable, reply));
+        if wanted(flags) != Open::Read && (syncs(flags) || self.core.tree.copies(ino)) {
+            return self.slowly(move |core| core.open(ino, flags, pid, reply));
         }
-        self.core.open(ino, how, handle, pid, false, reply);
+        self.core.open(ino, flags, pid, reply);
     }
 
     fn create(

@@ -53,6 +53,11 @@ pub(super) fn syncs(flags: i32) -> bool {
     flags & libc::O_DSYNC != 0
 }
 
+/// Whether a file is opened for nothing but writing, and neither cut nor appended to.
+fn writes_over(flags: i32) -> bool {
+    flags & (libc::O_ACCMODE | libc::O_TRUNC | libc::O_APPEND) == libc::O_WRONLY
+}
+
 /// What a file is opened for, from the flags of open(2).
 pub(super) fn wanted(flags: i32) -> Open {
     if flags & libc::O_TRUNC != 0 {
@@ -65,18 +70,12 @@ pub(super) fn wanted(flags: i32) -> Open {
 }
 
 impl Core {
-    /// Answers OPEN. Slow when there are contents to copy, or with `durable`: then what
-    /// makes it the upper directory's file is on the disk before the first write is, since
-    /// the kernel syncs no more than the bytes.
-    pub(super) fn open(
-        &self,
-        ino: Ino,
-        how: Open,
-        handle: FileHandle,
-        pid: u32,
-        durable: bool,
-        reply: ReplyOpen,
-    ) {
+    /// Answers OPEN. Slow when there are contents to copy, or when it is for writes that are
+    /// durable when they are done: then what makes it the upper directory's file is on the
+    /// disk before the first write is, since the kernel syncs no more than the bytes.
+    pub(super) fn open(&self, ino: Ino, flags: i32, pid: u32, reply: ReplyOpen) {
+        let (how, handle) = (wanted(flags), handle(flags));
+        let durable = how != Open::Read && syncs(flags);
         let synced = |data| match durable {
             true => self.tree.sync(ino, true).map(|()| data),
             false => Ok(data),
@@ -89,6 +88,12 @@ impl Core {
             Ok(data) => data,
             Err(errno) => return reply.error(errno),
         };
+        // dpkg opens every file that it has made so, to have it written out before it syncs
+        // the first: the others then have nothing left to sync. But sync_file_range(2)
+        // reaches no file system below the kernel's FUSE, nor does it send a message.
+        if let Some(data) = data.as_ref().filter(|_| writes_over(flags)) {
+            data.begin_sync_once();
+        }
         self.opens.with(ino.0, |file| {
             let register = |fd: BorrowedFd<'_>| reply.open_backing(fd);
             let (first, flags) = match self.mode(ino, file, data, &register) {
@@ -330,6 +335,14 @@ mod tests {
     fn a_file_that_is_cut_is_opened_for_writing_whatever_else_is_said() {
         assert!(syncs(libc::O_WRONLY | libc::O_SYNC) && syncs(libc::O_RDWR | libc::O_DSYNC));
         assert!(!syncs(libc::O_RDWR | libc::O_APPEND));
+        assert!(writes_over(libc::O_WRONLY) && writes_over(libc::O_WRONLY | libc::O_NONBLOCK));
+        let others = [
+            libc::O_RDONLY,
+            libc::O_RDWR,
+            libc::O_WRONLY | libc::O_APPEND,
+        ];
+        assert!(!others.into_iter().any(writes_over));
+        assert!(!writes_over(libc::O_WRONLY | libc::O_TRUNC));
         assert_eq!(wanted(libc::O_RDONLY), Open::Read);
         assert_eq!(wanted(libc::O_RDONLY | libc::O_TRUNC), Open::Truncate);
         assert_eq!(wanted(libc::O_RDWR | libc::O_APPEND), Open::Write);
