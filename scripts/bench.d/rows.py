@@ -145,8 +145,11 @@ def chroot(root, *words):
     return measure.timed("chroot", root, *words, seconds=600) * 1e3
 
 
+EXECS = 50      # programs that are started for one figure
+
+
 def execs(root, tree, cold):
-    count = 1 if cold else 50
+    count = 1 if cold else EXECS
     return chroot(root, "/bin/sh", "-c", "i=0; while [ $i -lt %d ]; do /bin/true; i=$((i+1)); done" % count) / count
 
 

@@ -176,6 +176,11 @@ impl MountArgs {
         let options = self.parse_options(image.is_some())?;
         let writes = writes.resolve(&options, image.is_some())?;
         writes.lie_outside_of(&self.at)?;
+        let store = context.open()?;
+        // The server would find the same; here the error comes before a log or a lease is made.
+        if let Some(name) = &image {
+            store.find(name)?;
+        }
         self.at = std::path::absolute(&self.at)?;
         let foreground = self.foreground;
         let args = Args {

@@ -4,7 +4,7 @@
 //! ```text
 //! this thread    read > decode > buffers        (the longest part: inflate)
 //! `tree`         buffers > tar members, index
-//! `hash`         buffers > diff ID, digests of files
+//! `hash`         the same buffers > diff ID, digests of files
 //! `keep`         compressed bytes > blob file, blob digest; windows > seek map
 //! ```
 
@@ -726,8 +726,79 @@ impl Visitor for Members {
         }
         Ok(())
     }
+}
 
-    fn end(&mut self) -> Result<(), LayerError> {
-        Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::Row;
+    use crate::node::Kind;
+
+    /// A tar in which a shift by one file, or a cut in the wrong place, gives other digests.
+    fn layer() -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut put = |path: &str, kind: tar::EntryType, data: &[u8], link: &str| {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(data.len() as u64);
+            header.set_mode(0o755);
+            header.set_entry_type(kind);
+            match link {
+                "" => tar.append_data(&mut header, path, data).unwrap(),
+                link => {
+                    header.set_size(0);
+                    tar.append_link(&mut header, path, link).unwrap();
+                }
+            }
+        };
+        let file = tar::EntryType::Regular;
+        put("etc", tar::EntryType::Directory, b"", "");
+        put("etc/empty", file, b"", "");
+        put("etc/a", file, b"first", "");
+        put("etc/a", file, b"instead of the first", "");
+        put("etc/linked", tar::EntryType::Link, b"", "etc/a");
+        put("etc/.wh.gone", file, b"data of a whiteout", "");
+        put(".wh..wh.plnk/1.2", file, b"hidden", "");
+        put("etc/shown", tar::EntryType::Link, b"", ".wh..wh.plnk/1.2");
+        put("etc/symlink", tar::EntryType::Symlink, b"", "etc/a");
+        put("etc/large", file, &vec![7; 3000], "");
+        put("etc/block", file, &[8; 512], "");
+        put("etc/last", file, b"", "");
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn each_file_has_its_own_digest_wherever_buffers_end() {
+        let tar = layer();
+        for cut in [1, 511, 512, 513, 1024, tar.len()] {
+            let limits = Limits::default();
+            let mut growing = Growing::new(None, limits);
+            let mut hashing = Hashing::new(false);
+            for piece in tar.chunks(cut) {
+                let files = growing.push(piece).unwrap();
+                hashing.push(piece, &files);
+            }
+            let hashed = hashing.finish();
+            assert_eq!(hashed.diff, Digest::sha256(&tar));
+            let index = growing
+                .finish()
+                .unwrap()
+                .finish(hashed, Vec::new())
+                .unwrap();
+            let index = Index::open(Box::new(index), BlockCache::new(0)).unwrap();
+            let rows = (0..index.summary().rows).map(Row);
+            let files: Vec<Row> = rows
+                .filter(|&row| index.node(row).unwrap().attr.kind == Kind::File)
+                .collect();
+            assert_eq!(files.len(), 6);
+            for row in files {
+                let place = index.extents(row).unwrap();
+                let stored = &tar[place.start as usize..][..place.size as usize];
+                assert_eq!(
+                    index.digest(row).unwrap(),
+                    Digest::sha256(stored),
+                    "cut {cut}"
+                );
+            }
+        }
     }
 }

@@ -315,7 +315,7 @@ mod tests {
             // SAFETY: pointer and length are a slice's.
             let zlibs = unsafe { z::crc32(0, bytes.as_ptr(), len as u32) };
             let (head, tail) = bytes[..len].split_at(len / 3);
-            assert_eq!(u64::from(crc32(crc32(0, head), tail)), zlibs, "{len}");
+            assert_eq!(crc32(crc32(0, head), tail), zlibs as u32, "{len}");
         }
     }
 }

@@ -188,6 +188,10 @@ impl IndexBuilder {
 
     /// The digests that were left for later.
     pub fn digests(&mut self, digests: Vec<[u8; 32]>) {
+        debug_assert!(
+            self.digests.is_empty(),
+            "all files the one way or the other"
+        );
         self.digests = digests;
     }
 
@@ -207,8 +211,9 @@ impl IndexBuilder {
         }
         if self.digests.len() != self.numbered as usize {
             let (told, files) = (self.digests.len(), self.numbered);
-            let what = format!("{told} digests were given for {files} files");
-            return Err(Fault::Refused(what).of(b""));
+            let what =
+                format!("its layer has {files} files, and {told} digests: a fault of lazyroot");
+            return Err(Fault::Refused(what).of(&self.furthest.path));
         }
         encode::encode(self, diff, tar_len, to)
     }

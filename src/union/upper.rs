@@ -237,8 +237,9 @@ pub trait Data: Send + Sync + fmt::Debug {
     /// [`Self::sync`] waits less. Promises nothing, so it cannot fail.
     fn begin_sync(&self, _offset: u64, _len: u64) {}
 
-    /// The same for all that was written until now; for as long as the file stays open only the
-    /// first time, lest who writes again and again has the disk busy.
+    /// The same for the file's beginning, as much as a disk takes without making anybody wait; while
+    /// the upper directory keeps the file open only the first time, lest who writes again and again
+    /// has the disk busy.
     fn begin_sync_once(&self) {}
 
     /// The open file, where there is one (for passthrough and copy_file_range).

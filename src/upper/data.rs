@@ -70,7 +70,7 @@ impl Data for Opened {
 
     fn begin_sync_once(&self) {
         if self.first_begin() {
-            write_out::begin(self.file(), 0, write_out::TO_THE_END);
+            write_out::begin(self.file(), 0, write_out::AT_ONCE);
         }
     }
 

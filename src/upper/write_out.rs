@@ -1,4 +1,4 @@
-//! Sending what was written to the disk, without waiting.
+//! Sending what was written to the disk, without waiting for it to arrive.
 //!
 //! What it is for: a later fsync(2) waits less, and on a file system that gives files
 //! their blocks as late as it can (ext4, XFS) many files get theirs in one transaction of the
@@ -9,8 +9,9 @@
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 
-/// Instead of a length: whatever there is.
-pub(super) const TO_THE_END: u64 = 0;
+/// So many bytes are sent in passing: where the disk has more to do than it can queue, whoever sends
+/// has to wait until there is room.
+pub(super) const AT_ONCE: u64 = 4 << 20;
 
 /// Begins to write out what was written there. Only a hint: where it cannot be followed,
 /// fsync(2) has more to do.
@@ -31,7 +32,6 @@ mod tests {
 
     use super::super::reach::Opened;
     use super::*;
-    use crate::union::upper::Data as _;
 
     /// `struct cachestat` (linux/mman.h): pages in the cache, dirty ones, those on their way to
     /// the disk, evicted ones, recently evicted ones.
@@ -46,35 +46,28 @@ mod tests {
         (done == 0).then_some(found)
     }
 
-    /// A file with dirty pages; nothing where they cannot be counted.
-    #[expect(clippy::print_stdout, reason = "skips are told")]
-    fn dirty() -> Option<File> {
-        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        file.write_all(&[1; 1 << 20]).unwrap();
-        let found = cached(&file).filter(|found| found[1] > 0);
-        if found.is_none() {
-            println!("SKIPPED: needs cachestat(2), and a file system that writes later");
-        }
-        found.map(|_| file)
-    }
-
     #[test]
+    #[expect(clippy::print_stdout, reason = "skips are told")]
     fn what_was_written_is_sent_to_the_disk_and_stays_in_memory() {
-        let Some(file) = dirty() else { return };
-        let [before, ..] = cached(&file).unwrap();
-        begin(&file, 0, TO_THE_END);
+        let dirty = || {
+            let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).ok()?;
+            file.write_all(&[1; 1 << 20]).ok()?;
+            let found = cached(&file).filter(|found| found[1] > 0)?;
+            Some((file, found))
+        };
+        let Some((file, [before, ..])) = dirty() else {
+            println!("SKIPPED: needs cachestat(2), and a file system that writes later");
+            return;
+        };
+        begin(&file, 0, AT_ONCE);
         let [after, dirty, ..] = cached(&file).unwrap();
         assert_eq!((after, dirty), (before, 0));
     }
 
     #[test]
     fn who_writes_again_and_again_has_it_sent_once() {
-        let Some(file) = dirty() else { return };
-        let opened = Opened::whole(file.try_clone().unwrap().into());
-        opened.begin_sync_once();
-        assert_eq!(cached(&file).unwrap()[1], 0);
-        opened.write_at(2 << 20, &[2; 4096]).unwrap();
-        opened.begin_sync_once();
-        assert!(cached(&file).unwrap()[1] > 0);
+        let opened = Opened::whole(tempfile::tempfile().unwrap().into());
+        assert!(opened.first_begin());
+        assert!(!opened.first_begin());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -137,6 +138,44 @@ fn an_upper_directory_is_gone_on_with_also_after_a_kill() {
     });
     assert!(upper.is_dir());
     assert_eq!(entries(&lab.store("uppers")), 0);
+}
+
+/// Pages of a file that wait to be written to the disk (cachestat(2)).
+#[expect(unsafe_code, reason = "no crate wraps cachestat(2)")]
+fn dirty_pages(file: &File) -> u64 {
+    const CACHESTAT: libc::c_long = 451;
+    // `struct cachestat_range` and `struct cachestat` (linux/mman.h).
+    let (range, mut found) = ([0_u64, 0], [0_u64; 5]);
+    // SAFETY: both are as large as the kernel's structures, and live longer than the call.
+    let done = unsafe {
+        let (range, found) = (range.as_ptr(), found.as_mut_ptr());
+        libc::syscall(CACHESTAT, file.as_raw_fd(), range, found, 0)
+    };
+    if done == 0 { found[1] } else { 0 }
+}
+
+#[test]
+fn what_a_program_opens_again_to_have_it_written_out_is_written_out() {
+    let Some(lab) = lab_with(&[("etc/says", b"one")]) else {
+        return;
+    };
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let upper = dir.path().to_str().unwrap();
+    let at = lab.writable("app:1", "at", &["--upper", upper]);
+    let open = |how: &mut OpenOptions| drop(how.open(at.join("new")).unwrap());
+    fs::write(at.join("new"), vec![1; 1 << 20]).unwrap();
+    let below = File::open(dir.path().join("new")).unwrap();
+    if dirty_pages(&below) == 0 {
+        println!("SKIPPED: needs cachestat(2), and a file system that writes later");
+        return;
+    }
+    // Neither who reads nor who appends asks for it.
+    open(File::options().read(true));
+    open(File::options().append(true));
+    assert_ne!(dirty_pages(&below), 0);
+    open(File::options().write(true));
+    assert_eq!(dirty_pages(&below), 0);
+    assert_eq!(fs::read(at.join("new")).unwrap(), vec![1; 1 << 20]);
 }
 
 #[test]

@@ -53,9 +53,11 @@ pub(super) fn syncs(flags: i32) -> bool {
     flags & libc::O_DSYNC != 0
 }
 
-/// Whether a file is opened for nothing but writing, and neither cut nor appended to.
+/// Whether a file is opened for nothing but writing, and neither cut nor appended to; not as
+/// touch(1) does it.
 fn writes_over(flags: i32) -> bool {
-    flags & (libc::O_ACCMODE | libc::O_TRUNC | libc::O_APPEND) == libc::O_WRONLY
+    let others = libc::O_TRUNC | libc::O_APPEND | libc::O_NONBLOCK;
+    flags & (libc::O_ACCMODE | others) == libc::O_WRONLY
 }
 
 /// What a file is opened for, from the flags of open(2).
@@ -335,14 +337,14 @@ mod tests {
     fn a_file_that_is_cut_is_opened_for_writing_whatever_else_is_said() {
         assert!(syncs(libc::O_WRONLY | libc::O_SYNC) && syncs(libc::O_RDWR | libc::O_DSYNC));
         assert!(!syncs(libc::O_RDWR | libc::O_APPEND));
-        assert!(writes_over(libc::O_WRONLY) && writes_over(libc::O_WRONLY | libc::O_NONBLOCK));
-        let others = [
-            libc::O_RDONLY,
-            libc::O_RDWR,
-            libc::O_WRONLY | libc::O_APPEND,
-        ];
-        assert!(!others.into_iter().any(writes_over));
-        assert!(!writes_over(libc::O_WRONLY | libc::O_TRUNC));
+        assert!(writes_over(libc::O_WRONLY) && writes_over(libc::O_WRONLY | libc::O_NOFOLLOW));
+        assert!(!writes_over(libc::O_RDONLY) && !writes_over(libc::O_RDWR));
+        let others = [libc::O_TRUNC, libc::O_APPEND, libc::O_NONBLOCK];
+        assert!(
+            !others
+                .into_iter()
+                .any(|other| writes_over(libc::O_WRONLY | other))
+        );
         assert_eq!(wanted(libc::O_RDONLY), Open::Read);
         assert_eq!(wanted(libc::O_RDONLY | libc::O_TRUNC), Open::Truncate);
         assert_eq!(wanted(libc::O_RDWR | libc::O_APPEND), Open::Write);

@@ -128,7 +128,9 @@ pub trait Visitor {
     ///
     /// # Errors
     /// The visitor's own.
-    fn end(&mut self) -> Result<(), Self::Error>;
+    fn end(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
 }
 
 /// Why a stream is not a tar that can be taken. `at` is a byte of the stream.

@@ -70,7 +70,7 @@ pub(super) fn encode<W: Write>(
         out.put(
             digests
                 .get(number as usize)
-                .expect("because `settle` digests every file"),
+                .expect("because `finish` has counted them"),
         )?;
     }
     out.section(&heaps.targets.bytes)?;

@@ -21,7 +21,7 @@ pub(super) const NO_DIGEST: u32 = u32::MAX;
 /// What an object has by its type.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Data {
-    /// `digest`: a number in the order of being told; once laid out, in that of
+    /// `digest`: a number in the order of the tar; once laid out, in that of
     /// rows. `sparse`: 0 for none, else 1 + offset / 8 among the maps.
     File {
         start: u64,
@@ -128,7 +128,7 @@ const FREE: u32 = u32::MAX;
 struct Names {
     /// Open addressing, a power of two (or nothing), at most three quarters full.
     table: Vec<u32>,
-    len: usize,
+    len: u32,
 }
 
 /// Objects, and their names.
@@ -246,9 +246,11 @@ impl Tree {
 
     /// Where the search for a name begins in a table of so many places.
     fn place(&self, name: u32, places: usize) -> usize {
-        // The upper half of a line in 64 bits: two names meet no oftener than by chance.
+        // Names of one directory mostly have numbers in a row, which one multiplication alone might
+        // leave in heaps; the second one mixes them (the constant of splitmix64's first step).
         let [factor, offset] = self.seeds;
-        let hash = u64::from(name).wrapping_mul(factor).wrapping_add(offset) >> 32;
+        let hash = (u64::from(name) ^ offset).wrapping_mul(factor | 1);
+        let hash = (hash ^ (hash >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32;
         usize::try_from(hash).unwrap_or(0) & (places - 1)
     }
 
@@ -272,10 +274,10 @@ impl Tree {
     fn list(&mut self, listing: usize, slot: u32) {
         let Names { table, len } = &self.listings[listing];
         let (len, places) = (*len + 1, table.len());
-        if len > places / 4 * 3 {
+        if len as usize > places / 4 * 3 {
             let old = std::mem::replace(
                 &mut self.listings[listing].table,
-                vec![FREE; (2 * places).max(8)],
+                vec![FREE; (2 * places).max(4)],
             );
             for slot in old.into_iter().filter(|&slot| slot != FREE) {
                 self.put_slot(listing, slot);
