@@ -74,12 +74,13 @@ impl Digest {
     /// Lower-case hexadecimal digits without the algorithm.
     #[must_use]
     pub fn hex(&self) -> String {
-        use fmt::Write as _;
+        // Not by `{:02x}`: paths of the store are made of these, four for each layer of a mount.
+        const DIGITS: [char; 16] = [
+            '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+        ];
+        let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]);
         let mut text = String::with_capacity(self.as_bytes().len() * 2);
-        for byte in self.as_bytes() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
+        text.extend(self.as_bytes().iter().flat_map(digits));
         text
     }
 }

@@ -11,9 +11,14 @@ use super::image::Image;
 use super::reports::Reports;
 use crate::node::Ino;
 
-/// Largest read the kernel may ask for: 256 pages, its own limit
+/// Largest read that is answered: 256 pages, the kernel's own limit
 /// (`fs.fuse.max_pages_limit`).
 pub(super) const READ_MAX: u32 = 1 << 20;
+
+/// So much the kernel is told to ask for in one read (`max_read`, kernel
+/// Documentation/filesystems/fuse.rst): a span. What it reads ahead
+/// are several then, which several threads decode at the same time.
+pub(super) const READ_PIECE: u32 = 256 << 10;
 
 /// A read of at most so much is short: small files, and single pages. Its buffer is made anew.
 pub(super) const SHORT: u32 = 128 << 10;

@@ -23,6 +23,7 @@ use super::browse::Browse;
 use super::changes;
 use super::haste::{self, Activity, Awake, CALM, CALM_REQUESTS, Event};
 use super::image::Image;
+use super::reads::READ_PIECE;
 use super::turns::Turns;
 use super::writable::WritableAdapter;
 use super::{MountOptions, Served, Tree};
@@ -32,8 +33,9 @@ use crate::mounts::{self, FS_TYPE, MountError, Seen};
 const IDLE: Duration = Duration::from_secs(10);
 /// After a signal those who are still inside may finish for so long.
 const GRACE: Duration = Duration::from_secs(5);
-/// Two spans. Measured with python3, all cold: 10 % sooner than with 128, no sooner with 1024.
-const READ_AHEAD_KIB: &str = "512";
+/// Four spans, each a read of its own: they are decoded while the program has those before. Measured
+/// with large files, gcc and places of a mapped file, all cold (docs/performance.md).
+const READ_AHEAD_KIB: &str = "1024";
 /// The second half of [`FS_TYPE`].
 const SUBTYPE: &str = "lazyroot";
 
@@ -433,7 +435,7 @@ impl Place<'_> {
         let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
         // `rootmode` is a directory's type; the mode itself is asked for later.
         let data = format!(
-            "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other\0",
+            "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other,max_read={READ_PIECE}\0",
             device.as_raw_fd(),
             uid.as_raw(),
             gid.as_raw(),
@@ -462,6 +464,7 @@ impl Place<'_> {
             MountOption::DefaultPermissions,
             MountOption::NoSuid,
             MountOption::NoDev,
+            MountOption::CUSTOM(format!("max_read={READ_PIECE}")),
         ];
         if self.options.noexec {
             config.mount_options.push(MountOption::NoExec);

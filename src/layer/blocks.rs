@@ -212,7 +212,8 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl BlockFile {
-    /// Opens a sealed file: reads footer and checks, no payload.
+    /// Opens a sealed file: reads footer and checks; of the payload nothing, unless the file has less
+    /// than a block.
     ///
     /// # Errors
     /// Another magic, version or length than the seal says, or damage.
@@ -230,18 +231,22 @@ impl BlockFile {
         let at = len
             .checked_sub(FOOTER)
             .ok_or_else(|| corrupt(0, "the file is too short"))?;
-        let mut footer = [0; FOOTER as usize];
-        source.read_at(at, &mut footer)?;
+        // One read for the footer and most often for the checks; of a small layer it is the whole file.
+        let tail_at = len.saturating_sub(BLOCK);
+        // At most BLOCK.
+        let mut tail = vec![0; (len - tail_at) as usize];
+        source.read_at(tail_at, &mut tail)?;
+        let footer = &tail[(at - tail_at) as usize..];
         if footer[..8] != seal.magic {
             return Err(corrupt(at, "the magic number is another format's"));
         }
-        if xxh3_64(&footer[..40]) != u64_at(&footer, 40) {
+        if xxh3_64(&footer[..40]) != u64_at(footer, 40) {
             return Err(corrupt(at, "the footer fails its check"));
         }
-        if u32_at(&footer, 8) != seal.version || u32_at(&footer, 12) != BLOCK_LOG2 {
+        if u32_at(footer, 8) != seal.version || u32_at(footer, 12) != BLOCK_LOG2 {
             return Err(corrupt(at + 8, "the format version is not ours"));
         }
-        let payload = u64_at(&footer, 16);
+        let payload = u64_at(footer, 16);
         if payload > PAYLOAD_MAX || payload + 8 * payload.div_ceil(BLOCK) + FOOTER != len {
             return Err(corrupt(
                 at + 16,
@@ -250,19 +255,49 @@ impl BlockFile {
         }
         let size = usize::try_from(8 * payload.div_ceil(BLOCK))
             .map_err(|_| corrupt(at + 16, "the file is too large for this machine"))?;
-        let mut checks = vec![0; size];
-        source.read_at(payload, &mut checks)?;
-        if xxh3_64(&checks) != u64_at(&footer, 24) {
+        let checks = match payload.checked_sub(tail_at) {
+            // Payload, checks and footer are the file, so `size` bytes are there.
+            Some(inside) => tail[inside as usize..][..size].to_vec(),
+            None => {
+                let mut checks = vec![0; size];
+                source.read_at(payload, &mut checks)?;
+                checks
+            }
+        };
+        if xxh3_64(&checks) != u64_at(footer, 24) {
             return Err(corrupt(payload, "the table of checks fails its own check"));
         }
         let number = cache.files.fetch_add(1, Ordering::Relaxed);
-        Ok(Self {
+        let file = Self {
             source,
             payload,
             checks,
             cache,
             number,
-        })
+        };
+        if tail_at == 0 && payload > 0 {
+            // Less than a block.
+            tail.truncate(payload as usize);
+            file.check(0, &tail)?;
+            file.put((number, 0), tail);
+        }
+        Ok(file)
+    }
+
+    /// Whether these bytes are block `number`.
+    fn check(&self, number: u64, bytes: &[u8]) -> Result<(), ReadError> {
+        if xxh3_64(bytes) != u64_at(&self.checks, 8 * number as usize) {
+            return Err(self.corrupt(number * BLOCK, "a block fails its check"));
+        }
+        Ok(())
+    }
+
+    /// Has a block in the cache.
+    fn put(&self, key: Key, bytes: Vec<u8>) -> Arc<Vec<u8>> {
+        // Not as a slice: that would be a copy of it.
+        let bytes = Arc::new(bytes);
+        self.cache.shard(key).lock().put(key, Arc::clone(&bytes));
+        bytes
     }
 
     /// What messages call the file.
@@ -310,13 +345,8 @@ impl BlockFile {
             .will_need(around..(around + AROUND).min(self.payload));
         let mut bytes = vec![0; size as usize];
         self.source.read_at(at, &mut bytes)?;
-        if xxh3_64(&bytes) != u64_at(&self.checks, 8 * number as usize) {
-            return Err(self.corrupt(at, "a block fails its check"));
-        }
-        // Not as a slice: that would be a copy of it.
-        let bytes = Arc::new(bytes);
-        self.cache.shard(key).lock().put(key, Arc::clone(&bytes));
-        Ok(bytes)
+        self.check(number, &bytes)?;
+        Ok(self.put(key, bytes))
     }
 
     /// Hands `len` bytes from `offset` on to `look`; copies only across blocks.
@@ -379,9 +409,7 @@ impl BlockFile {
             let at = number * BLOCK;
             let bytes = &mut bytes[..(self.payload - at).min(BLOCK) as usize];
             self.source.read_at(at, bytes)?;
-            if xxh3_64(bytes) != u64_at(&self.checks, 8 * number as usize) {
-                return Err(self.corrupt(at, "a block fails its check"));
-            }
+            self.check(number, bytes)?;
         }
         Ok(())
     }
@@ -422,6 +450,35 @@ mod tests {
                 );
             }
             file.verify().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_of_less_than_a_block_is_read_once() {
+        #[derive(Debug)]
+        struct Counted(Vec<u8>, Arc<AtomicU32>);
+        impl Source for Counted {
+            fn name(&self) -> String {
+                "counted".to_owned()
+            }
+            fn len(&self) -> u64 {
+                self.0.len() as u64
+            }
+            fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<(), ReadError> {
+                self.1.fetch_add(1, Ordering::Relaxed);
+                self.0.read_at(offset, to)
+            }
+        }
+        let whole = BLOCK as usize - 8 - FOOTER as usize;
+        for (len, reads) in [(0, 1), (500, 1), (whole, 1), (whole + 1, 2), (16384, 2)] {
+            let payload: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let count = Arc::new(AtomicU32::new(0));
+            let source = Counted(sealed(&payload), Arc::clone(&count));
+            let file = BlockFile::open(Box::new(source), SEAL, BlockCache::new(1 << 20)).unwrap();
+            let mut back = vec![0; len];
+            file.read(0, &mut back).unwrap();
+            assert_eq!(back, payload);
+            assert_eq!(count.load(Ordering::Relaxed), reads, "{len}");
         }
     }
 

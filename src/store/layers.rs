@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::contents::Contents;
 use super::staging::{Staged, Staging};
-use super::{Caches, FileSource, Store, StoreError, failed, present, read_small};
+use super::{Caches, FileSource, Store, StoreError, failed, gone_is_fine, present, read_small};
 use crate::digest::{BlobId, DiffId};
 use crate::layer::read::{Index, Summary};
 use crate::layer::seek::{Compression, SeekMap};
@@ -57,11 +57,11 @@ impl Store {
     /// A record that cannot be read or is not one.
     pub fn layer(&self, diff: DiffId) -> Result<Option<LayerRecord>, StoreError> {
         let path = self.layer_path(diff);
-        if !present(&path)? {
+        let Some(bytes) = gone_is_fine(read_small(&path))? else {
             return Ok(None);
-        }
+        };
         let record: LayerRecord =
-            serde_json::from_slice(&read_small(&path)?).map_err(|error| StoreError::Damaged {
+            serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
                 path: path.clone(),
                 what: error.to_string(),
             })?;
