@@ -202,8 +202,6 @@ impl Source for Contents {
             let take = found.len().min(to.len());
             let (now, later) = to.split_at_mut(take);
             now.copy_from_slice(&found[..take]);
-            drop(bytes);
-            self.spans.handed((self.number, span), take as u64);
             offset += take as u64;
             to = later;
         }
@@ -566,22 +564,6 @@ mod tests {
             wait_for(&layer, next);
             assert!(layer.spans.used()[1] <= 3 * SPAN);
         }
-    }
-
-    #[test]
-    fn a_span_that_readers_have_got_all_of_is_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let layer = layer(dir.path(), &cache(64 << 20));
-        let mut to = vec![0; LEN];
-        // Two reads that have their borders within spans.
-        layer.read_at(SPAN - 9, &mut to).unwrap();
-        layer.read_at(2 * SPAN - 9, &mut to).unwrap();
-        assert!(to[9..].iter().all(|&byte| byte == 2));
-        let whole = [0, 1, 2].map(|span| is_whole(&layer, span));
-        assert_eq!(whole, [true, false, true]);
-        layer.read_at(2 * SPAN - 9, &mut to[..10]).unwrap();
-        assert_eq!(to[8..10], [1, 2]);
-        assert_eq!(layer.spans.used(), [3 * SPAN, 0]);
     }
 
     fn read_small(layer: &Contents, span: u32) -> Result<(), ReadError> {

@@ -102,8 +102,6 @@ struct Entry {
     slot: Slot,
     /// Bytes that it is counted for: 0 until it is whole.
     counted: u64,
-    /// Bytes of it that readers got since.
-    handed: u64,
     /// Decoded ahead of readers, none of whom was there yet.
     unread: bool,
 }
@@ -519,18 +517,6 @@ impl SpanCache {
             Content::Empty => decode()?,
         };
         Ok(self.keep(key, &slot, content, bytes))
-    }
-
-    /// A reader got `bytes` of a span. Once all of it was handed out it is forgotten: the kernel
-    /// has the pages, and the memory serves the next one, as spans of large files follow one another.
-    pub(super) fn handed(&self, key: Key, bytes: u64) {
-        let mut state = self.state.lock();
-        if let Some(entry) = state.slots.peek_mut(&key) {
-            entry.handed += bytes;
-            if entry.counted > 0 && entry.handed >= entry.counted {
-                state.take(key);
-            }
-        }
     }
 
     /// Keeps a span that was just decoded.
