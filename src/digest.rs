@@ -75,10 +75,9 @@ impl Digest {
     #[must_use]
     pub fn hex(&self) -> String {
         // Not by `{:02x}`: paths of the store are made of these, four for each layer of a mount.
-        const DIGITS: [char; 16] = [
-            '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-        ];
-        let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]);
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+        let digits = |byte: &u8| [byte >> 4, byte & 15].map(digit);
         let mut text = String::with_capacity(self.as_bytes().len() * 2);
         text.extend(self.as_bytes().iter().flat_map(digits));
         text

@@ -477,11 +477,17 @@ fn the_mount_table_says_whose_and_what() {
     for option in ["ro", "nosuid", "nodev", "noexec"] {
         assert!(mount.options.split(',').any(|o| o == option), "{mount:?}");
     }
-    for option in ["default_permissions", "allow_other"] {
+    for option in ["default_permissions", "allow_other", "max_read=262144"] {
         assert!(
             mount.fs_options.split(',').any(|o| o == option),
             "{mount:?}"
         );
+    }
+    // Several of those pieces are read ahead, where /sys can be written.
+    let (major, minor) = mount.device;
+    let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if File::options().write(true).open(&file).is_ok() {
+        assert_eq!(fs::read_to_string(&file).unwrap(), "1024\n");
     }
     // In use, it stays, unless it is taken away lazily.
     let file = File::open(mounted.path("large")).unwrap();

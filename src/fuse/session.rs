@@ -313,7 +313,7 @@ struct Ours {
     unique: Option<u64>,
 }
 
-/// Has the kernel ask for more at a time than its 128 KiB when a program is mapped, or
+/// Has the kernel read further ahead than its 128 KiB when a program is mapped, or
 /// a file read on: what it asks for costs the decoding of whole spans anyhow.
 fn read_further_ahead(mount: &Ours) {
     let (major, minor) = mount.seen.device;
