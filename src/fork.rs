@@ -6,7 +6,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "fork, dup2 to a standard descriptor, signal masks and prctl have no safe wrapper"
+    reason = "fork, dup2 to a standard descriptor, signals' effects and masks, and prctl have no safe wrapper"
 )]
 
 use std::ffi::OsString;
@@ -49,6 +49,13 @@ pub fn fork() -> io::Result<Side> {
             .map(Side::Parent)
             .ok_or_else(io::Error::last_os_error),
     }
+}
+
+/// Lets this process wait for its children, whatever it was told by whoever started it: where SIGCHLD is
+/// ignored, which `exec` does not change, the kernel keeps nothing of those that end (wait(2), `ECHILD`).
+pub fn wait_for_children() {
+    // SAFETY: SIG_DFL is no function of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// Makes one descriptor standard input, and another standard output and standard error.

@@ -383,3 +383,19 @@ fn a_reader_that_goes_away_is_no_error() {
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn who_ignores_the_end_of_children_hears_the_same() {
+    let bench = bench();
+    let at = bench.path("nothing");
+    let args = ["mount", "--read-only", "one:1", at.to_str().unwrap()];
+    let told = bench.run(&args);
+    assert!(told.err.contains("cannot mount"), "{}", told.err);
+    let mut ignoring = std::process::Command::new("env");
+    ignoring.arg("--ignore-signal=CHLD");
+    let command = bench.command(&args);
+    ignoring.arg(command.get_program()).args(command.get_args());
+    let output = ignoring.env("HOME", bench.path("")).output().unwrap();
+    let heard = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), heard), (Some(told.code), told.err));
+}

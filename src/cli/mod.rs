@@ -64,6 +64,7 @@ use std::time::Duration;
 use clap::{ArgMatches, CommandFactory, FromArgMatches as _, Parser, Subcommand};
 
 use crate::backend::Choice;
+use crate::fork;
 use crate::store::{Store, StoreError};
 use report::{Exit, Failure};
 use settings::{Defaults, Files, Isolation, Providers, Settings, Words};
@@ -289,6 +290,7 @@ impl Context {
 /// Parses the command line, runs the verb, prints what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
+    fork::wait_for_children();
     let typed: Vec<OsString> = env::args_os().collect();
     let matches = match parse(&typed) {
         Ok(matches) => matches,
