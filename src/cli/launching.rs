@@ -180,6 +180,7 @@ impl Typing {
             user_namespace: given.user_namespace,
             privileged: self.privileged,
             terminal: given.terminal,
+            job: None,
             control_group: None,
             usage: Usage::default(),
         })

@@ -22,7 +22,7 @@ use crate::container::{ContainerError, Containers, Provisioned, Request, unique_
 use crate::container_id::ContainerId;
 use crate::launch;
 use crate::launch::limits::Limits;
-use crate::launch::relay::{Place, Relay, has_terminal, hold_back, take_terminal_back};
+use crate::launch::relay::{Place, Relay, has_terminal, hold_back, job, take_terminal_back};
 use crate::launch::spec::{Spec, Usage};
 use crate::store::Store;
 
@@ -231,6 +231,7 @@ impl Args {
             terminal: has_terminal(),
         };
         let mut spec = self.typing.spec(&given, context)?;
+        spec.job = job();
         let isolation = &context.isolation;
         spec.usage = Usage {
             cpu: self.usage && isolation.has("posix/cpu"),
@@ -285,7 +286,7 @@ fn start(spec: &Spec, caught: Vec<signal_hook::SigId>, context: &Context) -> Res
     let file = memfd_create("spec", MemfdFlags::empty()).map_err(io::Error::from)?;
     let mut file = std::fs::File::from(file);
     file.write_all(&text)?;
-    let mut relay = Relay::new(Place::Keeper, spec.terminal)?;
+    let mut relay = Relay::new(Place::Keeper, spec, None)?;
     // From here on the child is to have them, which is not there yet.
     hold_back()?;
     for id in caught {
@@ -294,11 +295,16 @@ fn start(spec: &Spec, caught: Vec<signal_hook::SigId>, context: &Context) -> Res
     if context.stop.load(Ordering::Relaxed) {
         return Err(failure(&ContainerError::Interrupted));
     }
-    let child = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg0(env!("CARGO_PKG_NAME"))
         .args(["launch", "--spec"])
-        .arg(file.as_fd().as_raw_fd().to_string())
-        .spawn()?;
+        .arg(file.as_fd().as_raw_fd().to_string());
+    if spec.job.is_some() {
+        // What is sent to our group comes from us alone.
+        command.process_group(0);
+    }
+    let child = command.spawn()?;
     drop(file);
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Failure::new(Exit::Failed, "the child has no number"))?;

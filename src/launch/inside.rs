@@ -1,7 +1,7 @@
 //! Process 1 in the container.
 
 use std::io::{self, Write as _};
-use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
@@ -16,9 +16,9 @@ use super::{LaunchError, broken, capabilities, failed, program, root};
 use crate::fork::{Side, fork};
 
 /// Builds the root, starts the command, reaps until it has ended, and ends with its exit
-/// code: with it end all processes in there. `watched` is a pipe to the process outside.
-pub(super) fn run(spec: &Spec, watched: impl AsFd) -> ! {
-    let code = outcome(spec, watched).unwrap_or_else(|error| report(&error));
+/// code: with it end all processes in there. At the other end of `outer` is the process outside.
+pub(super) fn run(spec: &Spec, outer: UnixStream) -> ! {
+    let code = outcome(spec, outer).unwrap_or_else(|error| report(&error));
     std::process::exit(i32::from(code))
 }
 
@@ -38,13 +38,11 @@ fn report(error: &LaunchError) -> u8 {
     error.exit_code()
 }
 
-fn outcome(spec: &Spec, watched: impl AsFd) -> Result<u8, LaunchError> {
+fn outcome(spec: &Spec, outer: UnixStream) -> Result<u8, LaunchError> {
     let own = "/proc/self";
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("watch over", own))?;
-    let relay = Relay::new(Place::Init, spec.terminal);
-    let mut relay = relay.map_err(broken("catch signals of", own))?;
-    // It may have died before it was watched over.
-    let mut ends = [PollFd::new(&watched, PollFlags::IN)];
+    // It may have died before it was watched over. Only its end counts (poll(2)).
+    let mut ends = [PollFd::new(&outer, PollFlags::empty())];
     let gone = poll(
         &mut ends,
         Some(&Timespec {
@@ -55,6 +53,8 @@ fn outcome(spec: &Spec, watched: impl AsFd) -> Result<u8, LaunchError> {
     if gone.map_err(failed("watch over", own))? > 0 {
         return Err(LaunchError::Abandoned);
     }
+    let relay = Relay::new(Place::Init, spec, Some(outer));
+    let mut relay = relay.map_err(broken("catch signals of", own))?;
     root::build(spec)?;
     rustix::system::sethostname(spec.hostname.as_bytes())
         .map_err(failed("name", &spec.hostname))?;
@@ -64,11 +64,18 @@ fn outcome(spec: &Spec, watched: impl AsFd) -> Result<u8, LaunchError> {
     // Nobody in there reaches out through `/proc/1`.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("close", own))?;
     relay::hold_back().map_err(broken("hold back signals of", own))?;
+    if spec.job.is_some() {
+        // It gives the terminal to the command, from the background.
+        raw::ignore_terminal_output_stop();
+    }
     if let Some(code) = relay.has_ended() {
         return Ok(code);
     }
     match fork().map_err(broken("double", own))? {
         Side::Child => {
+            if let Some(job) = spec.job {
+                relay::begin_job(job);
+            }
             if let Err(error) = relay::stand_alone() {
                 std::process::exit(i32::from(report(&broken("let signals come to", own)(
                     error,
@@ -79,7 +86,8 @@ fn outcome(spec: &Spec, watched: impl AsFd) -> Result<u8, LaunchError> {
         }
         Side::Parent(command) => {
             if spec.terminal {
-                // What is sent to the command's group reaches us by the process outside alone.
+                // What is sent to the command's group, or to that of the process outside,
+                // reaches us by that one alone.
                 setpgid(None, None).map_err(failed("leave the process group of", own))?;
             }
             relay::let_come().map_err(broken("let signals come to", own))?;

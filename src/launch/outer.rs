@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::process::{Signal, getgid, getppid, getuid, set_parent_process_death_signal, setsid};
@@ -35,31 +36,30 @@ pub fn launch(spec: &Spec) -> Result<u8, LaunchError> {
     }
     unshare(spec)?;
     // Its other end is gone as soon as we are.
-    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-    let (watched, held) = pipe.map_err(failed("make a pipe in", own))?;
+    let pair = UnixStream::pair();
+    let (theirs, ours) = pair.map_err(broken("make a pair of sockets in", own))?;
     // It has no handlers for a moment, and is process 1: it would miss them.
     relay::hold_back().map_err(broken("hold back signals of", own))?;
     match fork().map_err(broken("double", own))? {
         Side::Child => {
-            drop(held);
-            inside::run(spec, &watched)
+            drop(ours);
+            inside::run(spec, theirs)
         }
         Side::Parent(init) => {
-            drop(watched);
-            if spec.terminal {
+            drop(theirs);
+            if relay::shares_group(spec) {
                 relay::tell_held_back(init).map_err(broken("look at signals of", own))?;
             }
             let place = Place::Outer {
                 keeper: spec.keeper,
             };
-            let relay = Relay::new(place, spec.terminal);
+            let relay = Relay::new(place, spec, Some(ours));
             let mut relay = relay.map_err(broken("catch signals of", own))?;
             let code = relay.until_end(init);
             let code = code.map_err(broken(
                 "wait for",
                 format!("/proc/{}", init.as_raw_nonzero()),
             ))?;
-            drop(held);
             tell_usage(spec);
             Ok(code)
         }

@@ -1,34 +1,48 @@
 //! Signals go in, the exit code comes out.
 //!
 //! Each process between the caller and the command waits for the next one and hands
-//! signals on to it. A command that has the caller's terminal is in the caller's
+//! signals on to it. Without a terminal the command has a session of its own, and all are handed on.
+//!
+//! A command with a terminal at both ends is a *job* of its own, as below any shell: it has a process group,
+//! which gets the terminal when the caller has it. Else a shell in there could not even ask whose
+//! the terminal is: groups from outside have no number in its PID namespace (pid_namespaces(7)). When the job stops, process 1
+//! tells the process outside, which stops by the same signal; so does the caller's child, and with it
+//! his job, as if the terminal had told them. When that is continued, so is the command, and if it is in the
+//! foreground, the terminal is the command's again.
+//!
+//! With a terminal at standard input alone, somebody else of the caller's group may be there to use it
+//! (`run ... | less`). There the command is in the caller's
 //! process group, so the terminal's own signals (Ctrl-C, Ctrl-\, Ctrl-Z) reach it without us,
 //! and it stops and goes on together with us; only those that somebody sends
-//! are handed on. Without a terminal it has a session of its own, and all are.
+//! are handed on.
 //!
 //! Somebody may send to the whole group (`kill %1`), which reaches the command without us,
 //! too. The process between tells: it is in the group, and nobody sends to it alone. What
 //! it gets from elsewhere, the command has got; what it gets from the caller's child
 //! alone, was sent to that one. Process 1 is in no group with others.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpgrp, getpid, kill_process, kill_process_group,
-    test_kill_process_group,
+    Pid, Signal, WaitOptions, WaitStatus, getpgid, getpgrp, getpid, kill_process,
+    kill_process_group, setpgid, test_kill_process_group,
 };
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 use signal_hook::consts::signal::{
-    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
 };
-use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
 
 use super::raw;
+use super::spec::{Job, Spec};
 use crate::fork;
 
 /// Until a signal to a whole group has reached all of it: that is one system call.
@@ -94,9 +108,15 @@ pub enum Place {
 
 /// From when on signals are kept for the next process.
 pub struct Relay {
-    signals: SignalsInfo<WithOrigin>,
+    signals: SignalDelivery<UnixStream, WithOrigin>,
     place: Place,
-    terminal: bool,
+    /// The command is in the caller's process group.
+    shared: bool,
+    /// It is a job of its own.
+    job: bool,
+    /// Between the process outside and process 1: from there the signals by which the job stops, and
+    /// from here a byte whenever it is continued in the foreground.
+    other: Option<UnixStream>,
     /// Signals that the whole group got, and when.
     told: Vec<(i32, Instant)>,
 }
@@ -105,7 +125,8 @@ impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Relay")
             .field("place", &self.place)
-            .field("terminal", &self.terminal)
+            .field("shared", &self.shared)
+            .field("job", &self.job)
             .finish_non_exhaustive()
     }
 }
@@ -115,18 +136,27 @@ impl Relay {
     ///
     /// # Errors
     /// The system is out of descriptors.
-    pub fn new(place: Place, terminal: bool) -> io::Result<Self> {
+    pub fn new(place: Place, spec: &Spec, other: Option<UnixStream>) -> io::Result<Self> {
+        let (shared, job) = (shares_group(spec), spec.job.is_some());
         let mut caught = vec![SIGCHLD];
-        match terminal {
-            true => caught.extend(ENDS),
-            false => caught.extend(ALL),
+        match (shared, job, place) {
+            (true, ..) => caught.extend(ENDS),
+            // It stops by SIGTSTP as all of its group does.
+            (_, true, Place::Keeper) => caught.extend(ENDS.into_iter().chain([SIGCONT])),
+            _ => caught.extend(ALL),
         }
-        let signals = SignalsInfo::new(caught)?;
+        let (arrive, write) = UnixStream::pair()?;
+        let signals = SignalDelivery::with_pipe(arrive, write, WithOrigin::default(), caught)?;
+        if let Some(other) = &other {
+            other.set_nonblocking(true)?;
+        }
         let_come()?;
         Ok(Self {
             signals,
             place,
-            terminal,
+            shared,
+            job,
+            other,
             told: Vec::new(),
         })
     }
@@ -143,8 +173,8 @@ impl Relay {
     ///
     /// # Errors
     /// None.
-    pub fn catch_up(&self, child: Pid) -> io::Result<()> {
-        if self.terminal {
+    pub fn catch_up(&mut self, child: Pid) -> io::Result<()> {
+        if self.shared {
             for signal in fork::held_back(&ENDS)? {
                 self.hand_on(signal, child);
             }
@@ -161,15 +191,87 @@ impl Relay {
             if let Some(code) = self.reap(child)? {
                 return Ok(code);
             }
-            let mut arrived: Vec<_> = self.signals.wait().collect();
+            self.wait()?;
+            let mut arrived: Vec<_> = self.signals.pending().collect();
             arrived.retain(|origin| origin.signal != SIGCHLD);
             // What the caller's child hands on came later.
             arrived.sort_by_key(|origin| self.is_handed_on(origin));
             for origin in arrived {
-                if !self.terminal || self.is_news(&origin) {
+                if !self.shared || self.is_news(&origin) {
                     self.hand_on(origin.signal, child);
                 }
             }
+        }
+    }
+
+    /// Until there is a signal. The process outside stops meanwhile as it is told: process 1 cannot itself.
+    fn wait(&mut self) -> io::Result<()> {
+        loop {
+            let outer = matches!(self.place, Place::Outer { .. });
+            let other = self.other.as_ref().filter(|_| outer && self.job);
+            let mut ends = vec![PollFd::new(self.signals.get_read(), PollFlags::IN)];
+            ends.extend(other.map(|other| PollFd::new(other, PollFlags::IN)));
+            match poll(&mut ends, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let told = ends.get(1).is_some_and(|end| !end.revents().is_empty());
+            if !ends[0].revents().is_empty() {
+                return Ok(());
+            }
+            let mut signal = [0];
+            match self
+                .other
+                .as_mut()
+                .filter(|_| told)
+                .map(|other| other.read(&mut signal))
+            {
+                None => {}
+                Some(Ok(1)) => {
+                    // The caller's child is to see why. SIGTSTP itself is caught here.
+                    let why = match i32::from(signal[0]) {
+                        SIGTTIN => Signal::TTIN,
+                        SIGTTOU => Signal::TTOU,
+                        _ => Signal::STOP,
+                    };
+                    kill_process(getpid(), why)?;
+                }
+                // It has ended.
+                Some(_) => self.other = None,
+            }
+        }
+    }
+
+    /// The next process has stopped, as a job does.
+    fn stopped(&mut self, child: Pid, signal: i32) {
+        match (self.place, &mut self.other) {
+            (Place::Init, Some(other)) => {
+                // Whoever is gone needs not be told.
+                let _ = other.write_all(&[u8::try_from(signal).unwrap_or_default()]);
+            }
+            (Place::Keeper, _) => {
+                let wants_terminal = [SIGTTIN, SIGTTOU].contains(&signal);
+                if wants_terminal && in_front(getpgrp()) {
+                    // It was in the background when the caller was brought to the foreground.
+                    self.hand_on(SIGCONT, child);
+                    return;
+                }
+                // What the terminal, or the kernel, would have done to all of the caller's job.
+                let _ = kill_process_group(getpgrp(), Signal::TSTP);
+                let arrived: Vec<_> = self.signals.pending().map(|origin| origin.signal).collect();
+                if !arrived.contains(&SIGCONT) {
+                    // Nothing stops where nobody would ever continue it (an orphaned process group). There
+                    // whoever wants the terminal is told that it is gone.
+                    if wants_terminal {
+                        self.hand_on(SIGHUP, child);
+                    }
+                    self.hand_on(SIGCONT, child);
+                }
+                for signal in arrived.into_iter().filter(|signal| *signal != SIGCHLD) {
+                    self.hand_on(signal, child);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -206,26 +308,52 @@ impl Relay {
         }
     }
 
-    fn reap(&self, child: Pid) -> io::Result<Option<u8>> {
+    fn reap(&mut self, child: Pid) -> io::Result<Option<u8>> {
+        let mut how = WaitOptions::NOHANG;
+        how.set(WaitOptions::UNTRACED, self.job);
         loop {
             let ended = match self.place {
-                Place::Init => rustix::process::wait(WaitOptions::NOHANG)?,
-                _ => rustix::process::waitpid(Some(child), WaitOptions::NOHANG)?,
+                Place::Init => rustix::process::wait(how)?,
+                _ => rustix::process::waitpid(Some(child), how)?,
             };
             match ended {
                 None => return Ok(None),
-                Some((pid, status)) if pid == child => return Ok(Some(exit_code(status))),
+                Some((pid, status)) if pid == child => match status.stopping_signal() {
+                    Some(signal) => self.stopped(child, signal),
+                    None => return Ok(Some(exit_code(status))),
+                },
                 Some(_) => {}
             }
         }
     }
 
-    fn hand_on(&self, signal: i32, child: Pid) {
+    fn hand_on(&mut self, signal: i32, child: Pid) {
+        if let (true, SIGCONT, Some(other)) = (self.job, signal, &mut self.other) {
+            match self.place {
+                Place::Outer { keeper } => {
+                    let keeper = i32::try_from(keeper).ok().and_then(Pid::from_raw);
+                    let group = getpgid(keeper).ok();
+                    if group.is_some_and(in_front) {
+                        let _ = other.write_all(&[0]);
+                    }
+                }
+                _ => {
+                    if other.read(&mut [0; 16]).is_ok_and(|got| got > 0) {
+                        // It may be gone, or the terminal.
+                        let _ = tcsetpgrp(io::stdin(), child);
+                    }
+                }
+            }
+        }
         // That it is gone we shall see next.
         let _ = match (self.place, signal) {
             // The stop of an orphaned process group is not the kernel's business, but ours.
             (Place::Init, SIGTSTP) => kill_process_group(child, Signal::STOP),
             (Place::Init, SIGCONT) => kill_process_group(child, Signal::CONT),
+            // Keys reach all of a job. The caller's child gets them when it was brought to the foreground
+            // while the command was running in the background.
+            (Place::Init, SIGINT) if self.job => kill_process_group(child, Signal::INT),
+            (Place::Init, SIGQUIT) if self.job => kill_process_group(child, Signal::QUIT),
             (Place::Keeper, SIGTSTP) => kill_process(child, Signal::TSTP)
                 .and_then(|()| kill_process(getpid(), Signal::STOP)),
             _ => match Signal::from_named_raw(signal) {
@@ -244,12 +372,44 @@ fn exit_code(status: WaitStatus) -> u8 {
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
+/// In a new process that is to become the command, and in a group that is no job yet.
+pub(super) fn begin_job(job: Job) {
+    // What does not succeed leaves it in the background.
+    if setpgid(None, None).is_ok() && job.in_front {
+        let _ = tcsetpgrp(io::stdin(), getpid());
+    }
+    // Process 1 ignores it.
+    raw::forget_handlers(&[SIGTTOU]);
+}
+
+/// Whether the command is in the caller's process group.
+pub(super) fn shares_group(spec: &Spec) -> bool {
+    spec.terminal && spec.job.is_none()
+}
+
+/// Whether the terminal is at this group.
+fn in_front(group: Pid) -> bool {
+    tcgetpgrp(io::stdin()) == Ok(group)
+}
+
 /// Whether the terminal of our session is at standard input.
 #[must_use]
 pub fn has_terminal() -> bool {
-    let stdin = io::stdin();
-    // That of another session does not know us.
-    isatty(&stdin) && tcgetpgrp(&stdin).is_ok()
+    is_ours(io::stdin())
+}
+
+/// What a command is to have of the terminal for itself: all, if it is at standard output, too. Else others of our group
+/// may be there to use it.
+#[must_use]
+pub fn job() -> Option<Job> {
+    (has_terminal() && is_ours(io::stdout())).then(|| Job {
+        in_front: in_front(getpgrp()),
+    })
+}
+
+/// That of another session does not know us.
+fn is_ours(end: impl AsFd) -> bool {
+    isatty(&end) && tcgetpgrp(&end).is_ok()
 }
 
 /// Takes the terminal back from a shell that had it in the container and has ended. Whoever else has

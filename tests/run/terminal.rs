@@ -188,6 +188,80 @@ fn a_shell_in_the_container_has_the_terminal_and_job_control() {
 }
 
 #[test]
+fn a_shell_in_the_container_finds_its_own_group_and_none_of_ours() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    // Which group it is in, and which one has the terminal (proc_pid_stat(5)).
+    let asks = "sh -c 'set -- $(cat /proc/$$/stat); echo own=$$ group=$5 front=$8'";
+    at.press(&format!("$L run app:1 -- {asks}\n"));
+    at.shows("own=2 group=2 front=2");
+    // Others of ours may be there to read from it.
+    at.press(&format!("$L run app:1 -- {asks} | cat\n"));
+    at.shows("own=2 group=0 front=0");
+    // In the background it leaves the keys to whoever has them, and has them in the foreground.
+    at.press("$L run -e PS1= app:1 &\n");
+    at.press("until [ -n \"$(jobs -s)\" ]; do sleep 0.1; done; echo mi''ne\n");
+    at.shows("mine");
+    at.press("fg\n");
+    at.shows("run -e PS1= app:1");
+    at.press("echo in''side; exit 4\n");
+    at.shows("inside");
+    at.press("echo co''de=$?\n");
+    at.shows("code=4");
+    here.is_clean();
+}
+
+#[test]
+fn ctrl_c_reaches_what_was_brought_to_the_foreground_while_it_ran() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    at.press("$L run app:1 -- sh -c 'echo be''gun; sleep 100; true' &\n");
+    at.shows("begun");
+    at.press("fg\n");
+    at.shows("sleep 100; true'");
+    at.press("\x03");
+    at.press("echo co''de=$?\n");
+    at.shows("code=130");
+    here.is_clean();
+}
+
+#[test]
+fn what_nobody_would_continue_does_not_stop() {
+    let Some(here) = Launcher::new() else { return };
+    if !has("script") {
+        return;
+    }
+    // Below `script` there is no shell that waits for a job.
+    let run = format!(
+        "exec {} run app:1 -- sh -c 'kill -TSTP $$; echo on; exit 3'",
+        env!("CARGO_BIN_EXE_lazyroot")
+    );
+    let ran = Command::new("timeout")
+        .args([
+            "30",
+            "script",
+            "--quiet",
+            "--return",
+            "--command",
+            &run,
+            "/dev/null",
+        ])
+        .env("LAZYROOT_STORE", here.lab.path("store"))
+        .env("LAZYROOT_ROOTFS_DIR", here.containers())
+        .env("LAZYROOT_LOG", here.lab.path("log"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert_eq!((ran.status.code(), said.trim()), (Some(3), "on"));
+    here.is_clean();
+}
+
+#[test]
 fn a_signal_to_the_whole_job_reaches_the_command_once_and_so_does_one_to_run_alone() {
     let Some(here) = Launcher::new() else { return };
     let Some(mut at) = Terminal::new(&here) else {
