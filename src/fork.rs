@@ -51,11 +51,14 @@ pub fn fork() -> io::Result<Side> {
     }
 }
 
-/// Lets this process wait for its children, whatever it was told by whoever started it: where SIGCHLD is
-/// ignored, which `exec` does not change, the kernel keeps nothing of those that end (wait(2), `ECHILD`).
+/// Lets this process wait for its children, whatever it was told by whoever started it, which `exec` does not
+/// change: where SIGCHLD is ignored, the kernel keeps nothing of those that end (wait(2), `ECHILD`), and where it is
+/// blocked, nobody hears of them.
 pub fn wait_for_children() {
     // SAFETY: SIG_DFL is no function of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    // It fails for what is no signal.
+    let _ = hold(&[libc::SIGCHLD], false);
 }
 
 /// Makes one descriptor standard input, and another standard output and standard error.

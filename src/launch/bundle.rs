@@ -184,6 +184,7 @@ mod tests {
             user_namespace: false,
             privileged: false,
             terminal: false,
+            job: None,
             control_group: None,
             usage: Usage::default(),
         }
