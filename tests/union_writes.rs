@@ -24,9 +24,12 @@ mod twins;
 mod upper;
 
 use std::env;
+use std::sync::Arc;
 
+use lazyroot::node::Ino;
 use lazyroot::union::upper::{Change, SetXattr};
-use lazyroot::union::writable::{Maker, Open, Rename};
+use lazyroot::union::writable::{Maker, Open, Rename, Writable};
+use lazyroot::union::{Listed, Union};
 use posix::Id;
 use program::{Program, fault, op};
 use proptest::prelude::*;
@@ -235,6 +238,73 @@ fn a_name_of_a_group_in_a_renamed_directory_goes_up_where_it_is_now() {
         (story.names("/d"), story.id("/moved/b")),
         (0, story.id("/a"))
     );
+}
+
+#[test]
+fn who_renames_and_makes_what_he_lists_comes_to_an_end() {
+    let layers = vec![vec![file("d/a"), file("d/b"), file("d/c")]];
+    let mut layer = support::layers::Maker::new();
+    let layers = layers.iter().map(|members| layer.layer(members));
+    let union = Arc::new(Union::new(layers.collect()));
+    let tree = Writable::new(union, Arc::new(upper::Memory::new())).unwrap();
+    let dir = tree.lookup(Ino::ROOT, b"d").unwrap().ino;
+    let make = |name: &str| {
+        let maker = Maker {
+            uid: 0,
+            gid: 0,
+            mode: 0o644,
+            umask: 0,
+        };
+        let made = tree.make(
+            dir,
+            name.as_bytes(),
+            lazyroot::union::upper::What::File(0),
+            &maker,
+        );
+        made.map(drop).unwrap();
+    };
+    ["x", "y", "z"].into_iter().for_each(make);
+    let (mut cookie, mut listed) = (0, Vec::new());
+    loop {
+        let mut next = None;
+        let mut one = |line: Listed<'_>| {
+            let first = next.is_none();
+            next.get_or_insert((line.cookie, line.name.to_vec()));
+            first
+        };
+        tree.list(dir, cookie, &mut one).unwrap();
+        let Some((behind, name)) = next else { break };
+        cookie = behind;
+        if !name.starts_with(b".") {
+            let renamed = [&name[..], b"!"].concat();
+            tree.rename((dir, &name), (dir, &renamed), Rename::Replace)
+                .unwrap();
+            make(&format!("new {}", listed.len()));
+            listed.push(String::from_utf8(name).unwrap());
+        }
+        assert!(listed.len() <= 6, "{listed:?}");
+    }
+    listed.sort();
+    assert_eq!(listed, ["a", "b", "c", "x", "y", "z"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_cut_for_want_of_room_is_whole() {
+    for after in 0..2 {
+        let mut story = Story::of(&[vec![file("f")]]);
+        // Its attributes go up, its contents stay below.
+        story.chmod("/f", 0o600);
+        let whole = story.0.model.get(story.id("/f")).bytes.clone();
+        let change = Change {
+            size: Some(3),
+            ..Change::default()
+        };
+        let call = Call::SetAttr(story.id("/f"), change);
+        let verdict = story.0.call(&call, Some((after, Fault::NoSpace)));
+        story.went(verdict);
+        assert_eq!(story.0.model.get(story.id("/f")).bytes, whole);
+        story.remount();
+    }
 }
 
 #[test]

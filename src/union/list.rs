@@ -17,7 +17,7 @@ use crate::layer::read::{Hit, Index};
 use crate::node::{Ino, Kind};
 
 /// Cookies of `.` and `..`, which come first.
-const DOTS: u64 = 2;
+pub(super) const DOTS: u64 = 2;
 /// Names of one layer that a merge takes at a time: enough to make the call
 /// cheap, little enough to throw away when the reader's buffer is full.
 const BATCH: usize = 64;

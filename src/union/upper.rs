@@ -209,11 +209,26 @@ pub trait Data: Send + Sync + fmt::Debug {
     /// As pread(2).
     fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<usize>;
 
+    /// Writes `from` at `offset`, or the beginning of it where the rest has no room; how many bytes.
+    ///
+    /// # Errors
+    /// As pwrite(2): ENOSPC, EFBIG, EDQUOT, EIO. Nothing was written then.
+    fn write_some(&self, offset: u64, from: &[u8]) -> io::Result<usize>;
+
     /// Writes all of `from` at `offset`.
     ///
     /// # Errors
-    /// As pwrite(2): ENOSPC, EFBIG, EDQUOT, EIO.
-    fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<()>;
+    /// See [`Self::write_some`]; the beginning may have been written.
+    fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < from.len() {
+            match self.write_some(offset + done as u64, &from[done..])? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => done += written,
+            }
+        }
+        Ok(())
+    }
 
     /// Makes or frees room: `mode` is that of fallocate(2).
     ///

@@ -31,8 +31,13 @@ impl Data for Opened {
         Ok(done)
     }
 
-    fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<()> {
-        self.file().write_all_at(from, offset)
+    fn write_some(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.file().write_at(from, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
     }
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {

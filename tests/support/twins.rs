@@ -86,6 +86,8 @@ struct Handle {
 struct Cursor {
     of: Id,
     cookie: u64,
+    /// All that were told.
+    cookies: BTreeSet<u64>,
     seen: Vec<Vec<u8>>,
     /// What was there at the beginning and was not touched since.
     untouched: BTreeSet<Vec<u8>>,
@@ -525,6 +527,7 @@ impl Twins {
         self.cursors.push(Cursor {
             of: dir,
             cookie: 0,
+            cookies: BTreeSet::from([0]),
             seen: Vec::new(),
             untouched: self.model.get(dir).entries.keys().cloned().collect(),
         });
@@ -556,9 +559,8 @@ impl Twins {
         let ended = taken.len() < most;
         for (cookie, name) in taken {
             ensure!(
-                cookie > cursor.cookie,
-                "cookie {cookie} behind {}",
-                cursor.cookie
+                cursor.cookies.insert(cookie),
+                "cookie {cookie} is told twice"
             );
             cursor.cookie = cookie;
             let twice = cursor.seen.contains(&name) && cursor.untouched.contains(&name);

@@ -552,7 +552,7 @@ impl Data for Open {
         Ok(len)
     }
 
-    fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<()> {
+    fn write_some(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
         let mut state = self.state.lock();
         self.check(&state)?;
         state.change()?;
@@ -563,7 +563,7 @@ impl Data for Open {
         object.bytes.resize(object.bytes.len().max(end), 0);
         object.bytes[at..end].copy_from_slice(from);
         object.changed(now);
-        Ok(())
+        Ok(from.len())
     }
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {

@@ -228,7 +228,8 @@ impl Core {
         Ok(())
     }
 
-    /// Writes; `strip`: the kernel says that it takes setuid and the like away.
+    /// Writes, and tells how much, as write(2) does where there is no room for all; `strip`: the kernel says that it takes
+    /// setuid and the like away.
     pub(super) fn write(
         &self,
         ino: Ino,
@@ -241,9 +242,9 @@ impl Core {
             stripped.map_err(|error| self.failed(ino, None, &error))?;
         }
         let data = self.data(ino)?;
-        data.write_at(offset, from)
-            .map_err(|error| self.refused(ino, error))?;
-        u32::try_from(from.len()).map_err(|_| Errno::EINVAL)
+        let written = data.write_some(offset, from);
+        let written = written.map_err(|error| self.refused(ino, error))?;
+        u32::try_from(written).map_err(|_| Errno::EINVAL)
     }
 
     /// As lseek(2) for data and holes.

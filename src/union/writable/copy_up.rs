@@ -318,19 +318,11 @@ impl Writable {
         Ok(Some(key))
     }
 
-    /// Copies the contents of a file whose attributes went up earlier. The mark that
-    /// they are below goes last; what fails before leaves the file as it was, or cut.
+    /// Copies the contents of a file whose attributes went up earlier, at most so many bytes of them, and cuts it there. The
+    /// mark that they are below goes last; what fails before leaves the file as it was.
     fn complete(&self, ino: Ino, key: Key, below: Ino, most: u64) -> Result<Key, FsError> {
-        let mut stat = self.upper.stat(key).map_err(FsError::Upper)?;
-        if most < stat.attr.size {
-            let change = Change {
-                size: Some(most),
-                ..Change::default()
-            };
-            self.upper.set_attr(key, &change).map_err(FsError::Upper)?;
-            stat = self.upper.stat(key).map_err(FsError::Upper)?;
-        }
-        let size = stat.attr.size;
+        let stat = self.upper.stat(key).map_err(FsError::Upper)?;
+        let size = stat.attr.size.min(most);
         let times = (stat.atime, SetTime::To(stat.attr.mtime));
         let caps = self.upper.xattr(key, CAPABILITY).map_err(FsError::Upper)?;
         self.freeze(ino, Some((stat.atime, stat.attr.mtime)));
@@ -338,6 +330,13 @@ impl Writable {
         // After a failure, too.
         let put_back = self.put_back(key, times, caps.as_deref());
         let done = copied.and(put_back).and_then(|()| {
+            if size < stat.attr.size {
+                let change = Change {
+                    size: Some(size),
+                    ..Change::default()
+                };
+                self.upper.set_attr(key, &change).map_err(FsError::Upper)?;
+            }
             if size > 0 {
                 let data = self.upper.open(key).map_err(FsError::Upper)?;
                 data.sync(false).map_err(FsError::Upper)?;

@@ -6,7 +6,9 @@
 //! listing goes on undisturbed where it was, whatever changes meanwhile.
 //!
 //! Cookies: names that the layers have keep the layers' cookies; names that only
-//! the upper directory has are numbered as they come, and no number is used twice.
+//! the upper directory has are numbered as they come, downwards, and no number is used twice. They are
+//! listed first, those that came last before the others. So who lists a directory and makes or renames something at each
+//! name that he is told comes to an end: what is new lies behind him.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,9 +24,11 @@ use crate::tree_path::TreePath;
 use crate::union::upper::{Entry, Key, Mark, Marks};
 use crate::union::{Found, FsError};
 
-/// Cookies of names that only the upper directory has begin behind this; those of
+/// Cookies of names that only the upper directory has are behind this; those of
 /// layers are below (at most 2^32 entries a directory).
 pub(super) const OWN_COOKIES: u64 = 1 << 40;
+/// They come down from here: what the kernel takes for a place in a file (`loff_t`) has 63 bits.
+const FIRST_OWN: u64 = 1 << 62;
 
 /// What a name of the upper directory stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +42,10 @@ pub(super) enum Slot {
 pub(super) struct Names {
     /// By name; with the cookie where no layer has the name.
     slots: HashMap<Box<[u8]>, (Slot, Option<u64>)>,
-    /// Names that only the upper directory has, as they came.
+    /// Names that only the upper directory has, those that came last first.
     order: BTreeMap<u64, Box<[u8]>>,
-    last: u64,
+    /// How many have come.
+    came: u64,
 }
 
 impl Names {
@@ -70,9 +75,10 @@ impl Names {
             return;
         }
         let cookie = (!in_layers).then(|| {
-            self.last = self.last.max(OWN_COOKIES) + 1;
-            self.order.insert(self.last, name.into());
-            self.last
+            self.came += 1;
+            let cookie = FIRST_OWN - self.came;
+            self.order.insert(cookie, name.into());
+            cookie
         });
         self.slots.insert(name.into(), (slot, cookie));
     }

@@ -4,6 +4,7 @@ use super::dirs::{Dir, OWN_COOKIES, Slot};
 use super::nodes::{File, Node};
 use super::{Known, Where, Writable, lower_stat};
 use crate::node::{Ino, Kind};
+use crate::union::list::DOTS;
 use crate::union::upper::{Entry, Key, Stat, may_be_left};
 use crate::union::{FsError, Listed, Xattrs};
 
@@ -215,8 +216,8 @@ impl Writable {
     }
 
     /// Lists a directory from behind `cookie` (0: the beginning) until `visit` says
-    /// false. Cookies of names never change while the directory is known; what is
-    /// made or removed meanwhile disturbs no other name. `visit` may call any method.
+    /// false: dots, names of the upper directory alone, names that the layers have. Cookies of names never change
+    /// while the directory is known; what is made or removed meanwhile disturbs no other name. `visit` may call any method.
     ///
     /// # Errors
     /// `NotDir`, `Stale`, `Damaged`, `Upper`.
@@ -236,14 +237,11 @@ impl Writable {
         if dir.is_gone() {
             return Ok(());
         }
-        let mut more = true;
-        match dir.lower {
-            Some(lower) if cookie < OWN_COOKIES => {
-                more = self.list_layers(&dir, lower, cookie, visit)?;
-            }
-            None if cookie < OWN_COOKIES => more = self.list_dots(&dir, cookie, visit)?,
-            _ => {}
+        if !self.list_dots(&dir, cookie, visit) {
+            return Ok(());
         }
+        // Who is among the names of layers was there already, or began before there was an upper directory.
+        let mut more = !(DOTS + 1..OWN_COOKIES).contains(&cookie);
         let mut behind = cookie.max(OWN_COOKIES);
         while more {
             let own = self.names(&dir)?.own(behind, BATCH);
@@ -264,19 +262,18 @@ impl Writable {
                 }
             }
         }
-        Ok(())
+        let cookie = match cookie < OWN_COOKIES {
+            true => cookie.max(DOTS),
+            false => DOTS,
+        };
+        (dir.lower).map_or(Ok(()), |lower| self.list_layers(&dir, lower, cookie, visit))
     }
 
-    fn list_dots(
-        &self,
-        dir: &Dir,
-        cookie: u64,
-        visit: &mut dyn FnMut(Listed<'_>) -> bool,
-    ) -> Result<bool, FsError> {
+    /// Lists the dots, and says whether to go on behind them.
+    fn list_dots(&self, dir: &Dir, cookie: u64, visit: &mut dyn FnMut(Listed<'_>) -> bool) -> bool {
         let kind = Kind::Dir;
-        let dots = [(1, &b"."[..], dir.ino), (2, b"..", dir.home().0)];
-        Ok(dots
-            .into_iter()
+        let dots = [(1, &b"."[..], dir.ino), (DOTS, b"..", dir.home().0)];
+        dots.into_iter()
             .filter(|dot| dot.0 > cookie)
             .all(|(cookie, name, ino)| {
                 visit(Listed {
@@ -285,45 +282,36 @@ impl Writable {
                     ino,
                     kind,
                 })
-            }))
+            })
     }
 
-    /// Lists the names that the layers have, as the upper directory leaves them;
-    /// says whether to go on behind them.
+    /// Lists the names that the layers have, as the upper directory leaves them, from behind a cookie that
+    /// is behind the dots.
     fn list_layers(
         &self,
         dir: &Dir,
         lower: Ino,
         cookie: u64,
         visit: &mut dyn FnMut(Listed<'_>) -> bool,
-    ) -> Result<bool, FsError> {
-        let mut more = true;
+    ) -> Result<(), FsError> {
         let mut failed = None;
         self.lower.list(lower, cookie, &mut |listed| {
-            let shown = match listed.name {
-                b"." => Some(listed),
-                b".." => Some(Listed {
-                    ino: dir.home().0,
+            let shown = match self.slot(dir, listed.name) {
+                Ok(None) => Some(listed),
+                Ok(Some(Slot::Whiteout)) => None,
+                Ok(Some(Slot::Object(_, kind, ino))) => Some(Listed {
+                    ino,
+                    kind,
                     ..listed
                 }),
-                name => match self.slot(dir, name) {
-                    Ok(None) => Some(listed),
-                    Ok(Some(Slot::Whiteout)) => None,
-                    Ok(Some(Slot::Object(_, kind, ino))) => Some(Listed {
-                        ino,
-                        kind,
-                        ..listed
-                    }),
-                    Err(error) => {
-                        failed = Some(error);
-                        return false;
-                    }
-                },
+                Err(error) => {
+                    failed = Some(error);
+                    return false;
+                }
             };
-            more = shown.is_none_or(&mut *visit);
-            more
+            shown.is_none_or(&mut *visit)
         })?;
-        failed.map_or(Ok(more), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     /// A symlink's target.
