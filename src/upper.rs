@@ -59,7 +59,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, FlockOperation};
 
 pub use self::seen::Seen;
 
@@ -138,10 +138,17 @@ pub struct Directory {
     process: (u32, u32),
     /// Their locks (flock(2)) keep other mounts away; gone by themselves at kill -9.
     locked: [OwnedFd; 2],
+    /// The work directory, if it goes with the use.
+    own_work: Option<PathBuf>,
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
+        if let Some(work) = &self.own_work {
+            // While nobody else can have it. What is not empty stays.
+            let _ = rustix::fs::unlinkat(&self.locked[1], take::WORK, AtFlags::REMOVEDIR);
+            let _ = rustix::fs::rmdir(work);
+        }
         // Closing is not enough while a process that was just forked has them, too.
         for fd in &self.locked {
             if let Err(error) = rustix::fs::flock(fd, FlockOperation::Unlock) {

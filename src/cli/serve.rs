@@ -305,9 +305,22 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 
 /// As many descriptors as this process may have: a writable mount needs one for
 /// each file that is open in it. Usual limits are low for the sake of select(2),
-/// which is not used here.
-fn allow_descriptors() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
+/// which is not used here. And files as large as it may make them: what limits whoever has mounted does not
+/// limit others who write, whose own limits the kernel looks at.
+fn leave_limits() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let none = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    // EPERM for ordinary users.
+    if setrlimit(Resource::Fsize, none).is_err() {
+        let mut limit = getrlimit(Resource::Fsize);
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Fsize, limit) {
+            log::info!("cannot raise the limit of file sizes: {error}");
+        }
+    }
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // With fewer some opens fail, with the errno that says so.
@@ -317,7 +330,7 @@ fn allow_descriptors() {
 }
 
 fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Failure> {
-    allow_descriptors();
+    leave_limits();
     let _hold = match &args.hold {
         Some(path) => Some(Hold::take(path)?),
         None => None,
@@ -422,11 +435,8 @@ enum Changes {
     None,
     /// To a directory that goes with the mount.
     Fresh(FreshUpper),
-    /// To a directory that stays; the work directory goes if nobody has named it.
-    Kept {
-        upper: PathBuf,
-        own_work: Option<PathBuf>,
-    },
+    /// To a directory that stays.
+    Kept(PathBuf),
 }
 
 impl std::fmt::Display for Changes {
@@ -441,7 +451,7 @@ impl std::fmt::Display for Changes {
                     upper.display()
                 )
             }
-            Self::Kept { upper, .. } => write!(f, "writes go to `{}`", upper.display()),
+            Self::Kept(upper) => write!(f, "writes go to `{}`", upper.display()),
         }
     }
 }
@@ -449,7 +459,7 @@ impl std::fmt::Display for Changes {
 impl Changes {
     /// The mount is gone.
     fn end(self) {
-        if let Self::Kept { upper, .. } = &self {
+        if let Self::Kept(upper) = &self {
             // As umount of any file system: what was written is on the disk.
             let synced = std::fs::File::open(upper).map(rustix::fs::syncfs);
             match synced.map(|done| done.map_err(io::Error::from)) {
@@ -461,21 +471,10 @@ impl Changes {
                 }
             }
         }
-        match self {
-            Self::None | Self::Kept { own_work: None, .. } => {}
-            Self::Fresh(fresh) => {
-                if let Err(error) = fresh.remove() {
-                    log::warn!("{}", chain(&error));
-                }
-            }
-            Self::Kept {
-                own_work: Some(work),
-                ..
-            } => {
-                // What is not empty stays: the next mount clears it.
-                let _ = std::fs::remove_dir(work.join("work"));
-                let _ = std::fs::remove_dir(&work);
-            }
+        if let Self::Fresh(fresh) = self
+            && let Err(error) = fresh.remove()
+        {
+            log::warn!("{}", chain(&error));
         }
     }
 }
@@ -575,10 +574,7 @@ impl Changes {
             })?;
             return Ok(Self::Fresh(fresh));
         };
-        Ok(Self::Kept {
-            upper: upper.clone(),
-            own_work: writes.work.is_none().then(|| beside(upper)),
-        })
+        Ok(Self::Kept(upper.clone()))
     }
 
     /// The layers' tree with these changes.
@@ -588,16 +584,20 @@ impl Changes {
         identity: &str,
         writes: &WriteArgs,
     ) -> Result<Writable, Failure> {
-        let (upper, work) = match self {
+        // A work directory that nobody has named goes with the mount.
+        let (upper, work, own) = match self {
             Self::None => return Err(Failure::new(Exit::Usage, "nothing is to be written")),
-            Self::Fresh(fresh) => (fresh.upper(), fresh.work()),
-            Self::Kept { upper, own_work } => {
-                let work = writes.work.clone().or_else(|| own_work.clone());
-                (upper.clone(), work.unwrap_or_else(|| beside(upper)))
-            }
+            Self::Fresh(fresh) => (fresh.upper(), fresh.work(), false),
+            Self::Kept(upper) => match &writes.work {
+                Some(work) => (upper.clone(), work.clone(), false),
+                None => (upper.clone(), beside(upper), true),
+            },
         };
-        let directory =
+        let mut directory =
             Directory::open(&upper, &work, identity).map_err(|error| unusable(&error))?;
+        if own {
+            directory = directory.with_own_work(work);
+        }
         let tree = Writable::new(Arc::clone(lower), Arc::new(directory));
         tree.map_err(|error| {
             let what = format!("`{}`: {}", upper.display(), chain(&error));

@@ -2,7 +2,7 @@
 //!
 //! What it is for: an object has everything that was asked for from the moment
 //! when its name is there. May assume: the directory's lock is held for writing,
-//! the process has no umask. Must not know whence attributes come.
+//! the process has the umask of [`take`](super::take). Must not know whence attributes come.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,6 +13,7 @@ use rustix::fs::{RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::reach::{self, Opened};
+use super::take::UMASK;
 use super::{Directory, device, marks, xattrs};
 use crate::node::{Device, Kind, Time};
 use crate::union::upper::{Key, Marks, New, Stat, What, may_be_left};
@@ -92,7 +93,7 @@ impl Directory {
             && *new.marks == Marks::default()
             && !new.parent_hands_down
             && new.times.is_none()
-            && new.mode & PRIVILEGES == 0
+            && (new.mode & (PRIVILEGES | UMASK) == 0 || new.what.kind() == Kind::Symlink)
             && new.uid == uid
             && new.gid == handed_down.unwrap_or(gid)
     }

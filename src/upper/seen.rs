@@ -76,6 +76,7 @@ impl Seen {
                 rustix::process::getegid().as_raw(),
             ),
             locked: [upper.fd, again],
+            own_work: None,
         };
         Ok(Self { directory, live })
     }

@@ -7,9 +7,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{
@@ -26,7 +28,17 @@ use crate::union::upper::Key;
 /// Whose changes an upper directory holds: a mark on its root.
 const LAYERS: &str = "lazyroot.layers";
 /// What is used of the work directory, as kernel overlayfs names it.
-const WORK: &str = "work";
+pub(super) const WORK: &str = "work";
+
+/// Whoever has just been unmounted may still be about to let go: umount(2) does not wait for the end of a server.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+/// A directory is made again at most so often, if somebody removes it.
+const ROUNDS: u32 = 10;
+
+/// Bits of modes that the process does not make files with: those that programs with the usual umask do not ask for.
+pub(super) const UMASK: u16 = 0o022;
 
 /// One of the two directories while it is being looked at.
 pub(super) struct Candidate<'a> {
@@ -41,13 +53,13 @@ impl Directory {
     /// `layers` names the stack of layers that the changes belong to; a directory
     /// that belongs to none yet belongs to it from then on.
     ///
-    /// Sets the umask of the process to 0: what is made must have exactly the
-    /// wanted mode from its first moment, and the process serves one mount.
+    /// Sets the umask of the process, which serves one mount, to [`UMASK`]: what it makes in the store must not be open for
+    /// everybody, and what a program makes has its mode exactly, and in most cases by one system call.
     ///
     /// # Errors
     /// See [`UpperError`].
     pub fn open(upper: &Path, work: &Path, layers: &str) -> Result<Self, UpperError> {
-        rustix::process::umask(Mode::empty());
+        rustix::process::umask(Mode::from_raw_mode(UMASK.into()));
         let mut made = Vec::new();
         Self::take(upper, work, layers, &mut made).inspect_err(|error| {
             // Who has it in use found it as soon as it was there.
@@ -68,11 +80,21 @@ impl Directory {
         layers: &str,
         made: &mut Vec<&'a Path>,
     ) -> Result<Self, UpperError> {
-        let upper = Candidate::take(upper, 0o755, made)?;
-        let work = Candidate::take(work, 0o700, made)?;
-        fit_together(&upper, &work)?;
-        upper.lock(&upper)?;
-        work.lock(&upper)?;
+        let until = Instant::now() + PATIENCE;
+        let (upper, work) = loop {
+            let upper = Candidate::take(upper, 0o755, made)?;
+            let work = Candidate::take(work, 0o700, made)?;
+            fit_together(&upper, &work)?;
+            upper.lock(&upper, until)?;
+            work.lock(&upper, until)?;
+            // Whoever had it before may have removed it since it was opened.
+            if upper.is_there() && work.is_there() {
+                break (upper, work);
+            }
+            if Instant::now() > until {
+                return Err(UpperError::InUse(upper.path.to_owned()));
+            }
+        };
         upper.needs_proc()?;
         let counter = AtomicU64::new(1);
         let opened = work.clear(&counter)?;
@@ -100,7 +122,16 @@ impl Directory {
                 rustix::process::getegid().as_raw(),
             ),
             locked: [upper.fd, work.fd],
+            own_work: None,
         })
+    }
+
+    /// The work directory goes when the directory is no longer in use, before anybody else can use it:
+    /// for one that nobody has named. One that is not empty stays, and the next mount clears it.
+    #[must_use]
+    pub fn with_own_work(mut self, work: PathBuf) -> Self {
+        self.own_work = Some(work);
+        self
     }
 }
 
@@ -124,12 +155,26 @@ pub(super) fn failed<E: Into<io::Error>>(
 impl<'a> Candidate<'a> {
     /// Opens a directory, which is made with that mode, and `made` then, if it is missing.
     fn take(path: &'a Path, mode: u32, made: &mut Vec<&'a Path>) -> Result<Self, UpperError> {
-        match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
-            Ok(()) => made.push(path),
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(failed("make", path)(error)),
+        let mut rounds = 0..ROUNDS;
+        loop {
+            match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
+                Ok(()) => made.push(path),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(failed("make", path)(error)),
+            }
+            match Self::there(path) {
+                // Whoever had it before has removed it meanwhile; or it is a link to nothing.
+                Err(UpperError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && rounds.next().is_some() => {}
+                other => return other,
+            }
         }
-        Self::there(path)
+    }
+
+    /// Whether its path still leads to it.
+    fn is_there(&self) -> bool {
+        rustix::fs::stat(self.path)
+            .is_ok_and(|now| (now.st_dev, now.st_ino) == (self.stat.st_dev, self.stat.st_ino))
     }
 
     /// Opens a directory that is there.
@@ -175,11 +220,14 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    fn lock(&self, upper: &Candidate<'_>) -> Result<(), UpperError> {
-        match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(()),
-            Err(Errno::WOULDBLOCK) => Err(UpperError::InUse(upper.path.to_owned())),
-            Err(error) => Err(failed("lock", self.path)(error)),
+    fn lock(&self, upper: &Candidate<'_>, until: Instant) -> Result<(), UpperError> {
+        loop {
+            match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(()),
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(PAUSE),
+                Err(Errno::WOULDBLOCK) => return Err(UpperError::InUse(upper.path.to_owned())),
+                Err(error) => return Err(failed("lock", self.path)(error)),
+            }
         }
     }
 

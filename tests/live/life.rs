@@ -60,6 +60,53 @@ fn a_mount_is_usable_when_mount_returns_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn nobody_else_can_write_what_a_writable_mount_leaves_in_the_store() {
+    let Some(lab) = Lab::new() else { return };
+    lab.image("app:1", Pack::Zstd, |layer| {
+        layer.file("large", &contents(7, 12 << 20));
+    });
+    fs::remove_dir_all(lab.store("metrics-v1")).unwrap();
+    let at = lab.writable("app:1", "at", &[]);
+    fs::read(at.join("large")).unwrap();
+    fs::write(at.join("new"), "new").unwrap();
+    lab.umount(&at);
+    let open = super::lab::system(
+        "find",
+        &[
+            lab.store("").to_str().unwrap(),
+            "!",
+            "-type",
+            "l",
+            "-perm",
+            "/022",
+        ],
+    );
+    assert_eq!(open, "");
+    let expanded = fs::read_dir(lab.store("expanded-v1")).unwrap();
+    assert!(expanded.count() > 0);
+    assert!(lab.store("metrics-v1/values.json").exists());
+}
+
+#[test]
+fn an_upper_directory_is_mounted_again_as_soon_as_it_is_unmounted() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let upper = lab.path("kept");
+    for round in 0..10 {
+        let at = lab.writable("app:1", "at", &["--upper", upper.to_str().unwrap()]);
+        fs::write(at.join("new"), contents(round, 1 << 20)).unwrap();
+        // Needs the work directory.
+        fs::set_permissions(
+            at.join("large"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
+        )
+        .unwrap();
+        lab.umount(&at);
+    }
+    assert_eq!(fs::read(upper.join("new")).unwrap(), contents(9, 1 << 20));
+}
+
+#[test]
 fn what_is_in_use_stays_unless_it_is_unmounted_lazily() {
     let Some(lab) = Lab::new() else { return };
     small(&lab, "app:1", "one");

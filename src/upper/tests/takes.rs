@@ -43,6 +43,29 @@ fn a_directory_is_taken_by_one_mount_and_for_one_image() {
 }
 
 #[test]
+fn who_comes_while_another_lets_go_waits_and_has_his_own_work_directory() {
+    let Some(mut lab) = lab() else { return };
+    lab.upper = None;
+    let (upper, work) = (lab.path("upper"), lab.path("work"));
+    let open = || {
+        let opened = Directory::open(&upper, &work, "sha256:1");
+        opened.map(|directory| directory.with_own_work(work.clone()))
+    };
+    for _ in 0..20 {
+        let before = open().unwrap();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            drop(before);
+        });
+        let next = open().unwrap();
+        late.join().unwrap();
+        assert!(work.join("work").try_exists().unwrap());
+        drop(next);
+        assert!(!work.try_exists().unwrap());
+    }
+}
+
+#[test]
 fn the_work_directory_is_cleared_of_what_mounts_leave_and_nothing_else_is() {
     let Some(mut lab) = lab() else { return };
     lab.upper = None;
