@@ -15,6 +15,7 @@
 //! | | [`memory`] | memory that is free goes back to the system |
 //! | | [`node`] | what `stat` tells of one object |
 //! | | [`tree_path`] | a path that cannot leave its tree |
+//! | | [`user_namespace`] | whether a process has the machine's user namespace |
 //! | 1 formats | [`layer`] | what one layer says: index format, tar reader, seek points |
 //! | | [`image`] | what an image says: Docker archives, OCI layouts, AppC manifests |
 //! | | [`mesos`] | messages of Mesos in JSON: containers, images, garbage collection |
@@ -73,5 +74,6 @@ pub mod store;
 pub mod tree_path;
 pub mod union;
 pub mod upper;
+pub mod user_namespace;
 pub mod verify;
 pub mod view;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::containers::failure;
-use super::launching::{Given, Typing};
+use super::launching::{Given, Typing, is_machines_root};
 use super::report::{Exit, Failure};
 use super::{Context, print};
 use crate::backend::Kind;
@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         directory: &dir,
         args: args.args.clone(),
         read_only: args.read_only || root.read_only,
-        user_namespace: !rustix::process::geteuid().is_root(),
+        user_namespace: !is_machines_root(),
         terminal: args.terminal,
     };
     let spec = args.typing.spec(&given, context)?;

@@ -19,8 +19,9 @@ use crate::image::identity::{Identity, UserWish};
 use crate::launch::command::{self, Command, Typed, Wants};
 use crate::launch::image_files::ImageFiles;
 use crate::launch::network;
-use crate::launch::spec::{Spec, Usage, Volume};
+use crate::launch::spec::{Memory, Spec, Usage, Volume};
 use crate::store::Store;
+use crate::user_namespace;
 
 /// Longest name of a machine (`HOST_NAME_MAX`).
 const HOSTNAME_MAX: usize = 64;
@@ -58,9 +59,10 @@ pub(super) struct Typing {
     /// Show a file or directory of the machine in there.
     #[arg(short, long, value_name = "HOST:PATH[:ro]")]
     volume: Vec<Binding>,
-    /// A directory in memory, gone in the end.
-    #[arg(long, value_name = "PATH", value_parser = absolute)]
-    tmpfs: Vec<String>,
+    /// A directory in memory, gone in the end. Options: size=BYTES, mode=OCTAL, nr_inodes=, uid=, gid= (as
+    /// mount(8) has them), noexec, ro.
+    #[arg(long, value_name = "PATH[:OPTIONS]")]
+    tmpfs: Vec<Memory>,
     /// Which network: the machine's, or none but the loopback interface.
     #[arg(long, value_name = "WHICH", value_enum, default_value = "host")]
     network: Network,
@@ -109,6 +111,41 @@ impl FromStr for Binding {
             target: absolute(parts[1])?,
             read_only,
         })
+    }
+}
+
+/// Whether this process is root, and of no user namespace of its own: it may mount all that a command finds.
+pub(super) fn is_machines_root() -> bool {
+    rustix::process::geteuid().is_root() && user_namespace::is_machines("self")
+}
+
+impl FromStr for Memory {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, options) = text.split_once(':').unwrap_or((text, ""));
+        let mut memory = Self {
+            path: absolute(path)?,
+            options: Vec::new(),
+            no_exec: false,
+            read_only: false,
+        };
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            let name = option.split_once('=').map(|(name, _)| name);
+            match (option, name) {
+                ("noexec", _) => memory.no_exec = true,
+                ("exec", _) => memory.no_exec = false,
+                ("ro", _) => memory.read_only = true,
+                ("rw", _) => memory.read_only = false,
+                // It is so in any case.
+                ("nosuid" | "nodev", _) => {}
+                (_, Some("size" | "mode" | "nr_inodes" | "uid" | "gid")) => {
+                    memory.options.push(option.to_owned());
+                }
+                _ => return Err(format!("`{option}` is no option of a directory in memory")),
+            }
+        }
+        Ok(memory)
     }
 }
 

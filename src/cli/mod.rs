@@ -208,7 +208,7 @@ impl Context {
             Failure::new(Exit::Usage, "neither HOME nor XDG_DATA_HOME is set")
                 .hint("name the store with --store DIR")
         };
-        let root = rustix::process::geteuid().is_root();
+        let root = has_roots_places();
         let place = |of_root: &str, variable: &str, below: &str| match root {
             true => Ok(PathBuf::from(of_root)),
             false => home(variable, below)
@@ -285,6 +285,16 @@ impl Context {
         let store = Store::create(&self.store, self.cache_size)?;
         Ok(store.with_prefetch(self.prefetch))
     }
+}
+
+/// Whether root's places are for this process. Root of a user namespace is mostly an ordinary user,
+/// whom they are closed to; he has his own.
+fn has_roots_places() -> bool {
+    use rustix::fs::{Access, access};
+    let first_there = ["/var/lib/lazyroot", "/var/lib"].into_iter();
+    let mut opened = first_there.map(|place| access(place, Access::WRITE_OK));
+    let answer = opened.find(|answer| *answer != Err(rustix::io::Errno::NOENT));
+    rustix::process::geteuid().is_root() && answer != Some(Err(rustix::io::Errno::ACCESS))
 }
 
 /// Parses the command line, runs the verb, prints what went wrong.

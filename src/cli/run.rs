@@ -12,7 +12,7 @@ use rustix::process::Pid;
 
 use super::containers::{backend_failure, failure, keeper};
 use super::launch::launch_failure;
-use super::launching::{Given, Typing};
+use super::launching::{Given, Typing, is_machines_root};
 use super::provision::now;
 use super::report::{Exit, Failure};
 use super::wanted::Wanted;
@@ -33,13 +33,20 @@ use crate::store::Store;
 /// program, too. Exit code: the command's, or 128 + N if signal N ended it; 127 if there is no such
 /// command, 126 if it cannot be run, 125 if something else went wrong.
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "lazyroot run [OPTIONS] IMAGE [ARG]...\n       lazyroot run [OPTIONS] --container-info FILE [ARG]..."
+)]
 pub(super) struct Args {
-    /// Name or ID of the image. With --container-info, arguments begin here.
-    #[arg(required_unless_present = "container_info")]
-    image: Option<OsString>,
-    /// Arguments, instead of the image's own.
-    #[arg(trailing_var_arg = true, value_name = "ARG")]
-    args: Vec<OsString>,
+    /// Name or ID of the image, and arguments instead of the image's own: all behind the image is theirs, options
+    /// too. With --container-info there is no image.
+    #[arg(
+        required_unless_present = "container_info",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_names = ["IMAGE", "ARG"],
+        num_args = 1..
+    )]
+    words: Vec<OsString>,
     /// Name of the container. Default: a random one.
     #[arg(long, visible_alias = "name", value_name = "ID")]
     id: Option<ContainerId>,
@@ -62,7 +69,7 @@ pub(super) struct Args {
     #[command(flatten)]
     typing: Typing,
     /// Make root in there an ordinary user out here: the one who runs this. It has no other
-    /// users then. Default for all but root.
+    /// users then. Default for all but root of the machine.
     #[arg(long)]
     user_namespace: bool,
     /// CPUs that it may use at most: 0.5 is half of one.
@@ -163,7 +170,7 @@ impl Args {
         let made = keeper.provision(&request, &mut |bytes, objects| shown.tell(bytes, objects));
         shown.end();
         let made = made.map_err(|error| failure(&error))?;
-        let code = self.launch(&made, args, ordinary, &store, context, caught);
+        let code = self.launch(&made, args, &store, context, caught);
         // What interrupted the run must not interrupt its end.
         context.stop.store(false, Ordering::Relaxed);
         self.finish(&keeper, &made, code)
@@ -182,28 +189,29 @@ impl Args {
 
     /// What is to be provisioned; the arguments.
     fn ask(&self, request: &mut Request, context: &Context) -> Result<Vec<OsString>, Failure> {
-        let mut args: Vec<OsString> = self.args.clone();
-        match (&self.wanted.container_info, &self.image) {
-            (Some(info), first) => {
-                args.splice(0..0, first.clone());
-                self.wanted.as_told(info, request, context)?;
+        let mut words = self.words.iter();
+        if let Some(info) = &self.wanted.container_info {
+            self.wanted.as_told(info, request, context)?;
+        } else if let Some(image) = words.next() {
+            let name = image.to_string_lossy();
+            if name.starts_with('-') {
+                let what = format!("`{name}` is no option of run, nor an image");
+                return Err(Failure::new(Exit::Usage, what).hint("lazyroot run --help"));
             }
-            (None, Some(image)) => {
-                let name = image.to_string_lossy();
-                request
-                    .images
-                    .push(self.wanted.image(&name, false, context)?);
-            }
-            (None, None) => {}
+            request
+                .images
+                .push(self.wanted.image(&name, false, context)?);
         }
-        Ok(args)
+        // People put it between options and arguments, on either side of the image.
+        let args = words.as_slice();
+        let args = args.strip_prefix(&["--".into()]).unwrap_or(args);
+        Ok(args.to_vec())
     }
 
     fn launch(
         &self,
         made: &Provisioned,
         args: Vec<OsString>,
-        ordinary: bool,
         store: &Store,
         context: &Context,
         caught: Vec<signal_hook::SigId>,
@@ -227,7 +235,7 @@ impl Args {
             directory: &made.directory,
             args,
             read_only: self.read_only,
-            user_namespace: self.user_namespace || ordinary,
+            user_namespace: self.user_namespace || !is_machines_root(),
             terminal: has_terminal(),
         };
         let mut spec = self.typing.spec(&given, context)?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::slice;
 
 use super::record::{Record, Rootfs, trash};
+use super::repair::end_run;
 use super::{ContainerError, Containers, entries, failed, unique_name};
 use crate::backend::lower;
 use crate::container_id::ContainerId;
@@ -29,7 +30,8 @@ fn trash_prefix(record: &Record) -> String {
 }
 
 impl Containers<'_> {
-    /// Destroys a container, those in it first. Waits for whoever works on them. Files
+    /// Destroys a container, those in it first. Waits for whoever works on them. One that goes with its run
+    /// takes that along, and those around it that were only noted for what is in them. Files
     /// that are open and directories that somebody is in do not matter: whoever has
     /// them keeps them until he leaves. What a crash interrupts, another call finishes.
     ///
@@ -102,16 +104,27 @@ impl Containers<'_> {
         // What goes with its run is destroyed by recovery whatever its record says, so nothing
         // has to be on the disk before or after.
         if !record.transient {
-            self.note_destroying(&lock, &mut record)?;
+            match self.note_destroying(&lock, &mut record) {
+                // There is room for it when the container is gone.
+                Err(ContainerError::Store(StoreError::Full(..))) => {}
+                noted => noted?,
+            }
             self.clear(&record)?;
             return Ok(self.store.remove_container(lock)?);
         }
+        end_run(&record)?;
         if let Err(error) = self.clear(&record) {
             // Nobody adds to what is half gone. Its error is the one that counts.
             let _ = self.note_destroying(&lock, &mut record);
             return Err(error);
         }
-        Ok(self.store.drop_container(lock)?)
+        self.store.drop_container(lock)?;
+        let mut above = id.parent();
+        while let Some(id) = above {
+            self.forget_if_empty(&id)?;
+            above = id.parent();
+        }
+        Ok(())
     }
 
     fn note_destroying(

@@ -249,6 +249,16 @@ fn is_running(record: &Record) -> Result<bool, ContainerError> {
     Ok(holder(&file).map_err(failed("read", &file))?.is_some())
 }
 
+/// Ends what somebody else runs in a container that goes with him: all of it goes with the process
+/// that keeps it.
+pub(super) fn end_run(record: &Record) -> Result<(), ContainerError> {
+    let file = record.run_lock();
+    match holder(&file).map_err(failed("read", &file))? {
+        Some(pid) if pid != std::process::id() => end(&file, pid),
+        _ => Ok(()),
+    }
+}
+
 /// The server of a rootfs, if it lives.
 fn server(record: &Record, rootfs: &Rootfs) -> Result<Option<Server>, ContainerError> {
     let file = record.scratch(rootfs).join("server");

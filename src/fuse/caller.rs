@@ -6,6 +6,8 @@
 
 use std::fs;
 
+use crate::user_namespace;
+
 /// capability.h
 const CAP_FSETID: u32 = 4;
 /// capability.h
@@ -26,16 +28,11 @@ fn has(status: &str, capability: u32) -> bool {
     bits.is_some_and(|bits| bits & 1 << capability != 0)
 }
 
-/// The machine's own user namespace (kernel include/uapi/linux/nsfs.h, `USER_NS_INIT_INO`).
-const OWN_NAMESPACE: &str = "user:[4026531837]";
-
 /// Whether a process has CAP_SYS_ADMIN on the machine, in whose own user namespace the kernel looks for it before it
 /// tells values of `trusted.*` (`xattr_permission` in fs/xattr.c). Its user says nothing: the kernel tells
 /// none to a file system that allows idmapped mounts.
 pub(super) fn is_privileged(pid: u32) -> bool {
-    let namespace = fs::read_link(format!("/proc/{pid}/ns/user"));
-    namespace.is_ok_and(|name| name.as_os_str() == OWN_NAMESPACE)
-        && has(&status(pid), CAP_SYS_ADMIN)
+    user_namespace::is_machines(pid) && has(&status(pid), CAP_SYS_ADMIN)
 }
 
 /// Whether a process may leave setuid and setgid bits as they are (CAP_FSETID).

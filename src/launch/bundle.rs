@@ -130,8 +130,13 @@ fn mounts(spec: &Spec) -> Result<Vec<Value>, NotText> {
         of("mqueue", "/dev/mqueue", &closed),
         sys,
     ];
-    for path in &spec.tmpfs {
-        all.push(of("tmpfs", path, &["nosuid", "nodev", "mode=1777"]));
+    for memory in &spec.tmpfs {
+        let own = memory.data();
+        let mut options = vec!["nosuid", "nodev"];
+        options.extend(memory.no_exec.then_some("noexec"));
+        options.extend(memory.read_only.then_some("ro"));
+        options.extend(own.split(','));
+        all.push(of("tmpfs", &memory.path, &options));
     }
     for volume in spec.files.iter().chain(&spec.volumes) {
         all.push(bind(volume)?);
@@ -157,7 +162,7 @@ mod tests {
 
     use super::*;
     use crate::image::identity::Identity;
-    use crate::launch::spec::Usage;
+    use crate::launch::spec::{Memory, Usage};
 
     fn spec() -> Spec {
         Spec {
@@ -178,7 +183,12 @@ mod tests {
                 read_only: true,
             }],
             files: Vec::new(),
-            tmpfs: vec!["/tmp".to_owned()],
+            tmpfs: vec![Memory {
+                path: "/tmp".to_owned(),
+                options: vec!["size=1m".to_owned()],
+                no_exec: true,
+                read_only: false,
+            }],
             directories: Vec::new(),
             own_network: false,
             user_namespace: false,
@@ -209,6 +219,8 @@ mod tests {
         };
         assert_eq!(at("/in")["options"], json!(["rbind", "rprivate", "ro"]));
         assert_eq!(at("/tmp")["type"], "tmpfs");
+        let options = json!(["nosuid", "nodev", "noexec", "mode=1777", "size=1m"]);
+        assert_eq!(at("/tmp")["options"], options);
         let kinds = json!([{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]);
         assert_eq!(config["linux"]["namespaces"], kinds);
         assert!(config["linux"].get("uidMappings").is_none());

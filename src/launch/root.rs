@@ -5,6 +5,7 @@
 //! place. So every path in there is resolved with that root, and no link of an
 //! image leads out of it.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -108,10 +109,14 @@ fn place(spec: &Spec, taken: Taken) -> Result<(), LaunchError> {
         make_read_only("/sys")?;
     }
     devices::build(spec, &taken.devices)?;
-    for path in &spec.tmpfs {
+    for memory in &spec.tmpfs {
+        let path = &memory.path;
         directory(path)?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount("tmpfs", path, "tmpfs", flags, c"mode=1777").map_err(failed("mount", path))?;
+        let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+        flags.set(MountFlags::NOEXEC, memory.no_exec);
+        flags.set(MountFlags::RDONLY, memory.read_only);
+        let options = CString::new(memory.data()).unwrap_or_default();
+        mount("tmpfs", path, "tmpfs", flags, &*options).map_err(failed("mount", path))?;
     }
     for (volume, tree) in spec.files.iter().zip(&taken.files) {
         // An image that has no place for them, and cannot get one, goes without.

@@ -29,7 +29,7 @@ pub struct Spec {
     /// Generated files of the machine that an image may have no place for.
     pub files: Vec<Volume>,
     /// Directories that are in memory.
-    pub tmpfs: Vec<String>,
+    pub tmpfs: Vec<Memory>,
     /// Directories that are made if they are not there.
     pub directories: Vec<String>,
     /// No network but the one inside.
@@ -64,6 +64,29 @@ pub struct Volume {
     pub target: String,
     /// It cannot be written to.
     pub read_only: bool,
+}
+
+/// A directory in memory.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Memory {
+    /// In there; absolute.
+    pub path: String,
+    /// Options of tmpfs alone (tmpfs(5)).
+    pub options: Vec<String>,
+    /// No program in it can be run.
+    pub no_exec: bool,
+    /// It cannot be written to.
+    pub read_only: bool,
+}
+
+impl Memory {
+    /// All options of tmpfs: who does not say a mode wants one for everybody, as `/tmp` has it.
+    #[must_use]
+    pub fn data(&self) -> String {
+        let mut all = vec!["mode=1777"];
+        all.extend(self.options.iter().map(String::as_str));
+        all.join(",")
+    }
 }
 
 /// What is to be said of the command when it has ended.

@@ -151,6 +151,34 @@ fn containers_on_a_tmpfs_work_in_every_backend() {
 }
 
 #[test]
+fn a_container_that_has_filled_the_disk_is_destroyed() {
+    let Some(host) = Host::new() else { return };
+    // Of store and containers alike.
+    let at = host.lab.path("");
+    mount(
+        "tmpfs",
+        &at,
+        "tmpfs",
+        MountFlags::empty(),
+        Some(c"size=12m"),
+    )
+    .unwrap();
+    host.lab.image("app:1", super::images::Pack::Gzip, |layer| {
+        layer.dir("etc", 0o755).file("etc/says", b"one");
+    });
+    for kind in ["fuse", "overlay"] {
+        let path = host.provision(kind, "app:1", kind);
+        let full = fs::write(path.join("large"), vec![1; 20 << 20]).unwrap_err();
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        host.destroy(kind);
+    }
+    assert_eq!(host.containers(), [""; 0]);
+    super::lab::until("it can be unmounted", || {
+        unmount(&at, UnmountFlags::empty()).is_ok()
+    });
+}
+
+#[test]
 fn two_stores_do_not_touch_each_others_containers_in_one_directory() {
     let Some(host) = Host::with_image() else {
         return;

@@ -7,6 +7,31 @@ use super::lab::succeeded;
 use super::launcher::Launcher;
 
 #[test]
+fn all_behind_the_image_is_the_commands() {
+    let Some(here) = Launcher::new() else { return };
+    for (args, out) in [
+        (&["app:1", "echo", "-n", "--rm"][..], "--rm"),
+        (&["--entrypoint", "echo", "app:1", "-n", "x"], "x"),
+        (&["--entrypoint", "echo", "app:1", "--", "-n", "x"], "x"),
+        (&["--", "app:1", "echo", "--"], "--\n"),
+        (
+            &["--entrypoint", "echo", "app:1", "--keep", "--help"],
+            "--keep --help\n",
+        ),
+    ] {
+        let ran = here.run(args);
+        assert_eq!((ran.code, &*ran.out), (Some(0), out), "{args:?}: {ran:?}");
+    }
+    let ran = here.run(&["--no-such-thing", "app:1"]);
+    assert_eq!(ran.code, Some(125));
+    assert!(
+        ran.err.contains("`--no-such-thing` is no option"),
+        "{ran:?}"
+    );
+    here.is_clean();
+}
+
+#[test]
 fn an_image_runs_as_it_wants_and_as_one_says() {
     let Some(here) = Launcher::new() else { return };
     let script = "echo $0 $@; pwd; id -u; id -g; id -G; echo $A $HOME";
@@ -210,7 +235,7 @@ fn exit_codes_are_those_that_users_of_docker_know() {
         ),
         (&["-v", "/tmp"], 125, "HOST:PATH"),
         (&["--memory", "4M"], 125, "the least is 6M"),
-        (&["--none"], 125, "unexpected argument '--none'"),
+        (&["--none"], 125, "`--none` is no option of run"),
         (&["--backend", "aufs"], 125, "aufs"),
     ] {
         let ran = here.run(&[options, &["codes:1", "true"]].concat());

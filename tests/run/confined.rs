@@ -71,7 +71,7 @@ fn devices_are_few_and_the_machines_files_are_closed() {
     assert_eq!(here.script(&[], "ls /tmp"), "kept\n");
     assert_eq!(
         here.script(
-            &["--tmpfs", "/tmp"],
+            &["--tmpfs", "/tmp:size=1m,noexec,mode=700"],
             "ls /tmp; grep ' /tmp tmpfs' /proc/mounts | wc -l"
         ),
         "1\n"

@@ -40,6 +40,35 @@ fn having(word: &str) -> Vec<u32> {
 }
 
 #[test]
+fn a_run_that_is_destroyed_ends_and_one_in_another_leaves_nothing_of_that() {
+    let Some(here) = Launcher::new() else { return };
+    let word = "27.1828";
+    let script = format!("echo ready; exec sleep {word}");
+    let args = ["run", "--id", "a/b", "app:1", "--", "sh", "-c", &script];
+    let mut run = begun(here.command(&args));
+    let destroy = here.command(&["destroy", "a/b"]).output().unwrap();
+    succeeded("destroy", &destroy);
+    until("the command ends", || having(word).is_empty());
+    assert!(!run.0.wait().unwrap().success());
+    here.is_clean();
+}
+
+#[test]
+fn a_run_whose_parent_blocks_sigchld_ends() {
+    let Some(here) = Launcher::new() else { return };
+    let run = here.command(&["run", "app:1", "true"]);
+    let mut blocking = Command::new("timeout");
+    blocking.args(["20", "env", "--block-signal=CHLD"]);
+    blocking.arg(run.get_program()).args(run.get_args());
+    blocking.envs(
+        run.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    assert_eq!(blocking.status().unwrap().code(), Some(0));
+    here.is_clean();
+}
+
+#[test]
 fn signals_reach_the_command_and_orphans_are_reaped() {
     let Some(here) = Launcher::new() else { return };
     for (number, wanted) in [
