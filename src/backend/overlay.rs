@@ -18,10 +18,6 @@ use rustix::mount::MountFlags;
 
 use super::{BackendError, Kind, Task, failed, lower};
 
-/// Marks of overlayfs itself: what an image has of them means nothing to the
-/// directory of another mount.
-const MARKS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
-
 /// Mounts it; the name of the shared mount that it stands on.
 ///
 /// # Errors
@@ -118,7 +114,7 @@ fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
     };
     let mut value = vec![0_u8; 64 << 10];
     for name in names[..len].split(|&byte| byte == 0) {
-        if name.is_empty() || MARKS.iter().any(|mark| name.starts_with(mark)) {
+        if name.is_empty() {
             continue;
         }
         let got = rustix::fs::getxattr(from, name, &mut value)?;

@@ -357,7 +357,7 @@ fn serve(args: &Args, context: &Context, ready: impl FnOnce()) -> Result<(), Fai
     let (name, tree, changes, _lease) = match Wanted::of(args, &store, lease.as_ref())? {
         Some(wanted) => {
             reads.top = wanted.stack.layers.last().map(|layer| layer.diff);
-            let shown = Shown::open(&store, wanted, &caches, lease.as_ref(), &args.writes);
+            let shown = Shown::open(&store, wanted, &caches, lease.as_ref(), args);
             let shown = shown.inspect_err(|_| metrics.tally(&[(Counter::MountErrors, 1)]))?;
             (shown.name, shown.tree, shown.changes, lease)
         }
@@ -530,14 +530,21 @@ impl Shown {
         wanted: Wanted,
         caches: &Caches,
         lease: Option<&Lease>,
-        writes: &WriteArgs,
+        args: &Args,
     ) -> Result<Self, Failure> {
+        let writes = &args.writes;
+        // What is held and read-only is the mount that containers share.
+        let below = args.hold.is_some();
         let Wanted { name, stack, image } = wanted;
         let union = stack.open(store, caches, lease)?;
         if writes.read_only {
+            let tree = match below {
+                true => Tree::Lower(union),
+                false => Tree::Image(union),
+            };
             return Ok(Self {
                 name,
-                tree: Tree::Image(union),
+                tree,
                 changes: Changes::None,
             });
         }

@@ -11,7 +11,7 @@ use super::errno;
 use super::reports::Reports;
 use crate::causes::chain;
 use crate::node::Ino;
-use crate::union::{FsError, Union};
+use crate::union::{FsError, Union, Xattrs};
 
 /// Bits of a mount's number that are a union's own; those above are a slot.
 /// 2^40 is more than the layers' limits allow (4 million entries a layer).
@@ -25,7 +25,12 @@ pub(super) struct Image {
     slot: u64,
     /// The mount's number of what `..` in the root is.
     parent: u64,
+    /// Marks of overlayfs are not told.
+    hides_marks: bool,
 }
+
+/// How marks of overlayfs begin (kernel Documentation/filesystems/overlayfs.rst).
+const MARKS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,7 +46,25 @@ impl Image {
             union,
             slot: 0,
             parent: Ino::ROOT.0,
+            hides_marks: false,
         }
+    }
+
+    /// The same, below overlayfs.
+    pub(super) fn below(name: String, union: Arc<Union>) -> Self {
+        Self {
+            hides_marks: true,
+            ..Self::alone(name, union)
+        }
+    }
+
+    /// The extended attributes that are told of an object.
+    pub(super) fn xattrs(&self, ino: Ino) -> Result<Xattrs, FsError> {
+        let mut all = self.union.xattrs(ino)?;
+        if self.hides_marks {
+            all.retain(|(name, _)| !MARKS.iter().any(|mark| name.starts_with(mark)));
+        }
+        Ok(all)
     }
 
     /// An image among others, below the directory `parent`. Nothing when its
@@ -52,6 +75,7 @@ impl Image {
             union,
             slot,
             parent,
+            hides_marks: false,
         })
     }
 

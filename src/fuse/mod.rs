@@ -58,6 +58,9 @@ use crate::union::writable::Writable;
 pub enum Tree {
     /// One image; its root is the mount's root.
     Image(Arc<Union>),
+    /// The same for kernel overlayfs to stand on, which takes its own marks for what they say whoever has made
+    /// them: those that the image has are not told.
+    Lower(Arc<Union>),
     /// Every image of a catalogue, by name.
     Images(Arc<dyn Catalogue>),
     /// One image that can be changed; its root is the mount's root.
@@ -68,6 +71,7 @@ impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Image(_) => "Tree::Image",
+            Self::Lower(_) => "Tree::Lower",
             Self::Images(_) => "Tree::Images",
             Self::Writable(_) => "Tree::Writable",
         })

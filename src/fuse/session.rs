@@ -124,6 +124,7 @@ pub fn serve(
     let processors = haste::processors();
     let shown = match tree {
         Tree::Image(union) => Ok(Shown::One(Arc::new(Image::alone(name.clone(), union)))),
+        Tree::Lower(union) => Ok(Shown::One(Arc::new(Image::below(name.clone(), union)))),
         Tree::Images(catalogue) => Ok(Shown::Many(Arc::new(Browse::new(catalogue)))),
         Tree::Writable(tree) => Err(tree),
     };

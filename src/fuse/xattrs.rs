@@ -14,7 +14,6 @@ impl Adapter {
     pub(super) fn xattr(&self, number: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let (image, ino) = self.object(number, Errno::NO_XATTR)?;
         let all = image
-            .union
             .xattrs(ino)
             .map_err(|error| self.failed(&image, ino, &error))?;
         let found = all.into_iter().find(|(key, _)| key == name);
@@ -26,7 +25,6 @@ impl Adapter {
             return Ok(Vec::new());
         };
         let all = image
-            .union
             .xattrs(ino)
             .map_err(|error| self.failed(&image, ino, &error))?;
         Ok(names(&all, pid))

@@ -91,6 +91,29 @@ fn same(one: &Walk, other: &Walk, what: &str) {
 }
 
 #[test]
+fn marks_of_overlayfs_that_an_image_has_mean_nothing_in_any_backend() {
+    let Some(host) = Host::new() else { return };
+    host.lab.image("marked:1", Pack::Gzip, |layer| {
+        let mark = |name| format!("SCHILY.xattr.trusted.overlay.{name}");
+        layer
+            .pax(&mark("metacopy"), b"\0\x04\0\0")
+            .file("file", b"data");
+        layer.pax(&mark("opaque"), b"x").dir("dir", 0o755);
+        layer.pax(&mark("whiteout"), b"y").file("dir/empty", b"");
+    });
+    for kind in KINDS {
+        let path = host.provision(kind, "marked:1", kind);
+        assert_eq!(fs::read(path.join("file")).unwrap(), b"data", "{kind}");
+        assert_eq!(
+            fs::metadata(path.join("dir/empty")).unwrap().len(),
+            0,
+            "{kind}"
+        );
+        host.destroy(kind);
+    }
+}
+
+#[test]
 fn all_backends_show_the_same_tree_also_after_their_servers_were_killed() {
     let Some(host) = Host::new() else { return };
     every_kind(&host);

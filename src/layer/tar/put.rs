@@ -365,7 +365,10 @@ mod tests {
                         },
                         kind,
                         link: if linked { link } else { Vec::new() },
-                        mode,
+                        mode: match kind {
+                            MemberKind::Symlink => 0o777,
+                            _ => mode,
+                        },
                         uid,
                         gid,
                         stored: match &sparse {

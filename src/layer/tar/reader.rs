@@ -461,7 +461,11 @@ impl Core {
             path,
             kind,
             link,
-            mode: header.mode()?,
+            mode: match kind {
+                // It has no other (symlink(7)), whatever archivers write.
+                MemberKind::Symlink => 0o777,
+                _ => header.mode()?,
+            },
             uid: id("uid", records.uid, header.uid()?)?,
             gid: id("gid", records.gid, header.gid()?)?,
             size,

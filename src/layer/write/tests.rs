@@ -174,6 +174,19 @@ fn a_directory_whose_name_is_hidden_in_the_same_layer_is_opaque() {
 }
 
 #[test]
+fn a_hidden_directory_with_nothing_in_it_but_what_is_hidden_is_not_there() {
+    for inner in ["d/.wh.x", "d/e/.wh.x", "d/.wh..wh..opq"] {
+        for members in [[file(".wh.d"), file(inner)], [file(inner), file(".wh.d")]] {
+            let index = docker(&members);
+            assert_eq!(hit(&index, "d"), Hit::Whiteout, "{inner}");
+        }
+        let index = docker(&[file(".wh.d"), file(inner), file("d/e/f")]);
+        assert!(opaque(&index, "d"), "{inner}");
+        assert!(matches!(hit(&index, "d/e/f"), Hit::Node(_, Kind::File)));
+    }
+}
+
+#[test]
 fn a_file_of_the_layer_wins_over_a_whiteout_of_its_name() {
     for members in [[file("f"), file(".wh.f")], [file(".wh.f"), file("f")]] {
         let index = docker(&members);

@@ -336,18 +336,50 @@ impl Tree {
 
     /// A directory whose name the same layer hides below shows nothing of lower
     /// layers: it is opaque, and if no member names it, it is made anew and not
-    /// the lower one emptied. Anything else replaces them anyway.
+    /// the lower one emptied; if there is nothing in it but what is hidden, too, it is not there at all. Anything else
+    /// replaces them anyway.
     pub(super) fn settle_whiteouts(&mut self) {
-        for slot in &self.slots {
+        let full = self.full();
+        for slot in &mut self.slots {
             if let Some(Found::Node(id)) = slot.found
                 && slot.whiteout
                 && let Some(node) = self.nodes.get_mut(id as usize)
                 && node.is_dir()
             {
+                if node.implied && !full[id as usize] {
+                    slot.found = None;
+                }
                 node.opaque = true;
                 node.implied = false;
             }
         }
+    }
+
+    /// Which directories have something in them, at any depth, that a member names.
+    fn full(&self) -> Vec<bool> {
+        let mut above = vec![ROOT; self.nodes.len()];
+        for slot in &self.slots {
+            if let Some(Found::Node(id)) = slot.found
+                && self.node(id).is_dir()
+            {
+                above[id as usize] = slot.dir;
+            }
+        }
+        let mut full = vec![false; self.nodes.len()];
+        for slot in &self.slots {
+            let named = match slot.found {
+                Some(Found::Node(id)) => !self.node(id).implied,
+                Some(Found::Link(_)) => true,
+                None => false,
+            };
+            let mut dir = slot.dir;
+            // Ends at the root, which is its own.
+            while named && !full[dir as usize] {
+                full[dir as usize] = true;
+                dir = above[dir as usize];
+            }
+        }
+        full
     }
 
     /// The directory of a clean path; what is missing of it is implied.
