@@ -32,6 +32,7 @@ use super::super::turns::Turns;
 use super::super::workers::Workers;
 use super::super::xattrs::{answer_xattr, names};
 use super::Core;
+use super::changed::Changed;
 use super::open::{RUNNING, Read, cuts_unseen, syncs, wanted};
 use super::opens::Opens;
 use crate::node::Ino;
@@ -79,6 +80,7 @@ impl WritableAdapter {
                 passthrough: AtomicBool::new(false),
                 passed: AtomicBool::new(false),
                 notifier: Arc::default(),
+                changed: Changed::default(),
             }),
             reads: Pool::new(processors, processors + MORE_THREADS, WAITING, work),
             slow: Workers::new(SLOW_MOST),
@@ -293,7 +295,7 @@ impl Filesystem for WritableAdapter {
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _turn = self.turns.turn();
         let (dir, name) = (self.object(parent), name.as_bytes());
-        let done = self.core.tree.unlink(dir, name);
+        let done = self.core.changed(dir, self.core.tree.unlink(dir, name));
         empty(
             reply,
             done.map_err(|error| self.core.failed(dir, Some(name), &error)),
@@ -303,7 +305,7 @@ impl Filesystem for WritableAdapter {
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _turn = self.turns.turn();
         let (dir, name) = (self.object(parent), name.as_bytes());
-        let done = self.core.tree.rmdir(dir, name);
+        let done = self.core.changed(dir, self.core.tree.rmdir(dir, name));
         empty(
             reply,
             done.map_err(|error| self.core.failed(dir, Some(name), &error)),
@@ -353,6 +355,7 @@ impl Filesystem for WritableAdapter {
         let _turn = self.turns.turn();
         let (dir, name) = (self.object(newparent), newname.as_bytes());
         let linked = self.core.tree.link(Ino(ino.0), dir, name);
+        let linked = self.core.changed(dir, linked);
         entry(
             reply,
             linked.map_err(|error| self.core.failed(dir, Some(name), &error)),

@@ -58,6 +58,7 @@ impl Core {
             umask: bits(umask),
         };
         let made = self.tree.make(dir, name, what, &maker);
+        let made = self.changed(dir, made);
         made.map_err(|error| self.failed(dir, Some(name), &error))
     }
 
@@ -91,6 +92,8 @@ impl Core {
             _ => return Err(Errno::EINVAL),
         };
         let renamed = self.tree.rename(from, to, how);
+        let renamed = self.changed(from.0, renamed);
+        let renamed = self.changed(to.0, renamed);
         renamed.map_err(|error| self.failed(from.0, Some(from.1), &error))
     }
 

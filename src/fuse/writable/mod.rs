@@ -12,9 +12,11 @@
 //!   done with open files.
 //! * `change`: everything that changes names and attributes.
 //! * `list`: directories into replies.
+//! * `changed`: what the kernel is told after a change.
 
 mod adapter;
 mod change;
+mod changed;
 mod list;
 mod open;
 mod opens;
@@ -25,6 +27,7 @@ use std::sync::{Arc, OnceLock};
 use fuser::{BackingId, Errno, INodeNo, Notifier, Request};
 
 pub(super) use adapter::WritableAdapter;
+use changed::Changed;
 use opens::Opens;
 
 use super::errno;
@@ -68,9 +71,18 @@ struct Core {
     passed: AtomicBool,
     /// How the kernel is told what it cannot know; from the mount on.
     notifier: Arc<OnceLock<Notifier>>,
+    changed: Changed,
 }
 
 impl Core {
+    /// Notes that a name of a directory was changed, if it was.
+    fn changed<T>(&self, dir: Ino, outcome: Result<T, FsError>) -> Result<T, FsError> {
+        if outcome.is_ok() {
+            self.changed.note(dir, &self.notifier);
+        }
+        outcome
+    }
+
     /// The errno for a failure at `ino` (`name` in it, if there is one). Damage is
     /// told: which image, which path, and what was found.
     fn failed(&self, ino: Ino, name: Option<&[u8]>, error: &FsError) -> Errno {
