@@ -127,9 +127,9 @@ const FAILURES: &[(&str, i32, &str)] = &[
         "error: repository name `BAD` must be lower case\n",
     ),
     (
-        "man DIR/nothing",
+        "man DIR/file/man1",
         1,
-        "error: cannot write manual pages to `DIR/nothing`: No such file or directory (os error 2)\n",
+        "error: cannot write manual pages to `DIR/file/man1`: Not a directory (os error 20)\n",
     ),
 ];
 
@@ -139,6 +139,7 @@ fn failures_have_their_messages_and_exit_codes() {
     let dir = bench.path("");
     let dir = dir.to_str().unwrap().trim_end_matches('/');
     fs::create_dir(bench.path("mnt")).unwrap();
+    bench.write("file", b"no directory");
     let mut wrong = String::new();
     for (args, code, message) in FAILURES {
         let typed = args.replace("DIR", dir);
@@ -363,8 +364,7 @@ fn completions_and_manual_pages_are_written() {
             "{shell}"
         );
     }
-    let pages = bench.path("man1");
-    fs::create_dir(&pages).unwrap();
+    let pages = bench.path("man/man1");
     bench.run(&["man", pages.to_str().unwrap()]).ok();
     let count = fs::read_dir(&pages).unwrap().count();
     assert!(count >= 16, "{count} pages");
