@@ -77,6 +77,28 @@ fn mount_8_mounts_an_image_by_the_helper() {
     }
 }
 
+/// select.poll() of Python, apt and npm wait for files so. fuser knew no answer and warned of it, once
+/// a mount, as if something had gone wrong.
+#[test]
+fn waiting_for_a_file_leaves_nothing_in_the_log() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let Some(lab) = Lab::new() else { return };
+    lab.image("app:1", Pack::Gzip, |layer| {
+        layer.file("f", b"one");
+    });
+    let looked_at = lab.mount("app:1", "looked-at");
+    let written = lab.writable("app:1", "written", &[]);
+    for (at, name) in [(looked_at, "looked-at"), (written, "written")] {
+        let file = fs::File::open(at.join("f")).unwrap();
+        let mut waiting = [PollFd::new(&file, PollFlags::IN)];
+        let ready = poll(&mut waiting, Some(&Timespec::default())).unwrap();
+        assert!(ready == 1 && waiting[0].revents().contains(PollFlags::IN));
+        drop(file);
+        lab.umount(&at);
+        assert_eq!(lab.log(name), [""; 0]);
+    }
+}
+
 /// One of everything that `ls` shows.
 fn everything(layer: &mut Layer) {
     let acl = "0200000001000600ffffffff02000400e803000004000400ffffffff\
