@@ -34,6 +34,8 @@ struct Usage {
     expanded: u64,
     /// Bytes of changes of writable mounts without --upper.
     uppers: u64,
+    /// Bytes of imports that are under way or were killed (`lazyroot gc` removes the latter).
+    staging: u64,
     /// Bytes that no image needs (`lazyroot gc` removes them).
     unneeded: u64,
 }
@@ -69,6 +71,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     lines.push(total("seek maps", usage.maps));
     lines.push(total("uncompressed layers (cache)", usage.expanded));
     lines.push(total("changes of mounts", usage.uppers));
+    lines.push(total("imports under way, or killed", usage.staging));
     lines.push(total("needed by no image", usage.unneeded));
     print(columns(&lines).as_bytes())
 }
@@ -140,6 +143,7 @@ fn usage(context: &Context) -> Result<Usage, StoreError> {
         maps: below(&root.join("seek-v1"), ""),
         expanded: sum(&root.join("expanded-v1"), "", on_disk),
         uppers: store.upper_bytes()?,
+        staging: staging(&root.join("staging")),
         unneeded: 0,
     };
     usage.unneeded = (usage.blobs + usage.indexes + usage.maps).saturating_sub(needed);
@@ -159,6 +163,12 @@ fn below(directory: &Path, suffix: &str) -> u64 {
 /// Bytes on the disk, of files with holes, too; 0 when it is gone by now.
 fn on_disk(path: &Path) -> u64 {
     fs::symlink_metadata(path).map_or(0, |meta| taken(&meta))
+}
+
+/// What imports have made so far, of those that this user may look into.
+fn staging(directory: &Path) -> u64 {
+    let imports = fs::read_dir(directory).into_iter().flatten().flatten();
+    imports.map(|one| sum(&one.path(), "", on_disk)).sum()
 }
 
 fn sum(directory: &Path, suffix: &str, size: fn(&Path) -> u64) -> u64 {

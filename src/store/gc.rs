@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::metrics::Counter;
-use super::staging::sweep;
+use super::staging::{left, sweep};
 use super::uppers::KeptUpper;
 use super::{Store, StoreError, StoreLock, failed, gone_is_fine};
 use crate::appc::AppcReference;
@@ -150,9 +150,10 @@ impl Store {
             return Ok(swept);
         }
         let uppers = self.fates_of_uppers(request.uppers)?;
-        let trash = self.root().join("trash");
+        let (staging, trash) = (self.root().join("staging"), self.root().join("trash"));
         if request.dry_run {
-            let (files, bytes) = plan.count(&trash, &uppers.go)?;
+            let others = [uppers.go, left(&staging)?].concat();
+            let (files, bytes) = plan.count(&trash, &others)?;
             drop(lock);
             (swept.files, swept.bytes) = (files, bytes);
         } else {
@@ -166,7 +167,7 @@ impl Store {
             };
             let there = self.image_ids()?;
             self.forget_called(|id| there.contains(&id))?;
-            sweep(&self.root().join("staging"))?;
+            let staged = sweep(&staging)?;
             discard(&plan, &trash, &lock)?;
             self.sweep_uppers(&uppers.go, &lock)?;
             drop(lock);
@@ -174,7 +175,8 @@ impl Store {
             if late {
                 self.forget_names(&plan.images)?;
             }
-            (swept.files, swept.bytes) = (emptied.files, emptied.bytes);
+            swept.files = staged.files + emptied.files;
+            swept.bytes = staged.bytes + emptied.bytes;
         }
         let stay = uppers.stay.into_iter().map(KeptUpper::measured);
         swept.uppers = stay.collect::<Result<_, _>>()?;

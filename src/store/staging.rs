@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 
 use super::leases::is_dead;
 use super::{Store, StoreError, StoreLock, failed, sync_directory};
-use crate::remove;
+use crate::remove::{self, Removed};
 
 /// A directory of one import, removed when dropped.
 #[derive(Debug)]
@@ -127,12 +127,24 @@ impl Store {
     /// What the system says.
     pub fn sweep_staging(&self) -> Result<(), StoreError> {
         let _lock = self.lock()?;
-        sweep(&self.root().join("staging"))
+        sweep(&self.root().join("staging")).map(|_| ())
     }
 }
 
 /// Removes staging directories that no process holds. The store's lock is held.
-pub(crate) fn sweep(directory: &Path) -> Result<(), StoreError> {
+pub(crate) fn sweep(directory: &Path) -> Result<Removed, StoreError> {
+    let mut swept = Removed::default();
+    for path in left(directory)? {
+        let removed = remove::remove(&path)?;
+        swept.files += removed.files;
+        swept.bytes += removed.bytes;
+    }
+    Ok(swept)
+}
+
+/// What no process holds of the staging directories. The store's lock is held.
+pub(crate) fn left(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut left = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
         let entry = entry.map_err(failed("read", directory))?;
         let path = entry.path();
@@ -140,8 +152,8 @@ pub(crate) fn sweep(directory: &Path) -> Result<(), StoreError> {
         // A plain file is a table of names that was not finished: those are
         // written under the lock that is held here.
         if !is_dir || is_dead(&path.join("lock"))? {
-            remove::remove(&path)?;
+            left.push(path);
         }
     }
-    Ok(())
+    Ok(left)
 }

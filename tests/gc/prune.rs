@@ -181,6 +181,7 @@ fn a_dry_run_has_the_numbers_of_the_real_one_and_changes_nothing() {
     fs::write(bench.store.join("trash/upper/upper/d/f"), "x").unwrap();
     fs::create_dir_all(bench.store.join("fetch")).unwrap();
     fs::write(bench.store.join("fetch/a.part"), noise(1, 300)).unwrap();
+    leave_half_an_import(&bench);
     for rules in [&[][..], &["--all", "--keep", "two:1"], &["--to-size", "0"]] {
         let words: Vec<&str> = rules.iter().copied().chain(["--dry-run"]).collect();
         let before = bench.files();
@@ -192,6 +193,31 @@ fn a_dry_run_has_the_numbers_of_the_real_one_and_changes_nothing() {
         is_whole(&bench);
     }
     assert_eq!(gc(&bench, &["--all"])["files"], 0);
+}
+
+/// What an import makes that is killed before it has published anything: its lock is nobody's.
+fn leave_half_an_import(bench: &Bench) {
+    let directory = bench.store.join("staging/import-killed");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("lock"), "").unwrap();
+    fs::write(directory.join("0.blob"), noise(1, 70_000)).unwrap();
+}
+
+/// It was removed and not counted: "freed 0 B" after a hundred megabytes.
+#[test]
+fn what_a_killed_import_left_is_counted() {
+    let bench = Bench::new();
+    take(&bench, "one:1", &[1]);
+    gc(&bench, &[]);
+    leave_half_an_import(&bench);
+    let used = bench.run(&["du", "--json"]).ok();
+    let used: Value = serde_json::from_slice(&used.out).unwrap();
+    assert!(used["staging"].as_u64().unwrap() >= 70_000, "{used}");
+    let swept = gc(&bench, &[]);
+    assert_eq!(swept["files"], 2);
+    assert!(swept["bytes"].as_u64().unwrap() >= 70_000, "{swept}");
+    let left = fs::read_dir(bench.store.join("staging")).unwrap().count();
+    assert_eq!(left, 0);
 }
 
 #[test]

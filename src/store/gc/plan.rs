@@ -48,8 +48,8 @@ struct Held {
 
 impl Plan {
     /// Files that go with this, and their bytes, as [`super::empty`] counts them:
-    /// also what is in the trash already, and these upper directories.
-    pub(super) fn count(&self, trash: &Path, uppers: &[PathBuf]) -> Result<(u64, u64), StoreError> {
+    /// also what is in the trash already, and these others, with all that is in them.
+    pub(super) fn count(&self, trash: &Path, others: &[PathBuf]) -> Result<(u64, u64), StoreError> {
         let (mut files, mut bytes) = (0, 0);
         let mut names = BTreeSet::new();
         for path in self.files.iter().chain(&self.records) {
@@ -62,7 +62,7 @@ impl Plan {
         let old = old.filter(|name| !names.contains(name.as_os_str()));
         for path in old
             .map(|name| trash.join(name))
-            .chain(uppers.iter().cloned())
+            .chain(others.iter().cloned())
         {
             let (more, taken) = tree(&path)?;
             files += more;
