@@ -86,6 +86,12 @@ const FAILURES: &[(&str, i32, &str)] = &[
         3,
         "error: `one:1:/etc/hosts-1/below`: not a directory\n",
     ),
+    (
+        "import DIR/nope.tar",
+        3,
+        "error: cannot import `DIR/nope.tar`: cannot open `DIR/nope.tar`: \
+         No such file or directory (os error 2)\n",
+    ),
     ("cat one:1:/etc", 1, "error: `one:1:/etc`: is a directory\n"),
     ("cat one:1", 1, "error: `one:1:/`: is a directory\n"),
     (
@@ -177,6 +183,37 @@ fn what_cannot_be_understood_is_a_usage_error() {
         assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
         assert!(ran.err.starts_with("error: "), "{args:?}: {}", ran.err);
     }
+}
+
+#[test]
+fn an_import_is_told_in_words_that_fit_its_numbers_and_names() {
+    let bench = Bench::new();
+    let layers = [1, 2].map(|salt| Layer::new(&sound_layer(salt), Packing::Gzip));
+    let nameless = |layers: &[Layer]| {
+        let mut files = Image::new("x:1", layers.to_vec()).docker();
+        let (_, manifest) = files.last_mut().unwrap();
+        let text = String::from_utf8(manifest.clone()).unwrap();
+        *manifest = text.replace("[\"x:1\"]", "null").into_bytes();
+        archive(&files)
+    };
+    let (one, two) = (nameless(&layers[..1]), nameless(&layers));
+    let told = |bytes: &[u8], more: &[&str], words: &str| {
+        let said = bench.import(&bench.write("x.tar", bytes), more).ok().text();
+        assert!(said.ends_with(&format!(" {words}\n")), "{said}");
+    };
+    let nobodys = "without a name (lazyroot tag gives it one):";
+    told(&one, &[], &format!("{nobodys} 1 new layer, 0 were there"));
+    told(&two, &[], &format!("{nobodys} 1 new layer, 1 was there"));
+    told(
+        &two,
+        &["--name", "b:1", "--name", "a:1"],
+        "as b:1, a:1: 0 new layers, 2 were there",
+    );
+    told(
+        &two,
+        &[],
+        "(it is a:1, b:1 already): 0 new layers, 2 were there",
+    );
 }
 
 /// Such a name was found by its text, whatever the image was.

@@ -16,6 +16,7 @@ use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
 use crate::reference::Reference;
+use crate::store::Store;
 
 /// Take images from archives into the store. Nothing is unpacked.
 ///
@@ -118,7 +119,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         if !args.json {
             imported
                 .iter()
-                .try_for_each(|image| print(line(image).as_bytes()))?;
+                .try_for_each(|image| print(line(image, &store)?.as_bytes()))?;
         }
         all.extend(imported);
     }
@@ -141,24 +142,32 @@ fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Archive, ImportError> {
 }
 
 /// One image in words.
-pub(super) fn line(image: &Imported) -> String {
-    let names: Vec<String> = image.names.iter().map(Reference::familiar).collect();
-    let named = match names.is_empty() {
-        true => "without a name (lazyroot tag gives it one)".to_owned(),
-        false => format!("as {}", names.join(", ")),
+pub(super) fn line(image: &Imported, store: &Store) -> Result<String, Failure> {
+    let familiar = |names: &[Reference]| {
+        let names: Vec<String> = names.iter().map(Reference::familiar).collect();
+        names.join(", ")
     };
     if let Some(appc) = &image.appc {
         let also = match image.names.is_empty() {
             true => String::new(),
-            false => format!(" {named}"),
+            false => format!(" as {}", familiar(&image.names)),
         };
         let id =
             AciId::of_image(image.id).map_or_else(|| image.id.to_string(), |id| id.to_string());
-        return format!("imported {id} {appc}{also}\n");
+        return Ok(format!("imported {id} {appc}{also}\n"));
     }
-    let new = image.layers - image.layers_kept;
-    format!(
-        "imported {} {named}: {new} new layers, {} were there\n",
-        image.id, image.layers_kept
-    )
+    let named = match image.names.is_empty() {
+        false => format!("as {}", familiar(&image.names)),
+        true => match &*store.names_of(image.id)? {
+            [] => "without a name (lazyroot tag gives it one)".to_owned(),
+            before => format!("(it is {} already)", familiar(before)),
+        },
+    };
+    let (new, kept) = (image.layers - image.layers_kept, image.layers_kept);
+    let layers = if new == 1 { "layer" } else { "layers" };
+    let were = if kept == 1 { "was" } else { "were" };
+    Ok(format!(
+        "imported {} {named}: {new} new {layers}, {kept} {were} there\n",
+        image.id
+    ))
 }

@@ -1,6 +1,7 @@
 //! `lazyroot pull`
 
 use super::fetch::{Asked, Fetch, Fetched, Policy};
+use super::import::line;
 use super::report::Failure;
 use super::{Context, print, print_json};
 use crate::digest::ImageId;
@@ -44,9 +45,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     };
     match args.json {
         true => print_json(&imported),
-        false => imported
-            .iter()
-            .try_for_each(|image| print(super::import::line(image).as_bytes())),
+        false => {
+            let store = context.open()?;
+            imported
+                .iter()
+                .try_for_each(|image| print(line(image, &store)?.as_bytes()))
+        }
     }
 }
 
@@ -54,14 +58,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 fn there(id: ImageId, context: &Context) -> Result<Imported, Failure> {
     let store = context.open()?;
     let record = store.image(id)?;
-    let names = store.names()?.into_iter();
     Ok(Imported {
         id,
         appc: record.appc.map(|outline| outline.reference()),
-        names: names
-            .filter(|(_, of)| *of == id)
-            .map(|(name, _)| name)
-            .collect(),
+        names: store.names_of(id)?,
         layers: record.layers.len(),
         layers_kept: record.layers.len(),
     })

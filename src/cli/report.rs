@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::{ExitCode, ExitStatus};
 
+use crate::archive::ArchiveError;
 pub(super) use crate::causes::chain;
 use crate::export::ExportError;
 use crate::image::appc::graph::GraphError;
@@ -137,6 +138,11 @@ impl From<ImportError> for Failure {
     fn from(error: ImportError) -> Self {
         let exit = match &error {
             ImportError::Interrupted => Exit::Interrupted,
+            ImportError::Archive(ArchiveError::Open { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Exit::NotFound
+            }
             ImportError::Store(error) => store_exit(error),
             ImportError::Registry(error) => registry_exit(error),
             _ => Exit::Failed,

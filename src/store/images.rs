@@ -87,6 +87,15 @@ impl Store {
         Ok(file.names)
     }
 
+    /// The names of one image, sorted.
+    ///
+    /// # Errors
+    /// See [`Self::names`].
+    pub fn names_of(&self, id: ImageId) -> Result<Vec<Reference>, StoreError> {
+        let own = self.names()?.into_iter().filter(|(_, of)| *of == id);
+        Ok(own.map(|(name, _)| name).collect())
+    }
+
     /// IDs of all images, sorted.
     ///
     /// # Errors
