@@ -87,6 +87,11 @@ const FAILURES: &[(&str, i32, &str)] = &[
         "error: `one:1:/etc/hosts-1/below`: not a directory\n",
     ),
     (
+        "ls one:1:/etc/hosts-1/",
+        3,
+        "error: `one:1:/etc/hosts-1/`: not a directory\n",
+    ),
+    (
         "import DIR/nope.tar",
         3,
         "error: cannot import `DIR/nope.tar`: cannot open `DIR/nope.tar`: \
@@ -182,6 +187,19 @@ fn what_cannot_be_understood_is_a_usage_error() {
         let ran = bench.run(args);
         assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
         assert!(ran.err.starts_with("error: "), "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_directory_behind_a_symlink_is_listed_where_a_slash_ends_the_path() {
+    let bench = Bench::new();
+    let layer = Tar::new().dir("usr/").file("usr/f", b"x");
+    let layer = Layer::new(&layer.symlink("bin", "usr").end(), Packing::Gzip);
+    let image = Image::new("app:1", vec![layer]);
+    bench.pipe(&archive(&image.docker()), &[]).ok();
+    for (path, listed) in [("/bin", "/bin\n"), ("/bin/", "f\n"), ("/bin/.", "f\n")] {
+        let said = bench.run(&["ls", &format!("app:1:{path}")]).ok().text();
+        assert_eq!(said, listed, "{path}");
     }
 }
 

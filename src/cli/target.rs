@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::Context;
 use super::report::{Exit, Failure, in_image};
+use crate::node::Kind;
 use crate::store::Caches;
 use crate::tree_path::TreePath;
-use crate::union::{Found, Union};
+use crate::union::{Found, FsError, Union};
 use crate::view;
 
 /// An image and a path in it. The path begins with `/`: `debian:12:/etc`.
@@ -35,7 +36,8 @@ impl Target {
         })
     }
 
-    /// Opens the image and finds the path.
+    /// Opens the image and finds the path. One that ends as a directory's does is followed to one
+    /// (path_resolution(7), "A trailing slash").
     pub(super) fn open(&self, context: &Context, follow: bool) -> Result<Opened, Failure> {
         let store = context.open()?;
         let id = store.find(&self.image)?;
@@ -43,10 +45,14 @@ impl Target {
         let name = format!("{}:{}", self.image, self.path.display());
         let path = TreePath::parse(self.path.as_bytes())
             .map_err(|error| Failure::new(Exit::Usage, format!("`{name}`: {error}")))?;
-        let found = view
-            .union
-            .resolve(&path, follow)
-            .map_err(|error| in_image(&name, &error))?;
+        let bytes = self.path.as_bytes();
+        let of_directory = bytes.ends_with(b"/") || bytes.ends_with(b"/.");
+        let found = view.union.resolve(&path, follow || of_directory);
+        let found = match found {
+            Ok(found) if of_directory && found.attr.kind != Kind::Dir => Err(FsError::NotDir),
+            other => other,
+        };
+        let found = found.map_err(|error| in_image(&name, &error))?;
         Ok(Opened {
             union: view.union,
             found,
