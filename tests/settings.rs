@@ -280,7 +280,7 @@ fn values_that_are_wrong_are_refused_at_once() {
     for (args, words) in [
         (
             &["--backend", "aufs", "images"][..],
-            "`aufs` is no backend (auto, fuse, overlay, bind, copy are)",
+            "possible values: auto, fuse, overlay, bind, copy",
         ),
         (
             &["--providers", "oci", "images"],

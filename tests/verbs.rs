@@ -191,6 +191,67 @@ fn what_cannot_be_understood_is_a_usage_error() {
 }
 
 #[test]
+fn words_of_other_tools_lead_to_ours() {
+    let bench = Bench::new();
+    for (word, ours) in [
+        ("ps", "`lazyroot containers`"),
+        ("rm", "`lazyroot destroy`"),
+        ("rmi", "`lazyroot remove`"),
+        ("save", "`lazyroot export`"),
+        ("load", "`lazyroot import`"),
+        ("history", "`lazyroot inspect`"),
+        ("create", "`lazyroot provision`"),
+        ("exec", "`lazyroot containers`"),
+        ("cp", "`lazyroot cat`"),
+        ("build", "`lazyroot commit`"),
+        ("start", "`lazyroot run`"),
+        ("stop", "`lazyroot destroy`"),
+        ("imprt", "'import'"),
+    ] {
+        let ran = bench.run(&[word]);
+        assert_eq!(ran.code, 2, "{word}: {}", ran.err);
+        let tip = ran.err.lines().find(|line| line.contains("tip: "));
+        let tip = tip.unwrap_or_else(|| panic!("{word}: {}", ran.err));
+        assert!(tip.contains(ours), "{tip}");
+    }
+}
+
+/// `save` had the tip `serve`, which nobody is to type.
+#[test]
+fn what_is_for_ourselves_is_offered_to_nobody() {
+    let bench = Bench::new();
+    let ours = |text: &str| {
+        let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
+        words.any(|word| word == "serve" || word == "launch")
+    };
+    for args in [&["serv"][..], &["launc"], &[], &["help"]] {
+        let ran = bench.run(args);
+        let said = format!("{}{}", ran.text(), ran.err);
+        assert!(!ours(&said), "{args:?}: {said}");
+    }
+    let script = bench.run(&["completions", "bash"]).ok().text();
+    let verbs = script.lines().find(|line| line.contains("umount"));
+    assert!(!verbs.unwrap().contains("serve"), "{verbs:?}");
+    // We ourselves are understood, also when we are wrong.
+    let ran = bench.run(&["serve", "--nothing"]);
+    assert!(ran.err.contains("'--nothing'"), "{}", ran.err);
+}
+
+#[test]
+fn help_is_a_verb_too() {
+    let bench = Bench::new();
+    for (args, same) in [
+        (&["help"][..], &["--help"][..]),
+        (&["help", "ls"], &["ls", "--help"]),
+        (&["help", "run"], &["run", "--help"]),
+    ] {
+        let help = bench.run(args).ok().text();
+        assert_eq!(help, bench.run(same).ok().text(), "{args:?}");
+    }
+    assert_eq!(bench.run(&["help", "fly"]).code, 2);
+}
+
+#[test]
 fn a_directory_behind_a_symlink_is_listed_where_a_slash_ends_the_path() {
     let bench = Bench::new();
     let layer = Tar::new().dir("usr/").file("usr/f", b"x");
@@ -419,6 +480,8 @@ fn completions_and_manual_pages_are_written() {
             "{shell}"
         );
     }
+    let script = bench.run(&["completions", "bash"]).ok().text();
+    assert!(script.contains("auto fuse overlay bind copy"));
     let pages = bench.path("man/man1");
     bench.run(&["man", pages.to_str().unwrap()]).ok();
     let count = fs::read_dir(&pages).unwrap().count();

@@ -47,6 +47,7 @@ mod serve;
 mod settings;
 mod tag;
 mod target;
+mod tips;
 mod umount;
 mod validate;
 mod verify;
@@ -61,7 +62,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches as _, Parser, Subcommand};
+use clap::{ArgMatches, FromArgMatches as _, Subcommand};
 
 use crate::backend::Choice;
 use crate::fork;
@@ -70,14 +71,8 @@ use report::{Exit, Failure};
 use settings::{Defaults, Files, Isolation, Providers, Settings, Words};
 use signal_hook::SigId;
 
-/// Container root file systems from unmodified images, mounted without unpacking.
-#[derive(Debug, Parser)]
-#[command(
-    name = "lazyroot",
-    version,
-    max_term_width = 100,
-    disable_help_subcommand = true
-)]
+/// What was typed.
+#[derive(Debug, clap::Args)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -338,33 +333,54 @@ pub fn main() -> ExitCode {
 fn parse(typed: &[OsString]) -> Result<ArgMatches, clap::Error> {
     let verbs = Verb::augment_subcommands(clap::Command::new("lazyroot"));
     let mut words = typed.iter().skip(1);
-    if let Some(verb) = words.find_map(|word| verbs.find_subcommand(word)) {
-        let small = <Common as clap::Args>::augment_args(clap::Command::new("lazyroot"))
-            .subcommand_required(true)
+    let named = words.find_map(|word| verbs.find_subcommand(word));
+    if let Some(verb) = named {
+        let small = program()
+            .disable_help_subcommand(true)
             .subcommand(verb.clone());
         if let Ok(matches) = small.try_get_matches_from(typed) {
             return Ok(matches);
         }
     }
-    whole().try_get_matches_from(typed)
+    let whole = whole(named.map(clap::Command::get_name));
+    let matches = whole.try_get_matches_from(typed);
+    matches.map_err(tips::explain)
 }
 
-/// The parser of all verbs, which says of each what it does: that comes with their arguments.
-fn whole() -> clap::Command {
-    Cli::command().mut_subcommands(|verb| {
+/// The program without its verbs.
+fn program() -> clap::Command {
+    let program = clap::Command::new("lazyroot").subcommand_required(true);
+    <Common as clap::Args>::augment_args(program)
+}
+
+/// The parser of all verbs, which says of each what it does: that comes with their arguments. Of
+/// those that are for ourselves it has only the one that is `named`, so that no list, no tip and no
+/// shell offers them.
+fn whole(named: Option<&str>) -> clap::Command {
+    let mut whole = program()
+        .about("Container root file systems from unmodified images, mounted without unpacking")
+        .version(env!("CARGO_PKG_VERSION"))
+        .max_term_width(100)
+        .arg_required_else_help(true);
+    let verbs = Verb::augment_subcommands(clap::Command::new("lazyroot"));
+    for verb in verbs.get_subcommands() {
         let mut built = verb.clone();
         built.build();
-        match built.get_about() {
-            Some(about) => verb.about(about.clone()),
-            None => verb,
+        if built.is_hide_set() && named != Some(verb.get_name()) {
+            continue;
         }
-    })
+        whole = whole.subcommand(match built.get_about() {
+            Some(about) => verb.clone().about(about.clone()),
+            None => verb.clone(),
+        });
+    }
+    whole
 }
 
 /// Whether a command line that cannot be understood is one of `run`, whose other exit codes
 /// are the command's.
 fn means_run() -> bool {
-    let matches = Cli::command().ignore_errors(true).try_get_matches();
+    let matches = whole(None).ignore_errors(true).try_get_matches();
     matches.is_ok_and(|matches| matches.subcommand_name() == Some("run"))
 }
 
@@ -402,8 +418,8 @@ fn run(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Metrics(args) => metrics::run(&args, context),
         Verb::Doctor(args) => doctor::run(&args, context),
         Verb::Config(args) => config::run(&args, context),
-        Verb::Completions(args) => completions::run(&args, Cli::command()),
-        Verb::Man(args) => man::run(&args, Cli::command()),
+        Verb::Completions(args) => completions::run(&args, whole(None)),
+        Verb::Man(args) => man::run(&args, whole(None)),
         Verb::Serve(args) => serve::run(&args, context),
     };
     done.map(|()| Exit::Done.into())
@@ -515,13 +531,13 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        whole(Some("serve")).debug_assert();
     }
 
     /// clap would give the one to whoever asks for the other, and panic over its type.
     #[test]
     fn no_flag_of_a_verb_is_called_as_one_of_all_verbs() {
-        let mut all = Cli::command();
+        let mut all = whole(None);
         all.build();
         let global: Vec<_> = all
             .get_arguments()
@@ -529,7 +545,8 @@ mod tests {
             .map(|arg| arg.get_id().clone())
             .collect();
         assert!(!global.is_empty());
-        for verb in Cli::command().get_subcommands_mut() {
+        let mut verbs = Verb::augment_subcommands(clap::Command::new("lazyroot"));
+        for verb in verbs.get_subcommands_mut() {
             verb.build();
             assert!(verb.get_arguments().count() > 0);
             for arg in verb.get_arguments() {
@@ -544,7 +561,7 @@ mod tests {
         let typed = ["lazyroot".into(), "--help".into()];
         let help = parse(&typed).unwrap_err().to_string();
         assert!(help.contains("List the images of the store"), "{help}");
-        for verb in whole().get_subcommands() {
+        for verb in whole(None).get_subcommands() {
             assert!(verb.get_about().is_some(), "{}", verb.get_name());
         }
     }
@@ -553,7 +570,7 @@ mod tests {
     fn a_word_that_is_a_verb_elsewhere_is_taken_for_what_it_is() {
         let read = |line: &str| {
             let typed: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            let by_whole = whole().try_get_matches_from(&typed);
+            let by_whole = whole(None).try_get_matches_from(&typed);
             (parse(&typed), by_whole)
         };
         for line in [
@@ -577,6 +594,9 @@ mod tests {
             "lazyroot mount",
             "lazyroot mount --help",
             "lazyroot help mount",
+            "lazyroot help",
+            "lazyroot help nothing",
+            "lazyroot mount help",
             "lazyroot nothing mount",
             "lazyroot mount --nothing a b",
             "lazyroot --version mount",

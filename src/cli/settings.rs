@@ -16,13 +16,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ArgMatches;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use serde_json::Value;
 
 use super::discovery::{self, How};
 use super::registry;
 use super::report::{Exit, Failure};
-use crate::backend::{Choice, Kind};
+use crate::backend::{AUTO, Choice, Kind};
 use crate::discovery::Prefix;
 use crate::registry::Mirror;
 
@@ -91,6 +92,8 @@ pub(super) struct Wishes {
         global = true,
         env = "LAZYROOT_BACKEND",
         value_name = "HOW",
+        value_parser = backend(),
+        hide_possible_values = true,
         hide_short_help = true
     )]
     backend: Option<Choice>,
@@ -350,6 +353,12 @@ where
 {
     let text: String = serde::Deserialize::deserialize(from)?;
     text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// Shells offer what a parser says that it takes.
+fn backend() -> impl TypedValueParser<Value = Choice> {
+    let words = Kind::ALL.map(Kind::word);
+    PossibleValuesParser::new([AUTO].into_iter().chain(words)).try_map(|word| word.parse())
 }
 
 /// As Mesos' flags have it.

@@ -1,0 +1,64 @@
+//! What is said of a command line that nobody can understand, beyond what clap says.
+//!
+//! What it is for: words of other tools lead to ours. Must not know what verbs do.
+
+use clap::Error;
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Verbs of docker and podman, and what is here instead.
+const THEIRS: [(&str, &str); 13] = [
+    ("build", "`lazyroot commit` makes an image of changes"),
+    (
+        "cp",
+        "`lazyroot containers` shows directories, which cp(1) copies from and to; \
+         `lazyroot cat` prints a file of an image",
+    ),
+    ("create", "`lazyroot provision` makes a container"),
+    (
+        "exec",
+        "`lazyroot containers` shows directories, in which chroot(1) or any launcher starts a command",
+    ),
+    ("history", "`lazyroot inspect` shows an image's history"),
+    ("kill", "`lazyroot destroy` removes a container"),
+    ("load", "`lazyroot import` takes images from archives"),
+    (
+        "ps",
+        "`lazyroot containers` shows what containers there are",
+    ),
+    (
+        "rm",
+        "`lazyroot destroy` removes a container, `lazyroot remove` an image",
+    ),
+    ("rmi", "`lazyroot remove` removes an image"),
+    ("save", "`lazyroot export` writes an image to an archive"),
+    (
+        "start",
+        "`lazyroot run` runs a command in a new container, `lazyroot provision` only makes one",
+    ),
+    ("stop", "`lazyroot destroy` removes a container"),
+];
+
+/// The error with what we know more.
+pub(super) fn explain(mut error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let word = text(&error, ContextKind::InvalidSubcommand);
+            let tip = THEIRS.iter().find(|(theirs, _)| Some(*theirs) == word);
+            if let Some((_, tip)) = tip {
+                let tips = ContextValue::StyledStrs(vec![StyledStr::from(*tip)]);
+                error.remove(ContextKind::SuggestedSubcommand);
+                error.insert(ContextKind::Suggested, tips);
+            }
+        }
+        _ => {}
+    }
+    error
+}
+
+fn text(error: &Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text),
+        _ => None,
+    }
+}
