@@ -330,6 +330,34 @@ fn values_that_are_wrong_are_refused_at_once() {
 }
 
 #[test]
+fn a_wrong_value_of_the_environment_is_told_by_the_variable() {
+    let bench = Bench::new();
+    for (name, args) in [("LAZYROOT_BACKEND", &[][..]), ("LAZYROOT_CACHE_SIZE", &[])] {
+        let ran = run(&bench, &[args, &["images"]].concat(), &[(name, "3X")]);
+        says(&ran, 2, &[&format!("invalid value '3X' for '{name}'")]);
+    }
+    let env = [("LAZYROOT_CACHE_SIZE", "4X")];
+    let ran = run(&bench, &["images", "--cache-size", "3X"], &env);
+    says(&ran, 2, &["invalid value '3X' for '--cache-size <BYTES>'"]);
+}
+
+#[test]
+fn an_empty_variable_says_nothing() {
+    let bench = Bench::new();
+    bench.write("c.toml", b"mirror = ['m.example']\n");
+    let config = ["--config", "c.toml"];
+    for (name, variable, config) in [
+        ("store", "LAZYROOT_STORE", &[][..]),
+        ("backend", "LAZYROOT_BACKEND", &[]),
+        ("prefetch", "LAZYROOT_PREFETCH", &[]),
+        ("mirror", "LAZYROOT_MIRROR", &config),
+    ] {
+        let said = setting(&bench, name, config, &[(variable, "")]);
+        assert_eq!(said, setting(&bench, name, config, &[]), "{variable}");
+    }
+}
+
+#[test]
 fn the_flags_of_mesos_agent_say_the_same() {
     let bench = Bench::new();
     for (flag, value, name, expected) in [

@@ -62,7 +62,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::{ArgMatches, FromArgMatches as _, Subcommand};
+use clap::{Arg, ArgMatches, FromArgMatches as _, Subcommand};
 
 use crate::backend::Choice;
 use crate::fork;
@@ -344,13 +344,27 @@ fn parse(typed: &[OsString]) -> Result<ArgMatches, clap::Error> {
     }
     let whole = whole(named.map(clap::Command::get_name));
     let matches = whole.try_get_matches_from(typed);
-    matches.map_err(tips::explain)
+    matches.map_err(|error| tips::explain(error, typed))
 }
 
 /// The program without its verbs.
 fn program() -> clap::Command {
     let program = clap::Command::new("lazyroot").subcommand_required(true);
-    <Common as clap::Args>::augment_args(program)
+    let program = <Common as clap::Args>::augment_args(program);
+    // An empty variable says nothing, as with most programs: it is how a unit or a script takes
+    // back what was said before. A list that is to be empty is said so by its flag.
+    let is_empty = |arg: &Arg| {
+        let said = arg.get_env().and_then(env::var_os);
+        said.is_some_and(|value| value.is_empty())
+    };
+    let some = program.get_arguments().any(is_empty);
+    match some {
+        true => program.mut_args(|arg| match is_empty(&arg) {
+            true => arg.env(None),
+            false => arg,
+        }),
+        false => program,
+    }
 }
 
 /// The parser of all verbs, which says of each what it does: that comes with their arguments. Of

@@ -1,6 +1,10 @@
 //! What is said of a command line that nobody can understand, beyond what clap says.
 //!
-//! What it is for: words of other tools lead to ours. Must not know what verbs do.
+//! What it is for: words of other tools lead to ours, and a value that came from the environment is told
+//! by the variable's name. Must not know what verbs do.
+
+use std::env;
+use std::ffi::OsString;
 
 use clap::Error;
 use clap::builder::StyledStr;
@@ -40,7 +44,7 @@ const THEIRS: [(&str, &str); 13] = [
 ];
 
 /// The error with what we know more.
-pub(super) fn explain(mut error: Error) -> Error {
+pub(super) fn explain(mut error: Error, typed: &[OsString]) -> Error {
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let word = text(&error, ContextKind::InvalidSubcommand);
@@ -51,9 +55,31 @@ pub(super) fn explain(mut error: Error) -> Error {
                 error.insert(ContextKind::Suggested, tips);
             }
         }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            if let Some(variable) = variable(&error, typed) {
+                error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
+            }
+        }
         _ => {}
     }
     error
+}
+
+/// The variable that a wrong value is from: clap names the flag, which nobody typed.
+fn variable(error: &Error, typed: &[OsString]) -> Option<String> {
+    let shown = text(error, ContextKind::InvalidArg)?;
+    // `--backend <HOW>`, `--prefetch[=<BOOL>]`.
+    let flag = shown.split([' ', '[', '=']).next()?;
+    let name = flag.strip_prefix("--")?;
+    let value = text(error, ContextKind::InvalidValue)?;
+    let joined = format!("{flag}={value}");
+    let apart = [flag, value];
+    if typed.iter().any(|word| **word == *joined) || typed.windows(2).any(|words| *words == apart) {
+        return None;
+    }
+    let variable = format!("LAZYROOT_{}", name.replace('-', "_").to_ascii_uppercase());
+    let said = env::var_os(&variable)?;
+    (said == *value).then_some(variable)
 }
 
 fn text(error: &Error, kind: ContextKind) -> Option<&str> {
