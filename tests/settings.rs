@@ -358,6 +358,16 @@ fn an_empty_variable_says_nothing() {
 }
 
 #[test]
+fn a_store_that_is_a_file_is_an_error() {
+    let bench = Bench::new();
+    bench.write("file", b"no store");
+    for verb in ["images", "du"] {
+        let ran = run(&bench, &["--store", "file", verb], &[]);
+        says(&ran, 1, &["file`: Not a directory"]);
+    }
+}
+
+#[test]
 fn the_flags_of_mesos_agent_say_the_same() {
     let bench = Bench::new();
     for (flag, value, name, expected) in [

@@ -359,7 +359,8 @@ impl Store {
     pub fn open(root: &Path, own_cache: &Path, cache_quota: u64) -> Result<Self, StoreError> {
         let images = root.join("images-v1");
         if !images.is_dir() {
-            return match fs::symlink_metadata(root) {
+            // A file is no store, and none that could be made.
+            return match fs::read_dir(root) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(failed("read", root)(error))
                 }
