@@ -367,6 +367,30 @@ fn a_store_that_is_a_file_is_an_error() {
     }
 }
 
+/// Whoever removes the directory that his shell stands in can still use what he names from the root.
+#[test]
+fn a_directory_that_is_gone_is_missed_only_by_relative_paths() {
+    let bench = Bench::new();
+    let store = bench.path("store");
+    let there = |store: &str| {
+        fs::create_dir(bench.path("gone")).unwrap();
+        let script = "cd \"$1/gone\" && rmdir \"$1/gone\" && exec \"$2\" --store \"$3\" images";
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", script, "sh"]).arg(bench.path(""));
+        shell.arg(env!("CARGO_BIN_EXE_lazyroot")).arg(store);
+        shell
+            .env_remove("LAZYROOT_STORE")
+            .env("HOME", bench.path(""));
+        Ran::of(shell.output().unwrap())
+    };
+    there(store.to_str().unwrap()).ok();
+    let words = [
+        "`s` begins at the current directory, which is not there",
+        "try: ",
+    ];
+    says(&there("s"), 1, &words);
+}
+
 #[test]
 fn the_flags_of_mesos_agent_say_the_same() {
     let bench = Bench::new();

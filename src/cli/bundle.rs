@@ -106,5 +106,5 @@ fn new_directory(dir: &Path) -> Result<PathBuf, Failure> {
         let what = format!("`{}` is not empty", dir.display());
         return Err(Failure::new(Exit::InUse, what).hint("a new directory for each bundle"));
     }
-    Ok(std::env::current_dir()?.join(dir))
+    Ok(std::path::absolute(dir)?)
 }

@@ -276,8 +276,12 @@ pub(super) struct Wishes {
 }
 
 impl Wishes {
-    /// Paths that are relative begin at `base`.
-    fn below(mut self, base: &Path) -> Self {
+    /// Paths that are relative begin at `base`, which nobody asks for without one.
+    fn below(mut self, base: impl Fn(&Path) -> Result<PathBuf, Failure>) -> Result<Self, Failure> {
+        let prefix = match &mut self.discovery_prefix {
+            Some(Prefix::Dir(path)) => Some(path),
+            _ => None,
+        };
         let paths = [
             &mut self.store,
             &mut self.rootfs_dir,
@@ -287,14 +291,22 @@ impl Wishes {
             &mut self.cacert,
             &mut self.auth_file,
         ];
-        for path in paths.into_iter().flatten() {
-            *path = base.join(&path);
+        for path in paths.into_iter().flatten().chain(prefix) {
+            if path.is_relative() {
+                *path = base(path)?.join(&path);
+            }
         }
-        if let Some(Prefix::Dir(path)) = &mut self.discovery_prefix {
-            *path = base.join(&path);
-        }
-        self
+        Ok(self)
     }
+}
+
+/// Where a path begins that was typed. The directory may have been removed since.
+fn here(path: &Path) -> Result<PathBuf, Failure> {
+    env::current_dir().map_err(|error| {
+        let path = path.display();
+        let what = format!("`{path}` begins at the current directory, which is not there: {error}");
+        Failure::new(Exit::Failed, what).hint("an absolute path, or cd elsewhere first")
+    })
 }
 
 /// A number of bytes.
@@ -435,12 +447,11 @@ impl Settings {
         files: Files,
         defaults: &Defaults,
     ) -> Result<Self, Failure> {
-        let here = env::current_dir()?;
         let agent = agent.wishes()?;
         let mut sources = Sources {
-            agent: agent.wishes.below(&here),
+            agent: agent.wishes.below(here)?,
             agent_flags: agent.flags,
-            typed: typed.clone().below(&here),
+            typed: typed.clone().below(here)?,
             matches,
             files: files.read()?,
             list: Vec::new(),

@@ -55,7 +55,8 @@ fn read(path: &Path) -> Result<Option<Wishes>, Failure> {
         wrong(&format!("{line}{}", error.message()))
     })?;
     let base = std::path::absolute(path)?;
-    Ok(Some(wishes.below(base.parent().unwrap_or(Path::new("/")))))
+    let base = base.parent().unwrap_or(Path::new("/"));
+    wishes.below(|_| Ok(base.to_owned())).map(Some)
 }
 
 #[cfg(test)]
