@@ -14,6 +14,7 @@ use super::date;
 use super::report::{Exit, Failure};
 
 const SYSLOG: &str = "/dev/log";
+const NOWHERE: &str = "/dev/null";
 
 /// Where lines go.
 enum To {
@@ -39,11 +40,7 @@ pub(super) fn begin(
         (Some(path), _) => To::File(open(path)?),
         (None, true) => match syslog() {
             Some(socket) => To::Syslog(socket),
-            None => {
-                // If its directory cannot be made, opening the file says so.
-                let _ = fallback.parent().map(fs::create_dir_all);
-                To::File(open(fallback)?)
-            }
+            None => To::File(open_default(fallback)?),
         },
         (None, false) => To::Stderr,
     };
@@ -59,17 +56,44 @@ pub(super) fn begin(
     Ok(())
 }
 
+/// Where a server in the background is told to log: what somebody said, or nothing where the system
+/// has a log, or else `fallback`, if it can be written.
+pub(super) fn of_server<'a>(said: Option<&'a Path>, fallback: &'a Path) -> Option<&'a Path> {
+    match said.is_some() || syslog().is_some() {
+        true => said,
+        false => Some(or_nowhere(fallback)),
+    }
+}
+
+/// The file that nobody named, or none, which is told. That somebody's home cannot be written is no
+/// reason to do without the mount.
+pub(super) fn or_nowhere(fallback: &Path) -> &Path {
+    let Err(failure) = open_default(fallback) else {
+        return fallback;
+    };
+    // There is nobody left to tell when standard error is gone.
+    let _ = writeln!(
+        std::io::stderr(),
+        "note: {failure}; nothing is logged (--log FILE says where else)"
+    );
+    Path::new(NOWHERE)
+}
+
+/// The file that nobody named; its directory is made, too.
+fn open_default(path: &Path) -> Result<File, Failure> {
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    made.map_err(|error| cannot_write(path, &error))?;
+    open(path)
+}
+
 fn open(path: &Path) -> Result<File, Failure> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(|error| {
-            Failure::new(
-                Exit::Failed,
-                format!("cannot write the log `{}`: {error}", path.display()),
-            )
-        })
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+    let what = format!("cannot write the log `{}`: {error}", path.display());
+    Failure::new(Exit::Failed, what).hint("another file with --log FILE")
 }
 
 fn syslog() -> Option<UnixDatagram> {

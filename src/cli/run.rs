@@ -16,7 +16,7 @@ use super::launching::{Given, Typing, is_machines_root};
 use super::provision::now;
 use super::report::{Exit, Failure};
 use super::wanted::Wanted;
-use super::{Context, parse_size, progress, serve};
+use super::{Context, logging, parse_size, progress, serve};
 use crate::backend::Kind;
 use crate::container::{ContainerError, Containers, Provisioned, Request, unique_name};
 use crate::container_id::ContainerId;
@@ -159,11 +159,8 @@ impl Args {
             }
             launch::enter_user_namespace().map_err(|error| launch_failure(&error))?;
             // The user is root from here on, and root's log is closed to him.
-            let log = context.log_file.as_deref().unwrap_or(&context.log);
-            if let Some(directory) = log.parent() {
-                std::fs::create_dir_all(directory)?;
-            }
-            keeper.log = Some(log);
+            let said = context.log_file.as_deref();
+            keeper.log = Some(said.unwrap_or_else(|| logging::or_nowhere(&context.log)));
             request.backend = settled()?;
         }
         let shown = progress::Written::new(self.wanted.quiet);

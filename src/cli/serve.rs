@@ -196,8 +196,11 @@ impl MountArgs {
         if foreground {
             return run(&args, context);
         }
+        // The copy has no standard error to say it on.
+        let log = logging::of_server(context.log_file.as_deref(), &context.log);
         let serve = || {
-            let exit = run(&args, context).map_or_else(|failure| failure.exit, |()| Exit::Done);
+            let served = begin(&args, context, log);
+            let exit = served.map_or_else(|failure| failure.exit, |()| Exit::Done);
             exit as u8
         };
         start_copy(serve).map_err(|error| {
@@ -248,6 +251,10 @@ fn make_room_for_descriptors() {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    begin(args, context, context.log_file.as_deref())
+}
+
+fn begin(args: &Args, context: &Context, log: Option<&Path>) -> Result<(), Failure> {
     make_room_for_descriptors();
     memory::begin();
     // What `ps` and `top` call it, however it was started. It is a name only.
@@ -264,12 +271,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         // Nobody else would ever undo the mount.
         pipe.end_with_parent()?;
     }
-    let logging = logging::begin(
-        context.log_file.as_deref(),
-        background,
-        args.mount.verbose,
-        &context.log,
-    );
+    let logging = logging::begin(log, background, args.mount.verbose, &context.log);
     let mut pipe = pipe;
     let ready = || {
         let told = pipe.take().map_or(Ok(()), ReadyPipe::ready);

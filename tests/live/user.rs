@@ -29,8 +29,13 @@ impl<'a> User<'a> {
     }
 
     fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let home = self.lab.path("home");
-        Command::new(self.lab.path("lazyroot"))
+        let mut command = Command::new(self.lab.path("lazyroot"));
+        command
             .args(args)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
@@ -41,9 +46,8 @@ impl<'a> User<'a> {
             .stdin(Stdio::null())
             .current_dir("/")
             .uid(USER)
-            .gid(USER)
-            .output()
-            .unwrap()
+            .gid(USER);
+        command
     }
 
     #[track_caller]
@@ -268,4 +272,51 @@ fn tree(dir: &Path) -> Vec<String> {
     .lines()
     .map(str::to_owned)
     .collect()
+}
+
+/// `nobody` and users of services have a home that is not there, and their mounts ended with the log
+/// that they did not ask for.
+#[test]
+fn a_user_whose_home_cannot_be_written_mounts_without_a_log() {
+    if !has("fusermount3")
+        || !in_own_namespace("user::a_user_whose_home_cannot_be_written_mounts_without_a_log")
+    {
+        return;
+    }
+    if Path::new("/dev/log").symlink_metadata().is_ok() {
+        println!("SKIPPED: needs a system without a log");
+        return;
+    }
+    let Some(lab) = Lab::new() else { return };
+    lab.image("app:1", Pack::Gzip, |layer| {
+        layer.file("says", b"one");
+    });
+    let user = User::new(&lab);
+    let at = lab.path("at");
+    let dir = at.to_str().unwrap();
+    let homeless = |args: &[&str]| {
+        let mut command = user.command(args);
+        command.env("HOME", "/proc/nobody").output().unwrap()
+    };
+    let output = homeless(&["mount", "-r", "app:1", dir]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    succeeded("mount", &output);
+    for word in [
+        "note: ",
+        "/proc/nobody/.local/state/lazyroot/lazyroot.log`",
+        "--log",
+    ] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert_eq!(user.cat(&at.join("says")).stdout, b"one");
+    succeeded("umount", &user.run(&["umount", dir]));
+    // One that he asked for is an error as before.
+    let said = user.fails(
+        1,
+        &["mount", "-r", "--log", "/proc/nobody/log", "app:1", dir],
+    );
+    assert!(
+        said.contains("/proc/nobody/log`") && !said.contains("note"),
+        "{said}"
+    );
 }

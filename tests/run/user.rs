@@ -23,7 +23,7 @@ fn an_ordinary_user_is_root_in_his_own_container() {
     chown(&home, Some(USER), Some(USER)).unwrap();
     let image = here.lab.place("image");
     layout_with_programs(&image);
-    let run = |args: &[&str]| {
+    let command = |args: &[&str]| {
         let mut command = Command::new(here.lab.path("lazyroot"));
         command
             .args(args)
@@ -35,8 +35,9 @@ fn an_ordinary_user_is_root_in_his_own_container() {
             .current_dir("/")
             .uid(USER)
             .gid(USER);
-        Ran::from(command.output().unwrap())
+        command
     };
+    let run = |args: &[&str]| Ran::from(command(args).output().unwrap());
     let ran = run(&[
         "import",
         "--quiet",
@@ -56,6 +57,21 @@ fn an_ordinary_user_is_root_in_his_own_container() {
         return;
     }
     assert_eq!((ran.code, &*ran.out), (Some(4), "0\n0\n0\n1\n"), "{ran:?}");
+    // A home that cannot be written has no log either, and that is told.
+    let store = home.join(".local/share/lazyroot/store");
+    let containers = home.join("containers");
+    let typed = [("--store", store), ("--rootfs-dir", containers)];
+    let typed = typed
+        .iter()
+        .flat_map(|(flag, path)| [flag, path.to_str().unwrap()]);
+    let mut command = command(&typed.chain(["run", "app:1", "true"]).collect::<Vec<_>>());
+    let ran = Ran::from(command.env("HOME", "/proc/nobody").output().unwrap());
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(
+        ran.err
+            .contains("/proc/nobody/.local/state/lazyroot/lazyroot.log`"),
+        "{ran:?}"
+    );
     // Changes by the kernel's overlayfs, whose marks are `user.` there.
     let script = "touch /bin/new && rm /bin/cat && mv /bin /moved && /moved/ls -l /moved/new /moved/cat; \
         /moved/grep -c userxattr /proc/mounts";
