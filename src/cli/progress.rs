@@ -11,6 +11,24 @@ use crate::image::Named;
 use crate::import::Progress;
 use crate::registry::Arrival;
 
+/// Of what has a length. A line that is wider than the terminal would be broken in two and drawn
+/// below itself each time, so what comes last takes the room that is left.
+const KNOWN: &str = "{spinner} {bytes} of {total_bytes} [{bar:20}] {bytes_per_sec} {wide_msg}";
+/// Of what has none.
+const ENDLESS: &str = "{spinner} {bytes} {bytes_per_sec} {wide_msg}";
+/// Of one of several.
+const OF_SEVERAL: &str =
+    "{prefix} {bytes:>10} of {total_bytes:<10} [{wide_bar}] {bytes_per_sec:>12}";
+/// Of what is written.
+const WRITTEN: &str = "{spinner} {bytes} written, {msg}";
+
+fn dress(bar: &ProgressBar, template: &str) {
+    // They are ours, and tests draw them.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+}
+
 /// Shows progress on standard error.
 #[derive(Debug)]
 pub(super) struct Shown {
@@ -28,15 +46,37 @@ impl Shown {
             true => ProgressDrawTarget::stderr(),
             false => ProgressDrawTarget::hidden(),
         };
-        let bar = ProgressBar::with_draw_target(None, target);
-        let style = "{spinner} {bytes} of {total_bytes} [{bar:30}] {bytes_per_sec} {msg}";
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style.progress_chars("=> "));
+        Self {
+            lines: !terminal && !quiet,
+            ..Self::on(target)
         }
+    }
+
+    fn on(target: ProgressDrawTarget) -> Self {
+        let bar = ProgressBar::with_draw_target(None, target);
+        dress(&bar, ENDLESS);
         Self {
             bar,
-            lines: !terminal && !quiet,
+            lines: false,
             total: Mutex::new(0),
+        }
+    }
+
+    /// How much there will be, if that is known: a bar can only be drawn of that.
+    fn expect(&self, len: Option<u64>) {
+        match len {
+            Some(len) => {
+                // What came before, `commit` making its layer for instance, is no part of it.
+                if self.bar.length().is_none() {
+                    self.bar.set_position(0);
+                }
+                dress(&self.bar, KNOWN);
+                self.bar.set_length(len);
+            }
+            None => {
+                dress(&self.bar, ENDLESS);
+                self.bar.unset_length();
+            }
         }
     }
 
@@ -50,7 +90,7 @@ impl Progress for Shown {
     fn layer(&self, name: &str, len: Option<u64>) {
         let mut total = self.total.lock();
         *total += len.unwrap_or(0);
-        self.bar.set_length(*total);
+        self.expect(len.map(|_| *total));
         self.bar.set_message(short(name));
     }
 
@@ -72,9 +112,9 @@ impl Progress for Shown {
 
 impl crate::discovery::Progress for Shown {
     fn begin(&self, url: &str, there: u64, len: Option<u64>) {
-        self.bar.set_length(len.unwrap_or(0));
+        self.expect(len);
         self.bar.set_position(there);
-        self.bar.set_message(url.to_owned());
+        self.bar.set_message(short(url));
         if self.lines {
             let what = if there > 0 { "goes on with" } else { "fetches" };
             // As below: nobody there to read it.
@@ -144,10 +184,7 @@ impl crate::registry::Progress for Layers {
         let known = bars.contains_key(blob);
         let bar = bars.entry(*blob).or_insert_with(|| {
             let bar = self.all.add(ProgressBar::no_length());
-            let style = "{prefix} {bytes:>10} of {total_bytes:<10} [{bar:30}] {bytes_per_sec}";
-            if let Ok(style) = ProgressStyle::with_template(style) {
-                bar.set_style(style.progress_chars("=> "));
-            }
+            dress(&bar, OF_SEVERAL);
             bar.set_prefix(blob.hex()[..12].to_owned());
             bar
         });
@@ -206,9 +243,7 @@ impl Written {
             false => ProgressDrawTarget::hidden(),
         };
         let bar = ProgressBar::with_draw_target(None, target);
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} written, {msg}") {
-            bar.set_style(style);
-        }
+        dress(&bar, WRITTEN);
         Self(bar)
     }
 
@@ -226,7 +261,7 @@ impl Written {
 
 impl crate::export::Progress for Shown {
     fn begin(&self, bytes: u64) {
-        self.bar.set_length(bytes);
+        self.expect(Some(bytes));
     }
 
     fn advance(&self, bytes: u64) {
@@ -236,7 +271,7 @@ impl crate::export::Progress for Shown {
 
 impl crate::export::push::Progress for Shown {
     fn begin(&self, bytes: u64) {
-        self.bar.set_length(bytes);
+        self.expect(Some(bytes));
     }
 
     fn moved(&self, bytes: i64) {
@@ -269,4 +304,136 @@ fn short(name: &str) -> String {
         false => name.strip_prefix("blobs/sha256/").unwrap_or(name),
     };
     name.chars().take(24).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// A terminal that remembers its lines.
+    #[derive(Debug, Clone, Default)]
+    struct Terminal(Arc<Mutex<Vec<String>>>);
+
+    impl Terminal {
+        const WIDTH: u16 = 80;
+
+        fn target(&self) -> ProgressDrawTarget {
+            ProgressDrawTarget::term_like(Box::new(self.clone()))
+        }
+
+        /// The last line; none was wider than the terminal.
+        fn last(&self) -> String {
+            let lines = self.0.lock();
+            for line in lines.iter() {
+                let width = line.chars().count();
+                assert!(width <= Self::WIDTH.into(), "{width}: {line}");
+            }
+            let shown = lines.iter().rev().find(|line| !line.trim().is_empty());
+            shown.cloned().unwrap_or_default()
+        }
+    }
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            Self::WIDTH
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().push(text.to_owned());
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Of most digits.
+    const LARGE: u64 = 1023 << 20;
+
+    #[test]
+    fn no_line_of_progress_is_wider_than_a_terminal() {
+        let terminal = Terminal::default();
+        let shown = Shown::on(terminal.target());
+        Progress::layer(
+            &shown,
+            &format!("blobs/sha256/{}", "a".repeat(64)),
+            Some(LARGE),
+        );
+        Progress::advance(&shown, LARGE / 2);
+        shown.bar.tick();
+        let line = terminal.last();
+        assert!(line.contains("MiB of ") && line.contains("===>"), "{line}");
+        let url = "https://images.example.com/a/b/application-1.0.0-linux-amd64.aci";
+        crate::discovery::Progress::begin(&shown, url, LARGE / 2, Some(LARGE));
+        shown.bar.tick();
+        assert!(terminal.last().contains(" applicat"), "{}", terminal.last());
+
+        let terminal = Terminal::default();
+        let layers = Layers {
+            all: MultiProgress::with_draw_target(terminal.target()),
+            bars: Mutex::default(),
+            lines: false,
+            quiet: false,
+        };
+        let blob = Digest::sha256(b"");
+        crate::registry::Progress::begin(&layers, &blob, 0, Some(LARGE));
+        crate::registry::Progress::advance(&layers, &blob, LARGE / 2);
+        layers.bars.lock()[&blob].tick();
+        let line = terminal.last();
+        assert!(line.contains("MiB of ") && line.contains("===>"), "{line}");
+    }
+
+    /// The bar of `commit` stayed empty beside `N of N`.
+    #[test]
+    fn what_has_no_length_has_no_bar() {
+        let terminal = Terminal::default();
+        let shown = Shown::on(terminal.target());
+        Progress::advance(&shown, LARGE);
+        shown.bar.tick();
+        let line = terminal.last();
+        assert!(
+            line.contains("1023.00 MiB") && !line.contains(" of "),
+            "{line}"
+        );
+        assert!(!line.contains('['), "{line}");
+        // The layer that was made is read again.
+        Progress::layer(&shown, "layer", Some(LARGE));
+        Progress::advance(&shown, 1 << 20);
+        shown.bar.tick();
+        assert!(
+            terminal.last().contains(" 1.00 MiB of "),
+            "{}",
+            terminal.last()
+        );
+    }
 }
