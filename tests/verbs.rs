@@ -488,6 +488,34 @@ fn completions_and_manual_pages_are_written() {
     assert!(count >= 16, "{count} pages");
     let page = fs::read_to_string(pages.join("lazyroot-import.1")).unwrap();
     assert!(page.contains(".TH lazyroot-import 1"), "{page}");
+    for (name, words) in [
+        (
+            "lazyroot.1",
+            ["\n.SH \"EXIT STATUS\"\n", "\\fB5\\fR\n", "mount(8)"],
+        ),
+        (
+            "lazyroot-import.1",
+            [
+                "\\fB3\\fR\nThere is no such image",
+                ".SH \"SEE ALSO\"\n",
+                "lazyroot\\-pull(1)",
+            ],
+        ),
+        (
+            "lazyroot-run.1",
+            [
+                "That of the command",
+                "\\fB125\\fR",
+                "lazyroot\\-provision(1)",
+            ],
+        ),
+    ] {
+        let page = fs::read_to_string(pages.join(name)).unwrap();
+        for word in words {
+            assert!(page.contains(word), "{name} has no {word:?}: {page}");
+        }
+    }
+    assert!(!pages.join("lazyroot-serve.1").try_exists().unwrap());
 }
 
 #[test]
