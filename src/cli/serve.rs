@@ -86,6 +86,10 @@ impl WriteArgs {
         if all.read_only && (all.upper.is_some() || all.work.is_some()) {
             return usage("nothing is written to a read-only mount: it has no upper directory");
         }
+        if let (false, Some(option)) = (all.read_only, options.sync) {
+            let what = format!("a writable mount does not keep what `{option}` promises");
+            return Err(Failure::new(Exit::Usage, what).hint("without it: fsync(2) is kept"));
+        }
         if all.work.is_some() && all.upper.is_none() {
             return usage("a work directory belongs to an upper directory");
         }
@@ -160,7 +164,13 @@ impl MountArgs {
         };
         for list in &self.options {
             let added = options.add(list);
-            added.map_err(|error| Failure::of(Exit::Usage, &error))?;
+            added.map_err(|error| {
+                let failure = Failure::of(Exit::Usage, &error);
+                match error.hint() {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                }
+            })?;
         }
         Ok(options)
     }

@@ -16,6 +16,10 @@ pub struct MountOptions {
     pub dev: bool,
     /// Programs cannot be executed.
     pub noexec: bool,
+    /// `sync` or `dirsync`: what is written is to be on the disk at once. The kernel passes over both for
+    /// FUSE where it matters (writes that it hands to another file system, and all changes of directories),
+    /// so they can be had of a read-only mount alone.
+    pub sync: Option<&'static str>,
     /// Other users may look into the mount. Root's mounts always allow it; the
     /// mounts of others when `/etc/fuse.conf` says `user_allow_other`.
     pub allow_other: bool,
@@ -35,6 +39,20 @@ pub enum OptionError {
     /// Nobody knows it.
     #[error("mount option `{0}` is not known")]
     Unknown(String),
+    /// What is mounted cannot be changed.
+    #[error("a mount of an image cannot be remounted")]
+    Remount,
+}
+
+impl OptionError {
+    /// What to try.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unknown(_) => None,
+            Self::Remount => Some("umount it, then mount it with the other options".to_owned()),
+        }
+    }
 }
 
 impl MountOptions {
@@ -42,7 +60,7 @@ impl MountOptions {
     /// beats an earlier one.
     ///
     /// # Errors
-    /// An option that is not known.
+    /// An option that is not known, or that wants something of a mount that there is.
     pub fn add(&mut self, list: &str) -> Result<(), OptionError> {
         for option in list.split(',') {
             match option {
@@ -55,7 +73,12 @@ impl MountOptions {
                 "allow_other" => self.allow_other = true,
                 "ro" => self.read_only = Some(true),
                 "rw" => self.read_only = Some(false),
-                // What every mount of ours is anyway, and what mount(8) and
+                "sync" => self.sync = Some("sync"),
+                "dirsync" => self.sync = Some("dirsync"),
+                "async" => self.sync = None,
+                "remount" => return Err(OptionError::Remount),
+                // What every mount of ours is anyway, what the kernel has for other file systems and
+                // passes over for FUSE's (`fs/fuse/inode.c`), and what mount(8) and
                 // systemd pass on from fstab without being asked to.
                 ""
                 | "defaults"
@@ -66,7 +89,16 @@ impl MountOptions {
                 | "norelatime"
                 | "nodiratime"
                 | "diratime"
+                | "strictatime"
+                | "nostrictatime"
                 | "lazytime"
+                | "nolazytime"
+                | "iversion"
+                | "noiversion"
+                | "nomand"
+                | "symfollow"
+                | "silent"
+                | "loud"
                 | "auto"
                 | "noauto"
                 | "nofail"
@@ -74,8 +106,11 @@ impl MountOptions {
                 | "user"
                 | "nouser"
                 | "users"
-                | "async" => {}
-                _ if option.starts_with("x-") || option.starts_with("comment=") => {}
+                | "owner"
+                | "group" => {}
+                _ if ["x-", "X-", "comment=", "user=", "helper=", "uhelper="]
+                    .iter()
+                    .any(|word| option.starts_with(word)) => {}
                 _ => match option.split_once('=') {
                     Some(("upperdir", path)) => self.upper = Some(path.into()),
                     Some(("workdir", path)) => self.work = Some(path.into()),
@@ -123,9 +158,27 @@ mod tests {
     #[test]
     fn what_nobody_knows_is_refused_by_name() {
         let mut options = MountOptions::default();
-        assert_eq!(
-            options.add("frobnicate"),
-            Err(OptionError::Unknown("frobnicate".into()))
-        );
+        for option in ["frobnicate", "mand", "nosymfollow"] {
+            let refused = Err(OptionError::Unknown(option.into()));
+            assert_eq!(options.add(option), refused);
+        }
+    }
+
+    /// As mount(8) of util-linux 2.38 has them after `-o` of a helper.
+    #[test]
+    fn what_mount_8_passes_on_for_every_file_system_is_taken() {
+        let mut options = MountOptions::default();
+        let passed = "rw,sync,noatime,nodiratime,relatime,strictatime,lazytime,silent,iversion,\
+            nofail,_netdev,user,users,user=joe,helper=z,uhelper=u,x-systemd.automount";
+        options.add(passed).unwrap();
+        let wanted = MountOptions {
+            read_only: Some(false),
+            sync: Some("sync"),
+            ..MountOptions::default()
+        };
+        assert_eq!(options, wanted);
+        options.add("async").unwrap();
+        assert_eq!(options.sync, None);
+        assert_eq!(options.add("ro,remount"), Err(OptionError::Remount));
     }
 }

@@ -62,11 +62,16 @@ fn mount_8_mounts_an_image_by_the_helper() {
     let pid = lab.server(&at);
     system("umount", &[at.to_str().unwrap()]);
     until("the server ends", || !alive(pid));
+    let generic = "ro,sync,dirsync,relatime,lazytime,silent,iversion,_netdev,user,suid";
+    succeeded("mount", &mount("app:1", generic));
+    system("umount", &[at.to_str().unwrap()]);
 
     for (image, options, says) in [
         ("none:1", "ro", "`none:1` is not in the store"),
         ("app:1", "ro,upperdir=/nowhere", "it has no upper directory"),
         ("app:1", "ro,frob", "`frob` is not known"),
+        ("app:1", "remount,ro", "cannot be remounted"),
+        ("app:1", "dirsync", "does not keep what `dirsync` promises"),
     ] {
         let output = mount(image, options);
         let said = String::from_utf8_lossy(&output.stderr);
