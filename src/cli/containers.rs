@@ -1,7 +1,8 @@
 //! `lazyroot containers`
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::error::Error;
+use std::io::{self, Write as _};
 
 use super::images::columns;
 use super::report::{Exit, Failure, chain, store_exit};
@@ -21,7 +22,8 @@ use crate::union::FsError;
 /// STATE is `ready`; `provisioning` or `destroying` while somebody does that, or was killed
 /// while he did; `down` when a mount is missing, `lost` when files are; `damaged` when the record
 /// is, `ended` when a killed `run` left it (`recover` looks after all of these, and `destroy` removes
-/// what is left of a damaged one); `running` while a `run` wants it; `-` for one that only holds others.
+/// what is left of a damaged one); `running` while a `run` wants it; `-` for one that only holds others;
+/// `unknown` where only another user may look, which is told.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print one JSON array.
@@ -46,6 +48,9 @@ const STATES: [&str; 8] = [
 
 /// How one is shown that only holds others.
 const HOLDS_OTHERS: &str = "-";
+
+/// How one is shown that this user may not look into.
+const UNKNOWN: &str = "unknown";
 
 #[derive(serde::Serialize)]
 struct Line {
@@ -99,7 +104,14 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 }
 
 fn lines(keeper: &Containers<'_>) -> Result<Vec<Line>, Failure> {
-    let plan = keeper.plan(None).map_err(|error| failure(&error))?;
+    let (plan, closed) = match keeper.plan(None) {
+        Ok(plan) => (plan, false),
+        Err(error) if is_closed(&error) => {
+            say(&format!("note: states are unknown: {}", chain(&error)));
+            (Vec::new(), true)
+        }
+        Err(error) => return Err(failure(&error)),
+    };
     let mut wrong: BTreeMap<&ContainerId, &'static str> = BTreeMap::new();
     for action in &plan {
         match action {
@@ -116,7 +128,10 @@ fn lines(keeper: &Containers<'_>) -> Result<Vec<Line>, Failure> {
     let line = |(id, record): (ContainerId, Result<Record, _>)| match record {
         Err(_) => damaged(id),
         Ok(record) => Line {
-            state: state(&record, wrong.get(&id).copied()),
+            state: match closed {
+                true => state(&record, Some(UNKNOWN)),
+                false => state(&record, wrong.get(&id).copied()),
+            },
             id,
             created: Some(record.created),
             rootfses: (record.rootfses.iter())
@@ -148,6 +163,20 @@ pub(super) fn states(keeper: &Containers<'_>) -> Result<BTreeMap<&'static str, u
         *states.entry(state).or_default() += 1;
     }
     Ok(states)
+}
+
+/// Whether the system lets only another user see it: root's containers are listed for everybody who
+/// may read root's store, but their directories are closed.
+fn is_closed(error: &ContainerError) -> bool {
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(error) = cause {
+        let system = error.downcast_ref::<io::Error>();
+        if system.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn damaged(id: ContainerId) -> Line {

@@ -54,6 +54,35 @@ fn cat(path: &Path) -> Output {
         .unwrap()
 }
 
+/// It was an error about a file of root's that he has never heard of.
+#[test]
+fn a_user_sees_which_containers_root_has_and_not_their_states() {
+    if !in_own_namespace("user::a_user_sees_which_containers_root_has_and_not_their_states") {
+        return;
+    }
+    let Some(host) = Host::with_image() else {
+        return;
+    };
+    host.provision("fuse", "app:1", "web");
+    fs::copy(env!("CARGO_BIN_EXE_lazyroot"), host.lab.path("lazyroot")).unwrap();
+    let (store, containers) = (host.lab.path("store"), host.rootfs_dir());
+    let mut words = vec!["containers", "--store", store.to_str().unwrap()];
+    words.extend(["--rootfs-dir", containers.to_str().unwrap()]);
+    let output = run(&host.lab, &words);
+    let listed = succeeded("containers", &output);
+    assert!(
+        listed.contains("web ") && listed.contains(" unknown "),
+        "{listed}"
+    );
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.starts_with("note: states are unknown: cannot "),
+        "{told}"
+    );
+    assert_eq!(host.state("web"), "ready");
+    host.destroy("web");
+}
+
 #[test]
 fn a_user_has_read_only_containers_of_his_own() {
     if !has("fusermount3") || !in_own_namespace("user::a_user_has_read_only_containers_of_his_own")
