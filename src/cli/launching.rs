@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use super::Context;
 use super::report::{Exit, Failure, chain};
+use super::settings::here;
 use crate::container::Shown;
 use crate::container::record::HostVolume;
 use crate::container_id::ContainerId;
@@ -290,7 +291,10 @@ impl Typing {
         }
         for volume in &self.volume {
             all.push(Volume {
-                source: env::current_dir()?.join(&volume.source),
+                source: match volume.source.is_relative() {
+                    true => here(&volume.source)?.join(&volume.source),
+                    false => volume.source.clone(),
+                },
                 target: volume.target.clone(),
                 read_only: volume.read_only,
             });

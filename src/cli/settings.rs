@@ -301,7 +301,7 @@ impl Wishes {
 }
 
 /// Where a path begins that was typed. The directory may have been removed since.
-fn here(path: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn here(path: &Path) -> Result<PathBuf, Failure> {
     env::current_dir().map_err(|error| {
         let path = path.display();
         let what = format!("`{path}` begins at the current directory, which is not there: {error}");
