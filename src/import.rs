@@ -160,6 +160,9 @@ pub enum ImportError {
     /// `--name` with several images.
     #[error("the archive has {0} images; a name can be given to one only")]
     OneName(usize),
+    /// An archive gives an image the digest of something else.
+    #[error("the archive calls an image `{0}`, and does not show that it has that digest")]
+    Unproven(Reference),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -189,6 +192,9 @@ impl ImportError {
                 Some("save or download the image again, whole".to_owned())
             }
             Self::OneName(_) => Some("import without --name, then lazyroot tag".to_owned()),
+            Self::Unproven(_) => {
+                Some("--name NAME:TAG, or lazyroot pull, which compares the digest".to_owned())
+            }
             Self::Store(error) => error.hint(),
             Self::Registry(error) => error.hint(),
             Self::Tree(_) | Self::Interrupted => None,
@@ -311,7 +317,10 @@ fn names(
     options: &Options<'_>,
 ) -> Result<Vec<Reference>, ImportError> {
     match options.names {
-        [] => Ok(found.names.clone()),
+        [] => match found.unproven.first() {
+            None => Ok(found.names.clone()),
+            Some(name) => Err(ImportError::Unproven(name.clone())),
+        },
         _ if images > 1 => Err(ImportError::OneName(images)),
         names => Ok(names.to_vec()),
     }

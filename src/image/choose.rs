@@ -234,6 +234,7 @@ impl Chooser<'_> {
             source: self.layout.source,
             names: Vec::new(),
             other_names: Vec::new(),
+            unproven: Vec::new(),
             manifest: Some(bytes),
             index: None,
             config,

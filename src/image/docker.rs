@@ -61,6 +61,7 @@ impl Item {
             source: Source::Docker,
             names: Vec::new(),
             other_names: Vec::new(),
+            unproven: Vec::new(),
             manifest: None,
             index: None,
             config,
@@ -181,6 +182,7 @@ pub(super) fn merge(
             known.source = Source::Oci;
             known.add_names(image.names);
             known.add_other_names(image.other_names);
+            known.add_unproven(image.unproven);
         } else if found.iter_mut().find(named).is_none() {
             found.push(image);
         }
@@ -188,6 +190,7 @@ pub(super) fn merge(
     }
     for image in &mut found {
         image.drop_known_tags();
+        image.drop_proven();
     }
     Ok(found)
 }
@@ -204,9 +207,11 @@ pub(super) fn is_no_name(tag: &str) -> bool {
 }
 
 impl FoundImage {
-    /// Adds a name as an archive spells it.
+    /// Adds a name as an archive spells it, which says nothing of the digests of
+    /// manifests.
     pub(super) fn add_name(&mut self, name: &str) {
         match name.parse::<Reference>() {
+            Ok(name) if name.digest().is_some() => self.add_unproven(vec![name]),
             Ok(name) => self.add_names(vec![name]),
             Err(_) if is_no_name(name) => {}
             Err(_) => self.add_other_names(vec![name.to_owned()]),
@@ -227,6 +232,23 @@ impl FoundImage {
                 self.other_names.push(name);
             }
         }
+    }
+
+    pub(super) fn add_unproven(&mut self, names: Vec<Reference>) {
+        for name in names {
+            if !self.unproven.contains(&name) {
+                self.unproven.push(name);
+            }
+        }
+    }
+
+    /// What `manifest.json` repeats of `index.json`, which has shown it (containerd
+    /// exports images by the names that it has).
+    fn drop_proven(&mut self) {
+        let Self {
+            names, unproven, ..
+        } = self;
+        unproven.retain(|name| !names.contains(name));
     }
 
     /// A bare tag says nothing more once a whole name has it.

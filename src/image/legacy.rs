@@ -142,6 +142,7 @@ fn image(documents: &Documents<'_>, top: &str, names: &[String]) -> Result<Found
         source: Source::DockerLegacy,
         names: Vec::new(),
         other_names: Vec::new(),
+        unproven: Vec::new(),
         manifest: None,
         index: None,
         // Nothing only for an empty ID, which `check_id` has refused.

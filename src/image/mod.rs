@@ -147,6 +147,9 @@ pub struct FoundImage {
     /// Names that are no reference by themselves, as written: mostly a bare tag
     /// (`latest`) of an OCI layout. Good for choosing one image of several.
     pub other_names: Vec<String>,
+    /// Names with a digest that the archive does not show to be the image's. Whoever asks
+    /// for such a name asks for those bytes and nothing else, so the image must not get it.
+    pub unproven: Vec<Reference>,
     /// Its manifest, raw, digest checked; nothing for a `docker save` archive.
     pub manifest: Option<Vec<u8>>,
     /// Digest of the index of several platforms that its manifest was chosen from, if

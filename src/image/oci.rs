@@ -1,7 +1,7 @@
 //! OCI layouts: `oci-layout`, `index.json`, `blobs/` (OCI image spec,
 //! image-layout.md).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use serde::Deserialize;
 
@@ -72,22 +72,30 @@ pub(super) fn find(
     }
 }
 
+/// What an entry of `index.json` is called.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash)]
+struct Names {
+    whole: Vec<Reference>,
+    /// Those that are no whole names.
+    others: Vec<String>,
+    /// Those with another digest than the entry's.
+    unproven: Vec<Reference>,
+}
+
 /// Entries of `index.json` that are one image for several platforms.
 struct Group {
-    names: Vec<Reference>,
-    other_names: Vec<String>,
+    names: Names,
     descriptors: Vec<Descriptor>,
 }
 
 /// The layout's index may list an image's platforms directly (then under one
 /// name, or all without) as well as several images.
 fn groups(descriptors: Vec<Descriptor>) -> Vec<Group> {
-    type Names = (Vec<Reference>, Vec<String>);
     let mut groups: Vec<Group> = Vec::new();
     let mut places: HashMap<Names, usize> = HashMap::new();
     for descriptor in descriptors {
-        let names = names(&descriptor.annotations);
-        let anonymous = names.0.is_empty() && names.1.is_empty();
+        let names = Names::of(&descriptor);
+        let anonymous = names == Names::default();
         let alone = anonymous && (descriptor.is_index() || descriptor.platform().is_none());
         let next = groups.len();
         let place = if alone {
@@ -97,14 +105,10 @@ fn groups(descriptors: Vec<Descriptor>) -> Vec<Group> {
         };
         match groups.get_mut(place) {
             Some(group) => group.descriptors.push(descriptor),
-            None => {
-                let (names, other_names) = names;
-                groups.push(Group {
-                    names,
-                    other_names,
-                    descriptors: vec![descriptor],
-                });
-            }
+            None => groups.push(Group {
+                names,
+                descriptors: vec![descriptor],
+            }),
         }
     }
     groups
@@ -126,36 +130,49 @@ impl Group {
             }
         };
         for image in &mut found {
-            image.names.clone_from(&self.names);
-            image.other_names.clone_from(&self.other_names);
+            image.names.clone_from(&self.names.whole);
+            image.other_names.clone_from(&self.names.others);
+            image.unproven.clone_from(&self.names.unproven);
         }
         Ok(found)
     }
 }
 
-/// Whole names, and those that are none.
-fn names(annotations: &BTreeMap<String, String>) -> (Vec<Reference>, Vec<String>) {
-    let mut names = Vec::new();
-    let mut others = Vec::new();
-    if let Some(name) = annotations.get(IMAGE_NAME) {
-        match name.parse::<Reference>() {
-            Ok(name) => names.push(name),
-            Err(_) => others.push(name.clone()),
+impl Names {
+    fn of(descriptor: &Descriptor) -> Self {
+        let mut names = Self::default();
+        let said = |key| descriptor.annotations.get(key);
+        if let Some(name) = said(IMAGE_NAME) {
+            match name.parse::<Reference>() {
+                Ok(name) => names.add(name, descriptor),
+                Err(_) => names.others.push(name.clone()),
+            }
+        }
+        if let Some(name) = said(REF_NAME) {
+            // `latest` alone is a tag: of what, nobody said.
+            let whole = name
+                .contains(['/', ':', '@'])
+                .then(|| name.parse::<Reference>());
+            match whole {
+                Some(Ok(name)) => names.add(name, descriptor),
+                _ if names.whole.iter().any(|known| known.tag() == Some(name)) => {}
+                _ => names.others.push(name.clone()),
+            }
+        }
+        names
+    }
+
+    /// A digest is the image's own if it is that of the manifest or index that is called so.
+    fn add(&mut self, name: Reference, descriptor: &Descriptor) {
+        let proven = name.digest().is_none_or(|said| said == descriptor.digest);
+        let to = match proven {
+            true => &mut self.whole,
+            false => &mut self.unproven,
+        };
+        if !to.contains(&name) {
+            to.push(name);
         }
     }
-    if let Some(name) = annotations.get(REF_NAME) {
-        // `latest` alone is a tag: of what, nobody said.
-        let whole = name
-            .contains(['/', ':', '@'])
-            .then(|| name.parse::<Reference>());
-        match whole {
-            Some(Ok(name)) if names.contains(&name) => {}
-            Some(Ok(name)) => names.push(name),
-            _ if names.iter().any(|known| known.tag() == Some(name)) => {}
-            _ => others.push(name.clone()),
-        }
-    }
-    (names, others)
 }
 
 /// One image under two names is listed twice.
@@ -169,6 +186,7 @@ fn merge(found: Vec<FoundImage>) -> Vec<FoundImage> {
             Some(known) => {
                 known.add_names(image.names);
                 known.add_other_names(image.other_names);
+                known.add_unproven(image.unproven);
             }
             None => merged.push(image),
         }

@@ -144,3 +144,20 @@ fn a_member_that_comes_twice_counts_once_and_disturbs_no_other() {
     files.push(("c.tar".into(), other(42)));
     accepted(&archive(&files), "good:1", &sound_files(1));
 }
+
+#[test]
+fn a_name_with_the_digest_of_the_manifest_is_accepted() {
+    // containerd exports an image that was pulled by digest under the name it has, in
+    // both indexes of the archive.
+    let mut files = Image::small("good:1", 1, Packing::Gzip).docker_25();
+    let mut pinned = String::new();
+    edit_json(&mut files, "index.json", |index| {
+        let entry = &mut index["manifests"][0];
+        pinned = format!("docker.io/good/app@{}", entry["digest"].as_str().unwrap());
+        entry["annotations"] = serde_json::json!({ "io.containerd.image.name": pinned });
+    });
+    edit_json(&mut files, "manifest.json", |said| {
+        said[0]["RepoTags"] = serde_json::json!([pinned]);
+    });
+    accepted(&archive(&files), &pinned, &sound_files(1));
+}

@@ -316,3 +316,51 @@ fn an_image_with_more_names_than_anybody_needs_is_refused_at_once() {
     });
     refused(&files, &["`manifest.json`", "4096 names of one image"]);
 }
+
+/// Gives each image of a layout these annotations.
+fn annotated(files: &mut Files, said: serde_json::Value) {
+    edit_json(files, "index.json", |index| {
+        index["manifests"][0]["annotations"] = said;
+    });
+}
+
+#[test]
+fn a_name_with_the_digest_of_something_else_is_refused() {
+    // The bug: whoever asked for that digest got what any archive had called so.
+    let pinned = format!("docker.io/library/debian@{}", other());
+    let words = ["calls an image", "debian@sha256:", &other()[7..], "--name"];
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+
+    let mut docker = image.docker();
+    edit_json(&mut docker, "manifest.json", |said| {
+        said[0]["RepoTags"] = json!(["fine:1", pinned]);
+    });
+    refused(&docker, &words);
+
+    for key in [
+        "io.containerd.image.name",
+        "org.opencontainers.image.ref.name",
+    ] {
+        let mut oci = image.oci();
+        annotated(&mut oci, json!({ key: pinned }));
+        refused(&oci, &words);
+    }
+
+    let mut both = image.docker_25();
+    edit_json(&mut both, "manifest.json", |said| {
+        said[0]["RepoTags"] = json!([pinned]);
+    });
+    refused(&both, &words);
+
+    let mut legacy = image.legacy();
+    edit_json(&mut legacy, "repositories", |said| {
+        let top = said["bad"]["1"].take();
+        *said = json!({ "debian": { format!("1@{}", other()): top } });
+    });
+    refused(&legacy, &["calls an image", "debian:1@sha256:", "--name"]);
+
+    // The image is as good as any; only what it is called is not.
+    let bench = bench();
+    bench.pipe(&archive(&docker), &["--name", "good:1"]).ok();
+    bench.run(&["ls", "good:1:/"]).ok();
+}
