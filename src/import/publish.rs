@@ -1,6 +1,7 @@
 //! The last step of every import: what was staged gets its names, all of it or
 //! none, the image's name last.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Got, ImportError, Imported, LayerError, Layers, Options, names};
@@ -54,8 +55,12 @@ pub(super) fn publish(
     let ids: Vec<ImageId> = images.iter().map(|ready| ready.record.id).collect();
     store.pin_images(lease, &ids)?;
     let mut files = Vec::new();
+    let mut staged = BTreeSet::new();
     for got in layers.values() {
-        if let Got::Staged(layer) = got {
+        // One member of a stream may be a layer by several names: links lead to it.
+        if let Got::Staged(layer) = got
+            && staged.insert(&layer.name)
+        {
             files.extend(store.staged_files(staging, layer)?);
         }
     }

@@ -83,6 +83,30 @@ fn links_in_the_place_of_layers_are_accepted() {
 }
 
 #[test]
+fn two_links_to_one_layer_are_accepted() {
+    // The bug: a member of a stream that was a layer by two names was published twice,
+    // and its files were gone the second time.
+    let layer = Layer::new(&sound_layer(1), Packing::Plain);
+    let image = Image::new("good:1", vec![layer.clone(), layer]);
+    for hard in [false, true] {
+        let mut tar = Tar::new();
+        let mut first: Option<String> = None;
+        for (name, bytes) in image.docker() {
+            tar = match (&first, name.ends_with("/layer.tar")) {
+                (_, false) => tar.file(&name, &bytes),
+                (None, true) => {
+                    first = Some(name.clone());
+                    tar.file(&name, &bytes)
+                }
+                (Some(first), true) if hard => tar.link(&name, first),
+                (Some(first), true) => tar.symlink(&name, &format!("../{first}")),
+            };
+        }
+        accepted(&tar.end(), "good:1", &sound_files(1));
+    }
+}
+
+#[test]
 fn an_image_may_have_one_layer_twice() {
     let layer = Layer::new(&sound_layer(1), Packing::Gzip);
     let image = Image::new("good:1", vec![layer.clone(), layer]);
