@@ -84,6 +84,19 @@ pub enum ArchiveError {
         /// Length of the archive.
         at: u64,
     },
+    /// Other readers see other members behind it: they pass such data over, or take it for
+    /// what it is.
+    #[error("`{archive}` has a {kind}, `{member}`, that says it has {size} bytes of data")]
+    Data {
+        /// What it is called.
+        archive: String,
+        /// The member.
+        member: String,
+        /// What it is: nothing that has data.
+        kind: &'static str,
+        /// What its header says.
+        size: u64,
+    },
     /// More than is accepted.
     #[error("`{archive}` has more than {limit} {what}")]
     Limit {
@@ -101,7 +114,9 @@ impl ArchiveError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Truncated { .. } => Some("save or copy the archive again".to_owned()),
+            Self::Truncated { .. } | Self::Data { .. } => {
+                Some("save or copy the archive again".to_owned())
+            }
             Self::NotAnArchive { seems, .. } if seems.contains("JSON") => {
                 Some("give the directory or archive that it belongs to".to_owned())
             }

@@ -4,11 +4,14 @@ use std::fmt;
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
+use tar::EntryType;
+
 use super::gate::{Gate, GateState};
 use super::names::{clean, link_target};
 use super::packing::Packing;
 use super::{ArchiveError, refuse};
 use crate::layer::seek::{SNIFF, Sniffed, sniff};
+use crate::tree_path::printable;
 
 /// What is read at once of a file or a pipe.
 const BUFFER: usize = 256 << 10;
@@ -93,6 +96,7 @@ impl StreamArchive {
             entries,
             gate: &self.gate,
             end: 0,
+            refused: None,
         })
     }
 
@@ -128,6 +132,9 @@ pub struct Members<'a> {
     entries: tar::Entries<'a, Gate<Input>>,
     gate: &'a GateState,
     end: u64,
+    /// What is wrong with the last member. It is told when somebody wants to know what is
+    /// behind it: an ACI is known by its first name, and has a reader of its own.
+    refused: Option<ArchiveError>,
 }
 
 impl fmt::Debug for Members<'_> {
@@ -141,8 +148,12 @@ impl Members<'_> {
     /// before is skipped.
     ///
     /// # Errors
-    /// A damaged header, or the stream ends too early.
+    /// A damaged header, or the stream ends too early; the member before has data and is
+    /// nothing that has any.
     pub fn next_member(&mut self) -> Result<Option<Member<'_>>, ArchiveError> {
+        if let Some(error) = self.refused.take() {
+            return Err(error);
+        }
         self.gate.headers_behind(self.end);
         let entry = self
             .entries
@@ -157,6 +168,7 @@ impl Members<'_> {
             return Ok(None);
         };
         self.gate.open();
+        self.refused = data_of_none(self.name, &entry);
         let (name, kind) = describe(&entry);
         let size = entry.size();
         // Its bytes begin here. A sparse one has fewer of them than its size says.
@@ -278,6 +290,30 @@ impl Read for Member<'_> {
         self.left -= got as u64;
         Ok(got)
     }
+}
+
+/// Refuses data of what has none. Readers do not agree on what that is: Go's `archive/tar`
+/// (podman, Docker) takes it for the next member's header, the crate `tar` passes it over,
+/// so one archive would hold two images.
+pub(super) fn data_of_none<R: Read>(
+    archive: &str,
+    entry: &tar::Entry<'_, R>,
+) -> Option<ArchiveError> {
+    // `isHeaderOnly` of Go's archive/tar.
+    let kind = match entry.header().entry_type() {
+        EntryType::Directory => "directory",
+        EntryType::Symlink => "symbolic link",
+        EntryType::Link => "hard link",
+        EntryType::Char | EntryType::Block => "device",
+        EntryType::Fifo => "fifo",
+        _ => return None,
+    };
+    (entry.size() > 0).then(|| ArchiveError::Data {
+        archive: archive.to_owned(),
+        member: printable(&entry.path_bytes()),
+        kind,
+        size: entry.size(),
+    })
 }
 
 /// Name and kind of a member.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::gate::Gate;
 use super::names::{MEMBERS_MAX, Node, Table};
-use super::stream::{MemberKind, describe};
+use super::stream::{MemberKind, data_of_none, describe};
 use super::{ArchiveError, Place};
 
 /// The members of a plain tar.
@@ -42,6 +42,9 @@ impl TarFiles {
             let Some(entry) = entries.next().transpose().map_err(read)? else {
                 break;
             };
+            if let Some(error) = data_of_none(&archive, &entry) {
+                return Err(error);
+            }
             let (name, kind) = describe(&entry);
             let offset = entry.raw_file_position();
             let size = entry.size();

@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use serde_json::json;
+use tar::EntryType;
 
 use super::images::*;
 
@@ -30,6 +31,18 @@ fn refused(files: &Files, words: &[&str]) {
     bench.refuses(1, &[&["standard input"][..0], words].concat(), |bench| {
         bench.pipe(&tar, &[])
     });
+}
+
+/// The same of a whole tar.
+#[track_caller]
+fn refused_tar(tar: &[u8], words: &[&str]) {
+    let bench = bench();
+    let path = bench.write("image.tar", tar);
+    let packed = bench.write("image.tar.gz", &Packing::Gzip.pack(tar));
+    for path in [&path, &packed] {
+        bench.refuses(1, words, |bench| bench.import(path, &[]));
+    }
+    bench.refuses(1, words, |bench| bench.pipe(tar, &[]));
 }
 
 fn other() -> String {
@@ -363,4 +376,34 @@ fn a_name_with_the_digest_of_something_else_is_refused() {
     let bench = bench();
     bench.pipe(&archive(&docker), &["--name", "good:1"]).ok();
     bench.run(&["ls", "good:1:/"]).ok();
+}
+
+#[test]
+fn a_member_that_has_data_and_cannot_have_any_is_refused() {
+    // The bug: what stands there is passed over by one reader and is members to another
+    // (Docker, podman), so one archive was two images.
+    let image = Image::small("bad:1", 1, Packing::Plain);
+    let hidden = Tar::new().file("manifest.json", b"[]").open_end();
+    let end = archive(&image.docker());
+    for (kind, name, said) in [
+        (EntryType::Directory, "odd", "directory"),
+        (EntryType::Symlink, "../odd", "symbolic link"),
+        (EntryType::Link, "odd", "hard link"),
+    ] {
+        let size = hidden.len() as u64;
+        let tar = Tar::new().file("first", b"1");
+        let mut tar = tar.claiming(name, kind, "first", size, &hidden).open_end();
+        tar.extend(&end);
+        let words = [said, name, "says it has 1024 bytes of data", "try: "];
+        refused_tar(&tar, &words);
+    }
+    // The last member of all.
+    let tar = image
+        .docker()
+        .iter()
+        .fold(Tar::new(), |tar, (name, bytes)| tar.file(name, bytes));
+    let tar = tar
+        .claiming("odd/", EntryType::Directory, "", 512, &[0; 512])
+        .end();
+    refused_tar(&tar, &["directory", "odd", "512 bytes of data"]);
 }
