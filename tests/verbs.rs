@@ -545,3 +545,33 @@ fn who_ignores_the_end_of_children_hears_the_same() {
     let heard = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), heard), (Some(told.code), told.err));
 }
+
+#[test]
+fn what_an_image_says_at_length_is_shown() {
+    // The bug: a width beyond 65535 cannot be formatted, so one image with such a
+    // platform took `images` from the whole store.
+    let long = "v".repeat(70_000);
+    let layers = vec![Layer::new(&sound_layer(1), Packing::Gzip)];
+    let image = Image::new("long:1", layers);
+    let change = |config: &mut Value| {
+        config["architecture"] = long.clone().into();
+        config["config"]["Labels"] = serde_json::json!({ "k": long });
+        config["config"]["User"] = long.clone().into();
+    };
+    let bench = bench();
+    bench
+        .pipe(&archive(&image.oci_with(&change, AS_IS)), &[])
+        .ok();
+    for verb in [&["images"][..], &["inspect", "long:1"], &["du"]] {
+        bench.run(verb).ok();
+    }
+    let shown = bench.run(&["inspect", "long:1"]).text();
+    assert_eq!(shown.matches(&long).count(), 3);
+    // Other lines are as short as they were.
+    let shown = bench.run(&["images"]).text();
+    assert!(
+        shown
+            .lines()
+            .any(|line| line.contains("one:1") && line.len() < 2000)
+    );
+}

@@ -120,6 +120,10 @@ pub(super) fn shown_names(
     all
 }
 
+/// Widest column that others are aligned behind: no reference is longer. A cell with more
+/// (what images say of themselves has no bound) moves only its own line.
+const COLUMN_MAX: usize = 1024;
+
 /// Lines with their columns aligned to the left, two blanks apart.
 pub(super) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
     let width = |n: usize| {
@@ -128,13 +132,16 @@ pub(super) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
             .map(|line| line[n].chars().count())
             .max()
             .unwrap_or(0)
+            .min(COLUMN_MAX)
     };
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
     for line in lines {
         let mut row = String::new();
         for (cell, width) in line.iter().zip(widths) {
-            row.push_str(&format!("{cell:<width$}  "));
+            let missing = width.saturating_sub(cell.chars().count());
+            row.push_str(cell);
+            row.extend(std::iter::repeat_n(' ', missing + 2));
         }
         text.push_str(row.trim_end());
         text.push('\n');
