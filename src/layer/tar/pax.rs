@@ -105,16 +105,15 @@ impl Records {
         if let Some(keyword) = keyword.strip_prefix(b"GNU.sparse.") {
             return self.sparse.take(keyword, value);
         }
-        if value.is_empty() {
-            return Ok(());
-        }
+        // Nothing said: the header's, also where an earlier record had said something.
+        let said = (!value.is_empty()).then_some(value);
         match keyword {
-            b"path" => self.path = Some(without_nul("path", value)?),
-            b"linkpath" => self.link = Some(without_nul("linkpath", value)?),
-            b"size" => self.size = Some(decimal("size", value)?),
-            b"uid" => self.uid = Some(signed("uid", value)?),
-            b"gid" => self.gid = Some(signed("gid", value)?),
-            b"mtime" => self.mtime = Some(time(value)?),
+            b"path" => self.path = said.map(|v| without_nul("path", v)).transpose()?,
+            b"linkpath" => self.link = said.map(|v| without_nul("linkpath", v)).transpose()?,
+            b"size" => self.size = said.map(|v| decimal("size", v)).transpose()?,
+            b"uid" => self.uid = said.map(|v| signed("uid", v)).transpose()?,
+            b"gid" => self.gid = said.map(|v| signed("gid", v)).transpose()?,
+            b"mtime" => self.mtime = said.map(time).transpose()?,
             // Among them uname, gname (a rootfs has its own names), atime,
             // ctime, SCHILY.acl.* (ACLs as text).
             _ => {}
@@ -444,6 +443,19 @@ mod tests {
         .unwrap();
         assert_eq!(records.path.as_deref(), Some(&b"b"[..]));
         assert_eq!((records.uid, records.size), (None, Some(12)));
+    }
+
+    #[test]
+    fn an_empty_record_takes_back_what_an_earlier_one_said() {
+        // Go's archive/tar, and so umoci and podman: the header's value is in force.
+        for keyword in ["path", "linkpath", "size", "uid", "gid", "mtime"] {
+            let said = parse(&[(keyword, b"1")]).unwrap();
+            assert_ne!(said, Records::default(), "{keyword}");
+            let taken_back = parse(&[(keyword, b"1"), (keyword, b"")]).unwrap();
+            assert_eq!(taken_back, Records::default(), "{keyword}");
+            let again = parse(&[(keyword, b""), (keyword, b"1")]).unwrap();
+            assert_eq!(again, said, "{keyword}");
+        }
     }
 
     #[test]
