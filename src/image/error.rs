@@ -27,6 +27,14 @@ pub enum ImageError {
         /// What there is.
         there: Vec<Platform>,
     },
+    /// What Linux cannot show.
+    #[error("the image `{image}` is for `{platform}`, whose layers are no root file system here")]
+    Windows {
+        /// Its name or ID.
+        image: String,
+        /// What it is for.
+        platform: Platform,
+    },
     /// A file could not be read.
     #[error("cannot read `{file}`")]
     Read {
@@ -190,8 +198,10 @@ impl ImageError {
                  with `docker save` or `skopeo copy`"
             }
             Self::NoPlatform { there, .. } => {
-                return there.first().map(|first| format!("`--platform {first}`"));
+                let first = there.iter().find(|platform| !platform.is_windows())?;
+                return Some(format!("`--platform {first}`"));
             }
+            Self::Windows { .. } => "an image of the same program for Linux, if there is one",
             Self::Missing { .. } | Self::Size { .. } => {
                 "was the archive cut short? save the image again"
             }

@@ -168,6 +168,15 @@ pub struct FoundImage {
     pub history: Vec<History>,
 }
 
+impl FoundImage {
+    /// By which people know it: a name, or the digest of its config.
+    fn called(&self) -> String {
+        let named = self.names.first().map(Reference::familiar);
+        let named = named.or_else(|| self.other_names.first().cloned());
+        named.unwrap_or_else(|| Digest::sha256(&self.config).to_string())
+    }
+}
+
 /// The images of an archive, whatever its form; at least one.
 ///
 /// # Errors
@@ -218,11 +227,22 @@ pub fn find(files: &dyn Files, want: &Want) -> Result<Vec<FoundImage>, ImageErro
     fitting(found, want)
 }
 
-/// Keeps what suits a platform that somebody asked for.
+/// Keeps what suits a platform that somebody asked for, and refuses what no Linux can show.
 fn fitting(found: Vec<FoundImage>, want: &Want) -> Result<Vec<FoundImage>, ImageError> {
-    if !want.strict || found.is_empty() {
-        return Ok(found);
+    let found = match want.strict && !found.is_empty() {
+        true => asked_for(found, want)?,
+        false => found,
+    };
+    match found.iter().find(|image| image.platform.is_windows()) {
+        None => Ok(found),
+        Some(image) => Err(ImageError::Windows {
+            image: image.called(),
+            platform: image.platform.clone(),
+        }),
     }
+}
+
+fn asked_for(found: Vec<FoundImage>, want: &Want) -> Result<Vec<FoundImage>, ImageError> {
     let runs = |image: &FoundImage| want.platform.rank(&image.platform).is_some();
     let (found, others): (Vec<_>, Vec<_>) = found.into_iter().partition(runs);
     if found.is_empty() {

@@ -82,6 +82,13 @@ impl Platform {
         none(&self.os) && none(&self.architecture)
     }
 
+    /// Whether it is Windows, whose layers are no tree of Linux: they have `Files` and
+    /// `Hives` at their top, and security descriptors for owners.
+    #[must_use]
+    pub fn is_windows(&self) -> bool {
+        self.os.eq_ignore_ascii_case("windows")
+    }
+
     /// The one spelling of a platform that has several.
     #[must_use]
     pub fn normal(&self) -> Self {

@@ -407,3 +407,41 @@ fn a_member_that_has_data_and_cannot_have_any_is_refused() {
         .end();
     refused_tar(&tar, &["directory", "odd", "512 bytes of data"]);
 }
+
+#[test]
+fn an_image_for_windows_is_refused() {
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    let windows = |config: &mut serde_json::Value| config["os"] = json!("windows");
+    let by_config = image.oci_with(&windows, AS_IS);
+    refused(
+        &by_config,
+        &["image `bad:1` is for `windows/amd64`", "try: "],
+    );
+
+    // As only the index says it.
+    let mut by_index = image.oci();
+    edit_json(&mut by_index, "index.json", |index| {
+        index["manifests"][0]["platform"] = json!({ "os": "windows", "architecture": "amd64" });
+    });
+    refused(&by_index, &["is for `windows/amd64`"]);
+
+    let mut docker = image.docker();
+    let (file, config) = docker.remove(0);
+    let mut said: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    said["os"] = json!("Windows");
+    let config = serde_json::to_vec(&said).unwrap();
+    let name = format!("{}.json", hex(&config));
+    edit_json(&mut docker, "manifest.json", |said| {
+        said[0]["Config"] = json!(name)
+    });
+    docker.retain(|(name, _)| *name != file);
+    docker.push((name, config));
+    refused(&docker, &["is for `Windows/amd64`"]);
+
+    // Nor is it taken when somebody asks for it.
+    let bench = bench();
+    let path = bench.write("image.tar", &archive(&by_config));
+    bench.refuses(1, &["is for `windows/amd64`"], |bench| {
+        bench.import(&path, &["--platform", "windows/amd64"])
+    });
+}
