@@ -3,7 +3,7 @@
 //! Shared by the OCI layout, skopeo's directory and repositories, which differ only in
 //! how a blob's file is called.
 
-use super::documents::{Documents, There, check_size, parse};
+use super::documents::{Documents, There, check_size, parse_object};
 use super::manifest::{Descriptor, Document, Manifest};
 use super::{
     Config, DESCRIPTORS_MAX, FoundImage, INDEX_DEPTH_MAX, ImageError, LayerRef, Platform, Source,
@@ -228,7 +228,7 @@ impl Chooser<'_> {
         let config = self
             .documents
             .verified(&config_file, &said.digest, said.size, &what)?;
-        let parsed: Config = parse(&config_file, &config)?;
+        let parsed: Config = parse_object(&config_file, &config)?;
         let layers = self.layers(file, manifest, &config_file, &parsed)?;
         Ok(Some(FoundImage {
             source: self.layout.source,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::config::or_default;
-use super::documents::{Documents, blob_digest, check_digest, inside, parse};
+use super::documents::{Documents, blob_digest, check_digest, inside, parse, parse_object};
 use super::manifest::{Descriptor, is_foreign};
 use super::{
     Config, FoundImage, IMAGES_MAX, ImageError, LAYERS_MAX, LayerRef, NAMES_MAX, Source, Want,
@@ -55,7 +55,7 @@ impl Item {
         if let Some(digest) = &declared {
             check_digest(&file, digest, &config)?;
         }
-        let parsed: Config = parse(&file, &config)?;
+        let parsed: Config = parse_object(&file, &config)?;
         let layers = self.layers(documents, &file, &parsed)?;
         let mut image = FoundImage {
             source: Source::Docker,

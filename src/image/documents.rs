@@ -4,8 +4,10 @@
 //! anything is opened by it.
 
 use std::cell::Cell;
+use std::fmt;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use sha2::Digest as _;
 
 use super::{Files, ImageError, JSON_MAX};
@@ -159,12 +161,79 @@ pub(super) fn check_digest(file: &str, declared: &Digest, bytes: &[u8]) -> Resul
     })
 }
 
-/// The JSON of `file`, understood.
+/// The JSON of `file`, understood. All of it must be readable, not only what is used: what is
+/// kept is shown, exported and changed as a whole later.
 pub(super) fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, ImageError> {
-    serde_json::from_slice(bytes).map_err(|source| ImageError::Json {
-        file: file.to_owned(),
-        source,
-    })
+    serde_json::from_slice(bytes)
+        .and_then(|Readable| serde_json::from_slice(bytes))
+        .map_err(|source| ImageError::Json {
+            file: file.to_owned(),
+            source,
+        })
+}
+
+/// The same of a document that must be an object. A type with named fields would be read
+/// from a list as well.
+pub(super) fn parse_object<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, ImageError> {
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'[') => Err(ImageError::Malformed {
+            file: file.to_owned(),
+            what: "it is a list, not an object".to_owned(),
+        }),
+        _ => parse(file, bytes),
+    }
+}
+
+/// JSON that can be read into a [`serde_json::Value`]; nothing of it is kept. What is merely
+/// passed over may be nested to any depth and have texts that are no text.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
+        while list.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
 }
 
 /// A file's name as `file` has it, cleaned of `./`, inside the archive.
@@ -208,6 +277,32 @@ mod tests {
                 error.to_string().contains("points outside the archive"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_as_a_whole_later_is_refused() {
+        let deep = |depth| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        let texts: [(Vec<u8>, &str); 7] = [
+            (deep(100).into(), ""),
+            (deep(200).into(), "recursion limit"),
+            (
+                br#"{"a": "\u00e4", "b": [1, -1, 1.5e3, true, null, {}]}"#.to_vec(),
+                "",
+            ),
+            (br#"{"a": "\ud800"}"#.to_vec(), "hex escape"),
+            (b"{\"a\": \"\xff\"}".to_vec(), "unicode"),
+            (b"{\"\xff\": 1}".to_vec(), "unicode"),
+            (br#"{"a": 1e999}"#.to_vec(), "out of range"),
+        ];
+        for (text, wrong) in texts {
+            let value = serde_json::from_slice::<serde_json::Value>(&text);
+            let outcome = parse::<serde::de::IgnoredAny>("f", &text);
+            assert_eq!(outcome.is_ok(), value.is_ok(), "{}", text.escape_ascii());
+            assert_eq!(outcome.is_ok(), wrong.is_empty(), "{}", text.escape_ascii());
+            if let Err(ImageError::Json { source, .. }) = outcome {
+                assert!(source.to_string().contains(wrong), "{source}");
+            }
         }
     }
 

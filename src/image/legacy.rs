@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::config::or_default;
 use super::docker::few_names;
-use super::documents::{Documents, parse};
+use super::documents::{Documents, parse, parse_object};
 use super::{FoundImage, History, IMAGES_MAX, ImageError, LAYERS_MAX, LayerRef, Platform, Source};
 use crate::digest::DiffId;
 
@@ -125,7 +125,7 @@ fn image(documents: &Documents<'_>, top: &str, names: &[String]) -> Result<Found
         }
         let file = format!("{id}/json");
         let json = documents.need(&file, &format!("a layer named by `{child}`"))?;
-        let mut layer: LayerJson = parse(&file, &json)?;
+        let mut layer: LayerJson = parse_object(&file, &json)?;
         layers.push(layer_ref(documents, &id, &child)?);
         let parent = std::mem::take(&mut layer.parent);
         if config.is_none() {

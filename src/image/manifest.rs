@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::config::{or_default, texts};
-use super::documents::parse;
+use super::documents::{parse, parse_object};
 use super::{DESCRIPTORS_MAX, ImageError, LAYERS_MAX, Platform};
 use crate::digest::Digest;
 
@@ -172,7 +172,7 @@ impl Document {
             #[serde(default)]
             fs_layers: Option<IgnoredAny>,
         }
-        let version: Version = parse(file, bytes)?;
+        let version: Version = parse_object(file, bytes)?;
         if version.schema_version.is_some() && version.fs_layers.is_some() {
             return Err(ImageError::Schema1 {
                 file: file.to_owned(),

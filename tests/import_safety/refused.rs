@@ -445,3 +445,37 @@ fn an_image_for_windows_is_refused() {
         bench.import(&path, &["--platform", "windows/amd64"])
     });
 }
+
+#[test]
+fn a_document_that_cannot_be_read_as_a_whole_is_refused() {
+    // The bug: what nobody asks for was passed over by the import, and `inspect`, `export`
+    // and `commit` called the image damaged ever after.
+    let image = Image::small("bad:1", 1, Packing::Gzip);
+    let added = |document: &[u8], value: &[u8]| {
+        let end = document.strip_suffix(b"}").unwrap();
+        [end, b",\"extra\":", value, b"}"].concat()
+    };
+    let deep = [b"[".repeat(200), b"]".repeat(200)].concat();
+    for (value, word) in [(&deep[..], "recursion limit"), (b"\"\xff\"", "unicode")] {
+        let mut files = image.docker();
+        let config = added(&files.remove(0).1, value);
+        let name = format!("{}.json", hex(&config));
+        edit_json(&mut files, "manifest.json", |said| {
+            said[0]["Config"] = json!(name);
+        });
+        files.push((name.clone(), config));
+        refused(&files, &[&name, "cannot be understood", word]);
+    }
+    let mut files = image.oci();
+    let index = edit(&mut files, "index.json", "").clone();
+    let mut index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let entry = &mut index["manifests"][0];
+    let old = entry["digest"].as_str().unwrap()[7..].to_owned();
+    let manifest = added(edit(&mut files, "blobs/", &old), &deep);
+    entry["digest"] = json!(sha256(&manifest));
+    entry["size"] = json!(manifest.len());
+    *edit(&mut files, "index.json", "") = serde_json::to_vec(&index).unwrap();
+    let name = format!("blobs/sha256/{}", hex(&manifest));
+    files.push((name.clone(), manifest));
+    refused(&files, &[&name, "cannot be understood", "recursion limit"]);
+}
