@@ -44,6 +44,10 @@ pub(super) fn find(
             limit,
         });
     }
+    few_names(
+        MANIFEST,
+        items.iter().map(|item| item.repo_tags.len()).sum(),
+    )?;
     items.iter().map(|item| item.image(documents)).collect()
 }
 
@@ -70,7 +74,6 @@ impl Item {
             platform: parsed.platform(),
             history: Vec::new(),
         };
-        few_names(MANIFEST, self.repo_tags.len())?;
         for tag in &self.repo_tags {
             image.add_name(tag);
         }
@@ -260,14 +263,14 @@ impl FoundImage {
     }
 }
 
-/// Refuses a document that gives one image more names than anybody needs.
+/// Refuses a document that gives more names than anybody needs.
 pub(super) fn few_names(file: &str, names: usize) -> Result<(), ImageError> {
     if names <= NAMES_MAX {
         return Ok(());
     }
     Err(ImageError::Limit {
         file: file.to_owned(),
-        what: "names of one image",
+        what: "names",
         limit: NAMES_MAX as u64,
     })
 }

@@ -83,6 +83,7 @@ pub(super) fn find(
             limit,
         });
     }
+    few_names(REPOSITORIES, tops.values().map(Vec::len).sum())?;
     tops.into_iter()
         .map(|(id, names)| image(documents, &id, &names))
         .collect()
@@ -152,7 +153,6 @@ fn image(documents: &Documents<'_>, top: &str, names: &[String]) -> Result<Found
         platform,
         history,
     };
-    few_names(REPOSITORIES, names.len())?;
     for name in names {
         image.add_name(name);
     }

@@ -52,7 +52,7 @@ pub const JSON_MAX: u64 = 8 << 20;
 pub const LAYERS_MAX: usize = 1024;
 /// Most images of one archive.
 pub const IMAGES_MAX: usize = 1024;
-/// Most names that one document gives one image: each is compared with all.
+/// Most names in one archive: each is compared with all of its image.
 pub const NAMES_MAX: usize = 4096;
 /// Most entries of one index, and most manifests below one name.
 pub const DESCRIPTORS_MAX: usize = 4096;
@@ -169,6 +169,10 @@ pub struct FoundImage {
 }
 
 impl FoundImage {
+    fn count_names(&self) -> usize {
+        self.names.len() + self.other_names.len() + self.unproven.len()
+    }
+
     /// By which people know it: a name, or the digest of its config.
     fn called(&self) -> String {
         let named = self.names.first().map(Reference::familiar);
@@ -224,6 +228,7 @@ pub fn find(files: &dyn Files, want: &Want) -> Result<Vec<FoundImage>, ImageErro
             limit,
         });
     }
+    docker::few_names(file, found.iter().map(FoundImage::count_names).sum())?;
     fitting(found, want)
 }
 

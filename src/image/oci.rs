@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::choose::{Chooser, Layout, Take};
+use super::docker::few_names;
 use super::documents::{Documents, blob_file, parse};
 use super::manifest::{Descriptor, Document};
 use super::{FoundImage, ImageError, Source, Want};
@@ -56,9 +57,11 @@ pub(super) fn find(
         layout,
         want,
     };
+    let groups = groups(descriptors);
+    few_names(INDEX, groups.iter().map(|group| group.names.count()).sum())?;
     let mut found = Vec::new();
     let mut misfit = None;
-    for group in groups(descriptors) {
+    for group in groups {
         match group.find(&chooser) {
             Ok(images) => found.extend(images),
             // Of several images those count that fit.
@@ -160,6 +163,10 @@ impl Names {
             }
         }
         names
+    }
+
+    fn count(&self) -> usize {
+        self.whole.len() + self.others.len() + self.unproven.len()
     }
 
     /// A digest is the image's own if it is that of the manifest or index that is called so.

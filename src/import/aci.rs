@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::layer::{self, Expected};
-use super::publish::lease;
+use super::publish::{lease, sound_names};
 use super::{Context, ImportError, Imported, Options};
 use crate::appc::AppcReference;
 use crate::archive::AciStream;
@@ -72,11 +72,11 @@ pub(super) fn import_aci(
     }
     staging.flush(&files)?;
     let lock = store.lock()?;
+    sound_names(store, &lock, options)?;
     staging.publish(&files, &lock)?;
-    if options.again {
-        store.set_damaged_names_aside(&lock)?;
-    }
-    store.publish_image(&staging, &record, options.names, &lock)?;
+    store.publish_image(&staging, &record, &lock)?;
+    let named: Vec<_> = options.names.iter().map(|name| (name, record.id)).collect();
+    store.name_images(&named, &lock)?;
     drop(lock);
     Ok(vec![Imported {
         id: record.id,

@@ -1,7 +1,7 @@
 //! The last step of every import: what was staged gets its names, all of it or
 //! none, the image's name last.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Got, ImportError, Imported, LayerError, Layers, Options, names};
@@ -14,7 +14,7 @@ use crate::reference::Reference;
 use crate::store::images::{ImageLayer, ImageRecord};
 use crate::store::leases::Lease;
 use crate::store::staging::{Staged, Staging};
-use crate::store::{FileSource, Store, StoreError};
+use crate::store::{FileSource, Store, StoreError, StoreLock};
 use crate::union::Union;
 
 /// A lease for an import, which must be able to write.
@@ -33,6 +33,18 @@ struct Ready {
     config: Vec<u8>,
     manifest: Option<Vec<u8>>,
     kept: usize,
+}
+
+impl Ready {
+    fn imported(self) -> Imported {
+        Imported {
+            id: self.record.id,
+            appc: None,
+            names: self.names,
+            layers: self.record.layers.len(),
+            layers_kept: self.kept,
+        }
+    }
 }
 
 pub(super) fn publish(
@@ -66,20 +78,42 @@ pub(super) fn publish(
     }
     staging.flush(&files)?;
     let lock = store.lock()?;
+    sound_names(store, &lock, options)?;
     staging.publish(&files, &lock)?;
     drop(lock);
-    images
-        .into_iter()
-        .map(|ready| publish_image(store, staging, ready, options.again))
-        .collect()
+    let mut published = BTreeMap::new();
+    for ready in &images {
+        // An archive may list one image many times, for its names.
+        if published.insert(ready.record.id, &ready.record) != Some(&ready.record) {
+            publish_image(store, staging, ready)?;
+        }
+    }
+    // Once for all: the whole table is written each time.
+    let named: Vec<_> = images
+        .iter()
+        .flat_map(|ready| ready.names.iter().map(|name| (name, ready.record.id)))
+        .collect();
+    let lock = store.lock()?;
+    store.name_images(&named, &lock)?;
+    drop(lock);
+    Ok(images.into_iter().map(Ready::imported).collect())
 }
 
-fn publish_image(
+/// Refuses a damaged table of names before anything is published, or puts it aside if
+/// everything is to be made anew.
+pub(super) fn sound_names(
     store: &Store,
-    staging: &Staging,
-    ready: Ready,
-    again: bool,
-) -> Result<Imported, ImportError> {
+    lock: &StoreLock,
+    options: &Options<'_>,
+) -> Result<(), ImportError> {
+    if options.again {
+        store.set_damaged_names_aside(lock)?;
+    }
+    store.names()?;
+    Ok(())
+}
+
+fn publish_image(store: &Store, staging: &Staging, ready: &Ready) -> Result<(), ImportError> {
     let id = ready.record.id;
     let mut files = Vec::new();
     let blobs = [
@@ -96,18 +130,7 @@ fn publish_image(
     staging.flush(&files)?;
     let lock = store.lock()?;
     staging.publish(&files, &lock)?;
-    if again {
-        store.set_damaged_names_aside(&lock)?;
-    }
-    store.publish_image(staging, &ready.record, &ready.names, &lock)?;
-    drop(lock);
-    Ok(Imported {
-        id,
-        appc: None,
-        names: ready.names,
-        layers: ready.record.layers.len(),
-        layers_kept: ready.kept,
-    })
+    Ok(store.publish_image(staging, &ready.record, &lock)?)
 }
 
 /// What an image's layers came to, lowest first.

@@ -290,20 +290,18 @@ impl Store {
         Ok(of_index.first().map(|(id, _)| *id))
     }
 
-    /// Publishes an image whose layers are published already, and its names.
-    /// Names that another image had move to this one.
+    /// Publishes an image whose layers are published already. Its names come last, with
+    /// [`Self::name_images`].
     ///
     /// # Errors
-    /// What the system says; the image is then not there, or without its names.
+    /// What the system says; the image is then not there.
     pub fn publish_image(
         &self,
         staging: &Staging,
         record: &ImageRecord,
-        names: &[Reference],
         lock: &StoreLock,
     ) -> Result<(), StoreError> {
         lock.changes_names();
-        let mut all = self.names()?;
         let path = self.image_path(record.id);
         let unwritable = |error: serde_json::Error| failed("write", &path)(error.into());
         let text = match record.appc {
@@ -330,11 +328,23 @@ impl Store {
             to: path.clone(),
         });
         staging.flush(&files)?;
-        staging.publish(&files, lock)?;
-        if names.is_empty() {
+        staging.publish(&files, lock)
+    }
+
+    /// Gives images names, all at once. Names that other images had move to these.
+    ///
+    /// # Errors
+    /// What the system says; then none of them is given.
+    pub fn name_images(
+        &self,
+        named: &[(&Reference, ImageId)],
+        lock: &StoreLock,
+    ) -> Result<(), StoreError> {
+        if named.is_empty() {
             return Ok(());
         }
-        all.extend(names.iter().map(|name| (name.clone(), record.id)));
+        let mut all = self.names()?;
+        all.extend(named.iter().map(|&(name, id)| (name.clone(), id)));
         self.write_names(&all, lock)
     }
 

@@ -327,7 +327,48 @@ fn an_image_with_more_names_than_anybody_needs_is_refused_at_once() {
     edit_json(&mut files, "manifest.json", |manifest| {
         manifest[0]["RepoTags"] = json!(tags);
     });
-    refused(&files, &["`manifest.json`", "4096 names of one image"]);
+    refused(&files, &["`manifest.json`", "more than 4096 names"]);
+}
+
+#[test]
+fn many_images_with_many_names_are_refused_at_once() {
+    // The bug: the names of each image were few enough, and the table of all was written
+    // once an image, for minutes, and no signal ended it.
+    let words = ["more than 4096 names"];
+    let mut files = Image::small("good:1", 1, Packing::Gzip).docker();
+    edit_json(&mut files, "manifest.json", |manifest| {
+        let one = manifest[0].clone();
+        let many = (0..70).map(|n| {
+            let mut item = one.clone();
+            item["RepoTags"] = (0..60).map(|tag| format!("a{n}:{tag}")).collect();
+            item
+        });
+        *manifest = many.collect();
+    });
+    refused(&files, &words);
+
+    let mut files = Image::small("good:1", 1, Packing::Gzip).oci();
+    edit_json(&mut files, "index.json", |index| {
+        let one = index["manifests"][0].clone();
+        let many = (0..2100).map(|n| {
+            let mut entry = one.clone();
+            entry["annotations"] = json!({
+                "io.containerd.image.name": format!("example.org/a:{n}"),
+                "org.opencontainers.image.ref.name": format!("b{n}"),
+            });
+            entry
+        });
+        index["manifests"] = many.collect();
+    });
+    refused(&files, &words);
+
+    let mut files = Image::small("good:1", 1, Packing::Gzip).legacy();
+    edit_json(&mut files, "repositories", |said| {
+        let top = said["good"]["1"].take();
+        let tags: serde_json::Map<_, _> = (0..4100).map(|n| (n.to_string(), top.clone())).collect();
+        *said = json!({ "good": tags });
+    });
+    refused(&files, &words);
 }
 
 /// Gives each image of a layout these annotations.
