@@ -9,10 +9,11 @@ mod support;
 mod whitelists;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lazyroot::node::{Ino, Kind};
 use lazyroot::tree_path::TreePath;
-use lazyroot::union::{Found, FsError, Union};
+use lazyroot::union::{Effort, Found, FsError, Union};
 use proptest::prelude::*;
 use support::both;
 use support::layers::{Data, Entry, Maker, What};
@@ -31,6 +32,11 @@ fn entry() -> impl Strategy<Value = Entry> {
 
 fn stacks() -> impl Strategy<Value = Vec<Vec<Entry>>> {
     support::stacks::stacks(NAMES, 3, 13, 6)
+}
+
+fn dangling(union: &Union) -> Result<Vec<(TreePath, TreePath)>, FsError> {
+    let stop = AtomicBool::new(false);
+    union.dangling_links(&Effort::of_links(&stop))?.collect()
 }
 
 fn whole_list(union: &Union, dir: Ino) -> Vec<(u64, Vec<u8>, Ino, Kind)> {
@@ -248,7 +254,7 @@ proptest! {
             compare_resolve(&union, &tree, path);
         }
         let nowhere = tree.nodes.values().filter(|node| **node == Node::Nowhere).count();
-        prop_assert!(union.dangling_links().unwrap().len() >= nowhere);
+        prop_assert!(dangling(&union).unwrap().len() >= nowhere);
     }
 
     #[test]
@@ -384,8 +390,53 @@ fn a_hard_link_over_three_layers_is_one_object() {
     assert_eq!(union.attr(numbers[0]).unwrap().nlink, 3);
     assert_eq!(union.layer_of(numbers[0]).unwrap(), 0);
     assert!(found(&union, "nothing").is_none());
-    let dangling = union.dangling_links().unwrap();
+    let dangling = dangling(&union).unwrap();
     assert_eq!(format!("{dangling:?}"), "[(/nothing, /a)]");
+}
+
+/// A link leads into each of `parents` in turn, which are behind a long way of symlinks.
+fn far_links(parents: &[String], links: usize) -> Union {
+    let way = |n: usize| format!("s{}{}", n + 1, "/.".repeat(100)).into_bytes();
+    let mut below: Vec<_> = (0..30)
+        .map(|n| Entry::new(&format!("s{n}"), What::Symlink(way(n))))
+        .collect();
+    below.extend(
+        parents
+            .iter()
+            .map(|parent| file(&format!("s30/{parent}/x"))),
+    );
+    let above = (0..links).map(|n| {
+        let parent = &parents[n % parents.len()];
+        link(&format!("l{n}"), &format!("s0/{parent}/x"))
+    });
+    // Without the model, which follows symlinks by recursion.
+    let mut maker = Maker::new();
+    let above: Vec<_> = above.collect();
+    Union::new(vec![maker.layer(&below), maker.layer(&above)])
+}
+
+#[test]
+fn hard_links_into_few_directories_take_few_steps() {
+    // The bug: only the directory of the link before was known, so links that led into
+    // two of them in turn were each followed from the root: minutes for an import.
+    let union = far_links(&["a".to_owned(), "b".to_owned()], 500);
+    let stop = AtomicBool::new(false);
+    let effort = Effort::new(10_000, &stop);
+    assert_eq!(union.dangling_links(&effort).unwrap().count(), 0);
+}
+
+#[test]
+fn hard_links_that_take_too_many_steps_are_an_error_and_can_be_stopped() {
+    let parents: Vec<_> = (0..20).map(|n| format!("d{n}")).collect();
+    let union = far_links(&parents, 20);
+    let stop = AtomicBool::new(true);
+    let found = union.dangling_links(&Effort::new(100_000, &stop));
+    assert!(matches!(found.err(), Some(FsError::Interrupted)));
+    stop.store(false, Ordering::Relaxed);
+    let found = union.dangling_links(&Effort::new(10_000, &stop));
+    assert!(matches!(found.err(), Some(FsError::TooManySteps)));
+    // Nothing of it is remembered.
+    assert!(dangling(&union).unwrap().is_empty());
 }
 
 #[test]

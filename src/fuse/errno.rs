@@ -15,7 +15,9 @@ pub(super) fn of(error: &FsError) -> Errno {
         // readlink(2): EINVAL when it is no symlink; read(2): EINVAL when the
         // object is unsuitable for reading.
         FsError::WrongKind => Errno::EINVAL,
-        FsError::Loop => Errno::ELOOP,
+        // Symlinks that lead through each other are what takes so many steps.
+        FsError::Loop | FsError::TooManySteps => Errno::ELOOP,
+        FsError::Interrupted => Errno::EINTR,
         FsError::NoAttribute => Errno::NO_XATTR,
         // Not ENOENT: a path walk that meets ESTALE is tried again with fresh
         // lookups (kernel Documentation/filesystems/path-lookup.rst).
@@ -49,6 +51,8 @@ mod tests {
             (FsError::IsDir, libc::EISDIR),
             (FsError::WrongKind, libc::EINVAL),
             (FsError::Loop, libc::ELOOP),
+            (FsError::TooManySteps, libc::ELOOP),
+            (FsError::Interrupted, libc::EINTR),
             (FsError::NoAttribute, libc::ENODATA),
             (FsError::Stale, libc::ESTALE),
             (FsError::Damaged(damage), libc::EIO),

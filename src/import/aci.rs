@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::layer::{self, Expected};
-use super::publish::{lease, sound_names};
+use super::publish::{lease, none_dangling, sound_names};
 use super::{Context, ImportError, Imported, Options};
 use crate::appc::AppcReference;
 use crate::archive::AciStream;
@@ -52,7 +52,7 @@ pub(super) fn import_aci(
     if layer.summary.unresolved > 0 {
         let source = FileSource::open(staging.file(&format!("{}.idx", layer.name)))?;
         let index = Index::open(Box::new(source), BlockCache::new(4 << 20))?;
-        no_dangling_links(index)?;
+        no_dangling_links(index, options.stop)?;
     }
     store.pin(&lease, &[layer.record.diff])?;
     store.pin_images(&lease, &[id.image()])?;
@@ -121,7 +121,7 @@ pub fn check_aci(
     let (diff, bytes, index) = layer::check_aci(&mut aci, limits, stop)
         .map_err(|source| ImportError::aci(&called, source))?;
     let manifest = Manifest::parse(&bytes)?;
-    no_dangling_links(index)?;
+    no_dangling_links(index, stop)?;
     let id = AciId::of_archive(diff).expect("because ACIs are hashed by SHA-512");
     Ok((id, manifest))
 }
@@ -151,15 +151,9 @@ fn record(
 
 /// A hard link can only lead to what the same archive has: nobody says what is
 /// below, as dependencies may change.
-fn no_dangling_links(index: Index) -> Result<(), ImportError> {
+fn no_dangling_links(index: Index, stop: &AtomicBool) -> Result<(), ImportError> {
     // Only the tree is looked at, so there are no contents.
     let contents = Box::new(Vec::new());
     let layer: SharedLayer = Arc::new(Layer { index, contents });
-    let dangling = Union::new(vec![layer])
-        .dangling_links()
-        .map_err(ImportError::Tree)?;
-    match dangling.into_iter().next() {
-        Some((link, target)) => Err(ImportError::Dangling { link, target }),
-        None => Ok(()),
-    }
+    none_dangling(&Union::new(vec![layer]), stop)
 }

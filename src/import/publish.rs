@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::{Got, ImportError, Imported, LayerError, Layers, Options, names};
 use crate::digest::{BlobId, DiffId, Digest, ImageId};
@@ -15,7 +16,7 @@ use crate::store::images::{ImageLayer, ImageRecord};
 use crate::store::leases::Lease;
 use crate::store::staging::{Staged, Staging};
 use crate::store::{FileSource, Store, StoreError, StoreLock};
-use crate::union::Union;
+use crate::union::{Effort, FsError, Union};
 
 /// A lease for an import, which must be able to write.
 pub(super) fn lease(store: &Store) -> Result<Lease, ImportError> {
@@ -58,7 +59,7 @@ pub(super) fn publish(
     let mut images = Vec::new();
     for image in found {
         let ready = ready(image, &layers, names(image, found.len(), options)?, options)?;
-        no_dangling_links(store, staging, image, &layers)?;
+        no_dangling_links(store, staging, image, &layers, options)?;
         images.push(ready);
     }
     let diffs: Vec<DiffId> = layers.values().map(Got::diff).collect();
@@ -199,6 +200,7 @@ fn no_dangling_links(
     staging: &Staging,
     image: &FoundImage,
     layers: &Layers,
+    options: &Options<'_>,
 ) -> Result<(), ImportError> {
     let cache = BlockCache::new(4 << 20);
     let mut stack = Vec::new();
@@ -222,10 +224,18 @@ fn no_dangling_links(
     if links == 0 {
         return Ok(());
     }
-    let dangling = Union::new(stack)
-        .dangling_links()
-        .map_err(ImportError::Tree)?;
-    match dangling.into_iter().next() {
+    none_dangling(&Union::new(stack), options.stop)
+}
+
+/// Refuses a tree that has hard links that lead nowhere.
+pub(super) fn none_dangling(union: &Union, stop: &AtomicBool) -> Result<(), ImportError> {
+    let failed = |error| match error {
+        FsError::Interrupted => ImportError::Interrupted,
+        error => ImportError::Tree(error),
+    };
+    let effort = Effort::of_links(stop);
+    let mut dangling = union.dangling_links(&effort).map_err(failed)?;
+    match dangling.next().transpose().map_err(failed)? {
         Some((link, target)) => Err(ImportError::Dangling { link, target }),
         None => Ok(()),
     }

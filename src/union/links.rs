@@ -7,8 +7,9 @@
 //! resolved once, when the first is met, from the lowest layer upwards (so that
 //! a link to a link is no recursion). Most images have none, and pay nothing.
 
+use super::cache::Bounded;
 use super::numbers::Place;
-use super::resolve::Reached;
+use super::resolve::{Effort, LinkOf, Reached};
 use super::stack::{Dir, Object, Step};
 use super::{FsError, Union};
 use crate::layer::read::{Hit, Node, Unresolved};
@@ -18,6 +19,9 @@ use crate::tree_path::TreePath;
 
 /// Counts that are kept: about 1 MiB.
 pub(super) const COUNTS_WEIGHT: usize = 16 << 10;
+
+/// Directories that links of one layer lead into and that are kept: about 1 MiB.
+const PARENTS_WEIGHT: usize = 128 << 10;
 
 /// All hard links into lower layers, resolved.
 #[derive(Debug, Default)]
@@ -51,6 +55,10 @@ impl Union {
     }
 
     fn links(&self) -> Result<&Links, FsError> {
+        self.links_within(&Effort::unstopped())
+    }
+
+    fn links_within(&self, effort: &Effort<'_>) -> Result<&Links, FsError> {
         if let Some(links) = self.links.get() {
             return Ok(links);
         }
@@ -59,16 +67,16 @@ impl Union {
         if let Some(links) = self.links.get() {
             return Ok(links);
         }
-        let links = self.resolve_links()?;
+        let links = self.resolve_links(effort)?;
         Ok(self.links.get_or_init(|| links))
     }
 
-    fn resolve_links(&self) -> Result<Links, FsError> {
+    fn resolve_links(&self, effort: &Effort<'_>) -> Result<Links, FsError> {
         let mut links = Links::default();
         for (layer, shared) in (0u32..).zip(&self.layers) {
             let targets = match shared.index.summary().unresolved {
                 0 => Vec::new(),
-                _ => self.targets_of(layer, shared.index.unresolved()?, &links)?,
+                _ => self.targets_of(layer, shared.index.unresolved()?, &links, effort)?,
             };
             for (n, target) in (0u32..).zip(&targets) {
                 if let Some(target) = target {
@@ -88,26 +96,31 @@ impl Union {
         layer: u32,
         unresolved: &[Unresolved],
         known: &Links,
+        effort: &Effort<'_>,
     ) -> Result<Vec<Option<Object>>, FsError> {
         let root = self.root_of(layer as usize)?;
         let mut targets = Vec::with_capacity(unresolved.len());
-        // Neighbours often lead into the same directory.
-        let mut recent: Option<(TreePath, Option<Dir>)> = None;
+        // Many links often lead into few directories.
+        let parents: Bounded<TreePath, Option<Dir>> = Bounded::new(PARENTS_WEIGHT);
         for link in unresolved {
             let Some((parent, name)) = link.target.split_last() else {
                 // The root is a directory, and those have no hard links.
                 targets.push(None);
                 continue;
             };
-            let dir = match recent.take() {
-                Some((path, dir)) if path == parent => dir,
-                _ => self.dir_below(&root, &parent, known)?,
+            let dir = match parents.get(&parent) {
+                Some(dir) => dir,
+                None => {
+                    let dir = self.dir_below(&root, &parent, known, effort)?;
+                    let weight = parent.as_bytes().len() / 8 + dir.as_ref().map_or(10, Dir::weight);
+                    parents.put(parent, dir.clone(), weight);
+                    dir
+                }
             };
             targets.push(match &dir {
-                Some(dir) => self.object_in(dir, name, known)?,
+                Some(dir) => self.object_in(dir, name, known, effort)?,
                 None => None,
             });
-            recent = Some((parent, dir));
         }
         Ok(targets)
     }
@@ -117,16 +130,27 @@ impl Union {
         root: &Dir,
         path: &TreePath,
         links: &Links,
+        effort: &Effort<'_>,
     ) -> Result<Option<Dir>, FsError> {
-        match self.walk(root, path, true, &|layer, n| Ok(links.get(layer, n))) {
+        let link_of: LinkOf<'_> = &|layer, n| Ok(links.get(layer, n));
+        match self.walk(root, path, true, link_of, effort) {
             Ok(Reached::Dir(dir)) => Ok(Some(dir)),
             Ok(Reached::Object(_)) => Ok(None),
-            Err(FsError::Damaged(error)) => Err(error.into()),
+            Err(error @ (FsError::Damaged(_) | FsError::TooManySteps | FsError::Interrupted)) => {
+                Err(error)
+            }
             Err(_) => Ok(None),
         }
     }
 
-    fn object_in(&self, dir: &Dir, name: &[u8], links: &Links) -> Result<Option<Object>, FsError> {
+    fn object_in(
+        &self,
+        dir: &Dir,
+        name: &[u8],
+        links: &Links,
+        effort: &Effort<'_>,
+    ) -> Result<Option<Object>, FsError> {
+        effort.spend(dir.parts().len())?;
         Ok(match self.child(dir, name)? {
             Step::Object(object) => Some(object),
             Step::Link { layer, n } => links.get(layer, n),
@@ -234,27 +258,28 @@ impl Union {
     /// Hard links that lead nowhere: path of the link and of its target.
     ///
     /// # Errors
-    /// `Damaged`.
-    pub fn dangling_links(&self) -> Result<Vec<(TreePath, TreePath)>, FsError> {
-        let mut dangling = Vec::new();
-        if !self.linked {
-            return Ok(dangling);
-        }
-        let links = self.links()?;
-        for (layer, shared) in (0u32..).zip(&self.layers) {
-            if shared.index.summary().unresolved == 0 {
-                continue;
-            }
-            for (n, link) in (0u32..).zip(shared.index.unresolved()?) {
-                if links.get(layer, n).is_none() {
-                    let dir = self.path_in_layer(Place {
-                        layer,
-                        row: link.dir,
-                    })?;
-                    dangling.push((dir.child(&link.name), link.target.clone()));
-                }
+    /// `TooManySteps`, `Interrupted`, `Damaged`.
+    pub fn dangling_links<'a>(
+        &'a self,
+        effort: &Effort<'_>,
+    ) -> Result<impl Iterator<Item = Result<(TreePath, TreePath), FsError>> + use<'a>, FsError>
+    {
+        let mut nowhere = Vec::new();
+        if self.linked {
+            let links = self.links_within(effort)?;
+            for (layer, targets) in (0u32..).zip(&links.forward) {
+                let targets = (0u32..).zip(targets).filter(|(_, target)| target.is_none());
+                nowhere.extend(targets.map(|(n, _)| (layer, n)));
             }
         }
-        Ok(dangling)
+        Ok(nowhere.into_iter().map(|(layer, n)| {
+            let links = self.layers[layer as usize].index.unresolved()?;
+            let link = &links[n as usize];
+            let dir = self.path_in_layer(Place {
+                layer,
+                row: link.dir,
+            })?;
+            Ok((dir.child(&link.name), link.target.clone()))
+        }))
     }
 }

@@ -31,6 +31,8 @@ mod stack;
 pub mod upper;
 pub mod writable;
 
+pub use resolve::Effort;
+
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -62,6 +64,12 @@ pub enum FsError {
     /// ELOOP
     #[error("too many levels of symbolic links")]
     Loop,
+    /// ELOOP: all hard links into lower layers together
+    #[error("following the hard links into lower layers takes too many steps")]
+    TooManySteps,
+    /// EINTR: somebody asked to stop
+    #[error("interrupted")]
+    Interrupted,
     /// ENODATA
     #[error("no such extended attribute")]
     NoAttribute,

@@ -3,6 +3,9 @@
 //! What it is for: what `ls IMAGE:PATH` and the targets of hard links need. The
 //! kernel walks paths itself and never comes here.
 
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::numbers::Place;
 use super::stack::{Dir, Object, Step, no_tree};
 use super::{Found, FsError, Union};
@@ -13,6 +16,11 @@ use crate::tree_path::{DEPTH_MAX, TreePath};
 /// Symlinks that one walk follows (`MAXSYMLINKS` of the kernel, `namei.h`).
 const LINKS_MAX: u32 = 40;
 
+/// Steps of all hard links into lower layers of a union. As many links as one layer may have,
+/// four million, can be 16 names deep; of those that are made to take long (40 symlinks of
+/// 2048 names), 800 are too many. It is a matter of seconds.
+const STEPS_MAX: u64 = 1 << 26;
+
 /// Where a walk ended.
 #[derive(Debug, Clone)]
 pub(super) enum Reached {
@@ -20,6 +28,56 @@ pub(super) enum Reached {
     Dir(Dir),
     /// At anything else.
     Object(Object),
+}
+
+/// What following names may cost.
+#[derive(Debug)]
+pub struct Effort<'a> {
+    /// Names that may still be looked up, each counted once for every layer that is asked.
+    left: Cell<u64>,
+    stop: Option<&'a AtomicBool>,
+}
+
+impl<'a> Effort<'a> {
+    /// So many steps, and none once `stop` is set.
+    #[must_use]
+    pub fn new(steps: u64, stop: &'a AtomicBool) -> Self {
+        Self {
+            left: Cell::new(steps),
+            stop: Some(stop),
+        }
+    }
+
+    /// As many as the hard links of a union may take, and none once `stop` is set.
+    #[must_use]
+    pub fn of_links(stop: &'a AtomicBool) -> Self {
+        Self::new(STEPS_MAX, stop)
+    }
+
+    /// The same without anybody to stop it.
+    pub(super) fn unstopped() -> Self {
+        Self {
+            left: Cell::new(STEPS_MAX),
+            stop: None,
+        }
+    }
+
+    /// One walk, which the length of paths and the number of symlinks bound.
+    fn of_one() -> Self {
+        Self {
+            left: Cell::new(u64::MAX),
+            stop: None,
+        }
+    }
+
+    pub(super) fn spend(&self, steps: usize) -> Result<(), FsError> {
+        if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return Err(FsError::Interrupted);
+        }
+        let left = self.left.get().checked_sub(steps as u64);
+        self.left.set(left.ok_or(FsError::TooManySteps)?);
+        Ok(())
+    }
 }
 
 /// How to find what a hard link into lower layers (layer, number) stands for.
@@ -33,6 +91,7 @@ impl Union {
         path: &TreePath,
         follow: bool,
         link_of: LinkOf<'_>,
+        effort: &Effort<'_>,
     ) -> Result<Reached, FsError> {
         // The directories down to where the walk stands; the root is not in it.
         let mut above: Vec<Dir> = Vec::new();
@@ -41,14 +100,20 @@ impl Union {
         let mut links = 0;
         while let Some(name) = names.pop() {
             match name.as_slice() {
-                b"" | b"." => continue,
+                b"" | b"." => {
+                    effort.spend(1)?;
+                    continue;
+                }
                 b".." => {
+                    effort.spend(1)?;
                     above.pop();
                     continue;
                 }
                 _ => {}
             }
-            let object = match self.child(above.last().unwrap_or(root), &name)? {
+            let dir = above.last().unwrap_or(root);
+            effort.spend(dir.parts().len())?;
+            let object = match self.child(dir, &name)? {
                 Step::Dir(dir) => {
                     above.push(dir);
                     continue;
@@ -88,7 +153,9 @@ impl Union {
     /// # Errors
     /// `NotFound`, `NotDir`, `Loop`, `Damaged`.
     pub fn resolve(&self, path: &TreePath, follow: bool) -> Result<Found, FsError> {
-        let reached = self.walk(&self.root()?, path, follow, &|layer, n| self.link(layer, n))?;
+        let link_of: LinkOf<'_> = &|layer, n| self.link(layer, n);
+        let effort = Effort::of_one();
+        let reached = self.walk(&self.root()?, path, follow, link_of, &effort)?;
         match reached {
             Reached::Dir(dir) => {
                 self.remember(&dir);

@@ -80,7 +80,7 @@ impl Dir {
     }
 
     /// Units of about 8 bytes, the cache's own overhead included.
-    fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         10 + self.parts().len()
     }
 }
