@@ -611,9 +611,18 @@ fn kind(flag: u8, path: &[u8]) -> Result<MemberKind, Fault> {
     })
 }
 
-/// An owner; the kernel has 32 bits for it.
+/// The owner that nobody can be: chown(2) takes it for -1, "leave it as it is".
+const NO_ID: u32 = u32::MAX;
+
+/// An owner; the kernel has 32 bits for it. Where an archive says that there is none, it is
+/// root, who unpacks: that is what other tools come to, by chown(2).
 fn id(what: &str, records: Option<i128>, header: i128) -> Result<u32, Fault> {
     let value = records.unwrap_or(header);
-    u32::try_from(value)
-        .map_err(|_| Fault::Damaged(format!("the {what} {value} does not fit 32 bits")))
+    match u32::try_from(value) {
+        Ok(NO_ID) => Ok(0),
+        Ok(id) => Ok(id),
+        Err(_) => Err(Fault::Damaged(format!(
+            "the {what} {value} does not fit 32 bits"
+        ))),
+    }
 }

@@ -418,7 +418,7 @@ fn pax_records_override_the_header_of_one_member() {
     let tar = join(&[
         pax(&[
             ("path", b"dir/caf\xe9\n"),
-            ("uid", b"4294967295"),
+            ("uid", b"4294967294"),
             ("gid", b"3000000000"),
             ("mtime", b"-1.25"),
             ("uname", b"nobody"),
@@ -431,7 +431,7 @@ fn pax_records_override_the_header_of_one_member() {
     let members = read(&tar).unwrap();
     let (first, second) = (&members[0].0, &members[1].0);
     assert_eq!(first.path, b"dir/caf\xe9\n");
-    assert_eq!((first.uid, first.gid), (u32::MAX, 3_000_000_000));
+    assert_eq!((first.uid, first.gid), (u32::MAX - 1, 3_000_000_000));
     assert_eq!(
         first.mtime,
         Time {
@@ -812,6 +812,24 @@ fn owners_and_devices_that_linux_does_not_have_are_refused() {
         one(&Head::ustar(b"n", b'0').put(329, b"rubbish").sealed()).rdev,
         Device::default()
     );
+}
+
+#[test]
+fn an_owner_that_is_none_is_root() {
+    // chown(2) takes 2^32 - 1 for -1, which changes nothing; the kernel cannot show it.
+    let none = b"4294967295";
+    for (records, owner) in [
+        (pax(&[("uid", none)]), (0, 7)),
+        (pax(&[("gid", none)]), (5, 0)),
+    ] {
+        let head = Head::ustar(b"n", b'0')
+            .put(108, b"0000005\0")
+            .put(116, b"0000007\0");
+        let member = one(&[records, head.sealed()].concat());
+        assert_eq!((member.uid, member.gid), owner);
+    }
+    let binary = Head::gnu(b"n", b'0').put(108, b"\x80\0\0\0\xff\xff\xff\xff");
+    assert_eq!(one(&binary.sealed()).uid, 0);
 }
 
 #[test]
