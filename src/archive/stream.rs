@@ -154,18 +154,25 @@ impl Members<'_> {
         if let Some(error) = self.refused.take() {
             return Err(error);
         }
-        self.gate.headers_behind(self.end);
-        let entry = self
-            .entries
-            .next()
-            .transpose()
-            .map_err(|source| ArchiveError::Read {
-                archive: self.name.to_owned(),
-                at: self.gate.at(),
-                source,
-            })?;
-        let Some(entry) = entry else {
-            return Ok(None);
+        let entry = loop {
+            self.gate.headers_behind(self.end);
+            let entry = self
+                .entries
+                .next()
+                .transpose()
+                .map_err(|source| ArchiveError::Read {
+                    archive: self.name.to_owned(),
+                    at: self.gate.at(),
+                    source,
+                })?;
+            let Some(entry) = entry else {
+                return Ok(None);
+            };
+            // A global header is about members, and none itself.
+            if !entry.header().entry_type().is_pax_global_extensions() {
+                break entry;
+            }
+            self.end = self.gate.at().saturating_add(entry.size());
         };
         self.gate.open();
         self.refused = data_of_none(self.name, &entry);

@@ -189,7 +189,10 @@ impl ImageError {
             }
             Self::NotAnImage {
                 seems: Some(Seems::AppC),
-            } => "this looks like an App Container Image, which is not supported",
+            } => {
+                "this looks like an App Container Image: those begin with `manifest` or `rootfs`, \
+                 and have nothing else; pack it again so"
+            }
             Self::NotAnImage {
                 seems: Some(Seems::Blobs),
             } => "`index.json` is missing beside `blobs`: was it copied whole?",

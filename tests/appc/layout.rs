@@ -3,6 +3,7 @@
 use super::images::*;
 use super::{Aci, What, blob, id, json_of};
 use serde_json::json;
+use tar::EntryType;
 
 fn manifest() -> Vec<u8> {
     serde_json::to_vec(&Aci::new("example.org/app", &[]).manifest).unwrap()
@@ -99,6 +100,32 @@ fn names_may_begin_with_a_dot_and_come_in_any_order() {
             "x"
         );
     }
+}
+
+#[test]
+fn a_global_header_may_come_first() {
+    // `git archive` begins with one; it is no member.
+    let global = Tar::new()
+        .claiming("g", EntryType::XGlobalHeader, "", 15, b"15 comment=abc\n")
+        .open_end();
+    let tar = [global, sound().tar()].concat();
+    for packing in [Packing::Plain, Packing::Gzip] {
+        let bench = Bench::new();
+        let ran = bench.pipe(&packing.pack(&tar), &[]).ok();
+        assert!(ran.text().contains(&id(&tar)));
+    }
+}
+
+#[test]
+fn an_image_that_begins_with_something_else_is_told_what_it_should_begin_with() {
+    let tar = [Tar::new().dir("stray").open_end(), sound().tar()].concat();
+    let words = [
+        "there is no image",
+        "App Container Image",
+        "begin with `manifest`",
+    ];
+    let bench = Bench::new();
+    bench.refuses(1, &words, |bench| bench.pipe(&tar, &[]));
 }
 
 #[test]
