@@ -296,6 +296,3 @@ fn refuse(archive: String, head: &[u8], packed: Option<Packing>) -> ArchiveError
     };
     ArchiveError::NotAnArchive { archive, seems }
 }
-
-#[cfg(test)]
-mod tests;

@@ -287,6 +287,3 @@ fn seems(documents: &Documents<'_>) -> Result<Option<Seems>, ImageError> {
     }
     Ok(None)
 }
-
-#[cfg(test)]
-mod tests;
