@@ -51,7 +51,7 @@ fn a_backend_that_is_none_or_cannot_be_is_refused_before_anything_is_made() {
             "aufs",
         ],
     );
-    assert!(said.contains("`aufs` is no backend"), "{said}");
+    assert!(said.contains("'aufs' for '--backend"), "{said}");
     assert!(!is_there(&host.rootfs_dir()));
     // Any can be named by `auto`.
     let path = host.provision("auto", "app:1", "web");

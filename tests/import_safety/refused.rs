@@ -251,7 +251,7 @@ fn what_is_no_archive_is_refused_by_what_it_seems_to_be() {
         bench.import(&directory, &[])
     });
     let nothing = bench.path("nothing");
-    bench.refuses(1, &["cannot open", "nothing", "No such file"], |bench| {
+    bench.refuses(3, &["cannot open", "nothing", "No such file"], |bench| {
         bench.import(&nothing, &[])
     });
 }

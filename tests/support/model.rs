@@ -116,6 +116,24 @@ fn object(entry: &Entry) -> Object {
     object
 }
 
+/// Whether an entry only hides something in a directory that its layer hides, and where it names
+/// nothing.
+fn is_gone(all: &[Entry], entry: &Entry) -> bool {
+    let path = split(&entry.path);
+    let hides = |entry: &Entry| matches!(entry.what, What::Whiteout | What::Opaque);
+    let deepest = match entry.what {
+        What::Whiteout => path.len().saturating_sub(1),
+        What::Opaque => path.len(),
+        _ => return false,
+    };
+    (1..=deepest).any(|depth| {
+        let dir = &path[..depth];
+        let hidden = |one: &Entry| one.what == What::Whiteout && split(&one.path) == dir;
+        let named = |one: &Entry| !hides(one) && split(&one.path).starts_with(dir);
+        all.iter().any(hidden) && !all.iter().any(named)
+    })
+}
+
 impl Tree {
     /// Nothing but a root.
     pub(crate) fn new() -> Self {
@@ -170,6 +188,9 @@ impl Tree {
         let mut own: BTreeMap<Path, Node> = BTreeMap::new();
         for entry in &admitted {
             let path = split(&entry.path);
+            if is_gone(&admitted, entry) {
+                continue;
+            }
             self.make_parents(&path);
             let node = match &entry.what {
                 What::Whiteout => continue,

@@ -78,6 +78,11 @@ pub(crate) fn entry(names: &'static [&'static [u8]], depth: usize) -> impl Strat
     (path, what, 0u16..0o10000, 0u32..5, -3i64..9, xattrs).prop_map(
         |(path, what, mode, owner, seconds, xattr)| {
             let xattrs = xattr.into_iter().collect();
+            // Symlinks have no other.
+            let mode = match what {
+                What::Symlink(_) => 0o777,
+                _ => mode,
+            };
             Entry {
                 path,
                 what,
