@@ -61,6 +61,16 @@ pub fn wait_for_children() {
     let _ = hold(&[libc::SIGCHLD], false);
 }
 
+/// Whether this process ignores a signal, as whoever started it may have wanted (nohup(1)).
+#[must_use]
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: zeroes are values of all its fields.
+    let mut now: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: nothing is set, and what is written to lives until the call returns.
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut now) };
+    asked == 0 && now.sa_sigaction == libc::SIG_IGN
+}
+
 /// Makes one descriptor standard input, and another standard output and standard error.
 ///
 /// # Errors

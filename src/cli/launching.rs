@@ -218,7 +218,7 @@ impl Typing {
             user_namespace: given.user_namespace,
             privileged: self.privileged,
             terminal: given.terminal,
-            job: None,
+            job: false,
             control_group: None,
             usage: Usage::default(),
         })

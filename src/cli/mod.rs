@@ -259,7 +259,10 @@ impl Context {
     fn stop_for_now(&self) -> Result<Vec<SigId>, Failure> {
         use signal_hook::flag::{register, register_conditional_default};
         let mut ids = Vec::new();
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+        // Who ignores them wants us to (nohup(1), `trap "" INT`).
+        let signals = signals.into_iter().filter(|&one| !fork::is_ignored(one));
+        for signal in signals {
             ids.push(register_conditional_default(
                 signal,
                 Arc::clone(&self.stop),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::containers::{backend_failure, failure, keeper};
 use super::report::{Exit, Failure};
 use super::wanted::Wanted;
-use super::{Context, print, print_json, progress, serve};
+use super::{Context, logging, print, print_json, progress, serve};
 use crate::container::{Containers, Provisioned, Request};
 use crate::container_id::ContainerId;
 use crate::digest::{AciId, BlobId, ImageId};
@@ -83,6 +83,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let shown = progress::Written::new(args.wanted.quiet);
     let keeper = Containers {
         spare: spare.as_ref(),
+        log: logging::of_server(context.log_file.as_deref(), &context.log),
         ..keeper(context, &store)
     };
     let made = keeper.provision(&request, &mut |bytes, objects| shown.tell(bytes, objects));

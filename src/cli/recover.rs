@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::containers::{backend_failure, failure, keeper};
 use super::report::{Exit, Failure, chain};
-use super::{Context, print, print_json};
+use super::{Context, logging, print, print_json};
 use crate::backend::lower;
-use crate::container::Done;
 use crate::container::recover::Action;
+use crate::container::{Containers, Done};
 use crate::container_id::ContainerId;
 use crate::store::metrics::Counter;
 
@@ -68,6 +68,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         });
         return report(&planned.collect::<Vec<_>>(), args.json);
     }
+    // Nothing is mounted before.
+    let keeper = Containers {
+        log: logging::of_server(context.log_file.as_deref(), &context.log),
+        ..keeper
+    };
     let done = keeper.repair(actions);
     store.count(Counter::Recoveries);
     lower::sweep_locks(&store).map_err(|error| backend_failure(&error))?;

@@ -22,7 +22,9 @@ use crate::container::{ContainerError, Containers, Provisioned, Request, unique_
 use crate::container_id::ContainerId;
 use crate::launch;
 use crate::launch::limits::Limits;
-use crate::launch::relay::{Place, Relay, has_terminal, hold_back, job, take_terminal_back};
+use crate::launch::relay::{
+    Place, Relay, has_terminal, has_whole_terminal, hold_back, take_terminal_back,
+};
 use crate::launch::spec::{Spec, Usage};
 use crate::store::Store;
 
@@ -147,6 +149,7 @@ impl Args {
         };
         let args = self.ask(&mut request, context)?;
         let store = context.open()?;
+        let said = context.log_file.as_deref();
         let mut keeper = Containers {
             spare: spare.as_ref(),
             ..keeper(context, &store)
@@ -159,9 +162,10 @@ impl Args {
             }
             launch::enter_user_namespace().map_err(|error| launch_failure(&error))?;
             // The user is root from here on, and root's log is closed to him.
-            let said = context.log_file.as_deref();
             keeper.log = Some(said.unwrap_or_else(|| logging::or_nowhere(&context.log)));
             request.backend = settled()?;
+        } else {
+            keeper.log = logging::of_server(said, &context.log);
         }
         let shown = progress::Written::new(self.wanted.quiet);
         let made = keeper.provision(&request, &mut |bytes, objects| shown.tell(bytes, objects));
@@ -236,7 +240,7 @@ impl Args {
             terminal: has_terminal(),
         };
         let mut spec = self.typing.spec(&given, context)?;
-        spec.job = job();
+        spec.job = has_whole_terminal();
         let isolation = &context.isolation;
         spec.usage = Usage {
             cpu: self.usage && isolation.has("posix/cpu"),
@@ -305,7 +309,7 @@ fn start(spec: &Spec, caught: Vec<signal_hook::SigId>, context: &Context) -> Res
         .arg0(env!("CARGO_PKG_NAME"))
         .args(["launch", "--spec"])
         .arg(file.as_fd().as_raw_fd().to_string());
-    if spec.job.is_some() {
+    if spec.job {
         // What is sent to our group comes from us alone.
         command.process_group(0);
     }

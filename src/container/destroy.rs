@@ -104,10 +104,11 @@ impl Containers<'_> {
         // What goes with its run is destroyed by recovery whatever its record says, so nothing
         // has to be on the disk before or after.
         if !record.transient {
-            match self.note_destroying(&lock, &mut record) {
-                // There is room for it when the container is gone.
-                Err(ContainerError::Store(StoreError::Full(..))) => {}
-                noted => noted?,
+            if !self.note_if_room(&lock, &mut record)? {
+                // There is room for it when its files are gone, or a moment later. What a crash interrupts until
+                // then is lost, but not destroyed.
+                self.clear_directory(&record)?;
+                self.note_if_room(&lock, &mut record)?;
             }
             self.clear(&record)?;
             return Ok(self.store.remove_container(lock)?);
@@ -121,10 +122,25 @@ impl Containers<'_> {
         self.store.drop_container(lock)?;
         let mut above = id.parent();
         while let Some(id) = above {
-            self.forget_if_empty(&id)?;
+            // This one is gone, whatever becomes of them: recovery forgets them, too.
+            if let Err(error) = self.forget_if_empty(&id) {
+                log::info!("`{id}` stays: {error}");
+            }
             above = id.parent();
         }
         Ok(())
+    }
+
+    /// The same; false where the disk is full.
+    fn note_if_room(
+        &self,
+        lock: &ContainerLock,
+        record: &mut Record,
+    ) -> Result<bool, ContainerError> {
+        match self.note_destroying(lock, record) {
+            Err(ContainerError::Store(StoreError::Full(..))) => Ok(false),
+            noted => noted.map(|()| true),
+        }
     }
 
     fn note_destroying(
@@ -133,8 +149,12 @@ impl Containers<'_> {
         record: &mut Record,
     ) -> Result<(), ContainerError> {
         if !record.destroying {
-            record.destroying = true;
-            self.store.write_container(lock, record)?;
+            let noted = Record {
+                destroying: true,
+                ..record.clone()
+            };
+            self.store.write_container(lock, &noted)?;
+            *record = noted;
         }
         Ok(())
     }

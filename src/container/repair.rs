@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::record::{Record, Rootfs, trash};
 use super::recover::{Action, Facts, Server, Why, is_going, plan};
@@ -223,7 +224,7 @@ impl Containers<'_> {
                 return Ok(None);
             }
             // Its mount was undone while somebody was inside, so it has not ended yet.
-            end(&record.scratch(one).join("server"), server.pid)?;
+            end(&record.scratch(one).join("server"))?;
         }
         mounts::detach_below(&path)?;
         let before = record.clone();
@@ -254,8 +255,8 @@ fn is_running(record: &Record) -> Result<bool, ContainerError> {
 pub(super) fn end_run(record: &Record) -> Result<(), ContainerError> {
     let file = record.run_lock();
     match holder(&file).map_err(failed("read", &file))? {
-        Some(pid) if pid != std::process::id() => end(&file, pid),
-        _ => Ok(()),
+        Some(pid) if pid == std::process::id() => Ok(()),
+        _ => end(&file),
     }
 }
 
@@ -270,21 +271,40 @@ fn server(record: &Record, rootfs: &Rootfs) -> Result<Option<Server>, ContainerE
 }
 
 /// Kills the holder of a lock and waits until it is gone.
-fn end(file: &Path, pid: u32) -> Result<(), ContainerError> {
-    let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-        return Ok(());
-    };
-    // Gone already is what is wanted.
-    let _ = kill_process(process, Signal::KILL);
+fn end(file: &Path) -> Result<(), ContainerError> {
     let begin = Instant::now();
-    while holder(file).map_err(failed("read", file))? == Some(pid) {
+    while let Some(pid) = holder(file).map_err(failed("read", file))? {
+        kill_holder(file, pid);
         if begin.elapsed() > GONE {
+            // It may have another number in its PID namespace.
             let source = io::Error::from(io::ErrorKind::TimedOut);
-            return Err(failed("end the server of", file)(source));
+            return Err(failed("end the process that holds", file)(source));
         }
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// Kills a process, if it is the one that has a file open: its number may be that of another PID namespace, or be
+/// another's by now.
+fn kill_holder(file: &Path, pid: u32) {
+    let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
+    // From here on the handle means this one or none.
+    let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else {
+        return;
+    };
+    let place = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    let wanted = fs::metadata(file).map(place).ok();
+    let open = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten();
+    let mut open = open.filter_map(|entry| fs::metadata(entry.ok()?.path()).map(place).ok());
+    if open.any(|one| Some(one) == wanted) {
+        // Gone already is what is wanted.
+        let _ = pidfd_send_signal(&handle, Signal::KILL);
+    }
 }
 
 fn is_directory(path: &Path) -> Result<bool, ContainerError> {

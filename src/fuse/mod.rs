@@ -58,7 +58,7 @@ use crate::union::writable::Writable;
 pub enum Tree {
     /// One image; its root is the mount's root.
     Image(Arc<Union>),
-    /// The same for kernel overlayfs to stand on, which takes its own marks for what they say whoever has made
+    /// The same for containers to share. Kernel overlayfs above it takes its own marks for what they say whoever has made
     /// them: those that the image has are not told.
     Lower(Arc<Union>),
     /// Every image of a catalogue, by name.

@@ -194,7 +194,7 @@ mod tests {
             user_namespace: false,
             privileged: false,
             terminal: false,
-            job: None,
+            job: false,
             control_group: None,
             usage: Usage::default(),
         }

@@ -16,9 +16,10 @@ use super::{LaunchError, broken, capabilities, failed, program, root};
 use crate::fork::{Side, fork};
 
 /// Builds the root, starts the command, reaps until it has ended, and ends with its exit
-/// code: with it end all processes in there. At the other end of `outer` is the process outside.
-pub(super) fn run(spec: &Spec, outer: UnixStream) -> ! {
-    let code = outcome(spec, outer).unwrap_or_else(|error| report(&error));
+/// code: with it end all processes in there. At the other end of `outer` is the process outside; `ignores_output_stop`:
+/// the command is to ignore SIGTTOU.
+pub(super) fn run(spec: &Spec, outer: UnixStream, ignores_output_stop: bool) -> ! {
+    let code = outcome(spec, outer, ignores_output_stop).unwrap_or_else(|error| report(&error));
     std::process::exit(i32::from(code))
 }
 
@@ -38,7 +39,7 @@ fn report(error: &LaunchError) -> u8 {
     error.exit_code()
 }
 
-fn outcome(spec: &Spec, outer: UnixStream) -> Result<u8, LaunchError> {
+fn outcome(spec: &Spec, outer: UnixStream, ignores_output_stop: bool) -> Result<u8, LaunchError> {
     let own = "/proc/self";
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("watch over", own))?;
     // It may have died before it was watched over. Only its end counts (poll(2)).
@@ -64,17 +65,18 @@ fn outcome(spec: &Spec, outer: UnixStream) -> Result<u8, LaunchError> {
     // Nobody in there reaches out through `/proc/1`.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("close", own))?;
     relay::hold_back().map_err(broken("hold back signals of", own))?;
-    if spec.job.is_some() {
-        // It gives the terminal to the command, from the background.
-        raw::ignore_terminal_output_stop();
-    }
     if let Some(code) = relay.has_ended() {
         return Ok(code);
     }
+    // At the last moment: the caller may have been stopped meanwhile.
+    let in_front = spec.job
+        && relay
+            .is_caller_in_front()
+            .map_err(broken("ask from", own))?;
     match fork().map_err(broken("double", own))? {
         Side::Child => {
-            if let Some(job) = spec.job {
-                relay::begin_job(job);
+            if spec.job {
+                relay::begin_job(in_front, ignores_output_stop);
             }
             if let Err(error) = relay::stand_alone() {
                 std::process::exit(i32::from(report(&broken("let signals come to", own)(
@@ -89,6 +91,10 @@ fn outcome(spec: &Spec, outer: UnixStream) -> Result<u8, LaunchError> {
                 // What is sent to the command's group, or to that of the process outside,
                 // reaches us by that one alone.
                 setpgid(None, None).map_err(failed("leave the process group of", own))?;
+            }
+            if spec.job {
+                // Whoever of us is first: signals go to the group. That it has ended is seen below.
+                let _ = setpgid(Some(command), Some(command));
             }
             relay::let_come().map_err(broken("let signals come to", own))?;
             capabilities::keep_kill_only().map_err(failed("confine", own))?;

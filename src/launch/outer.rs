@@ -12,7 +12,7 @@ use super::raw;
 use super::relay::{self, Place, Relay};
 use super::spec::Spec;
 use super::{LaunchError, broken, failed, inside};
-use crate::fork::{Side, fork};
+use crate::fork::{self, Side, fork};
 
 /// Does what a spec says, and waits until it has ended; its exit code. The process must
 /// have one thread, and be the child of the spec's keeper.
@@ -22,6 +22,12 @@ use crate::fork::{Side, fork};
 pub fn launch(spec: &Spec) -> Result<u8, LaunchError> {
     let own = Path::new("/proc/self");
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("watch over", own))?;
+    // Whoever starts us may ignore it; then so does the command.
+    let ignored = fork::is_ignored(libc::SIGTTOU);
+    if spec.job {
+        // What is printed from the background, or done to the terminal there, must not stop us.
+        raw::ignore_terminal_output_stop();
+    }
     let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if u32::try_from(parent) != Ok(spec.keeper) {
         return Err(LaunchError::Abandoned);
@@ -43,7 +49,7 @@ pub fn launch(spec: &Spec) -> Result<u8, LaunchError> {
     match fork().map_err(broken("double", own))? {
         Side::Child => {
             drop(ours);
-            inside::run(spec, theirs)
+            inside::run(spec, theirs, ignored)
         }
         Side::Parent(init) => {
             drop(theirs);

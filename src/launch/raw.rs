@@ -13,14 +13,33 @@ use std::os::fd::AsRawFd as _;
 use std::ptr;
 use std::time::Duration;
 
+use crate::fork::is_ignored;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::UnshareFlags;
 
-/// Gives signals the effect that they have in every program that does not care.
+/// Gives signals the effect that they have in every program that does not care; those that are ignored stay so.
 pub(super) fn forget_handlers(signals: &[i32]) {
-    for signal in signals {
-        // SAFETY: SIG_DFL is no function of ours; whoever had set handlers is not in this process.
-        unsafe { libc::signal(*signal, libc::SIG_DFL) };
+    for signal in signals.iter().filter(|signal| !is_ignored(**signal)) {
+        have_effect(*signal);
+    }
+}
+
+/// Gives a signal its effect, also if it is ignored.
+pub(super) fn have_effect(signal: i32) {
+    // SAFETY: SIG_DFL is no function of ours; whoever had set handlers is not in this process.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// Does something while a signal has the effect that it has in every program that does not care.
+pub(super) fn with_effect(signal: i32, act: impl FnOnce()) {
+    // SAFETY: zeroes are SIG_DFL without flags, and an empty mask.
+    let plain: libc::sigaction = unsafe { mem::zeroed() };
+    let mut before = plain;
+    // SAFETY: both live until the call returns, and what is put back is what was there.
+    if unsafe { libc::sigaction(signal, &raw const plain, &raw mut before) } == 0 {
+        act();
+        // SAFETY: as above.
+        unsafe { libc::sigaction(signal, &raw const before, ptr::null_mut()) };
     }
 }
 

@@ -6,9 +6,11 @@
 //! A command with a terminal at both ends is a *job* of its own, as below any shell: it has a process group,
 //! which gets the terminal when the caller has it. Else a shell in there could not even ask whose
 //! the terminal is: groups from outside have no number in its PID namespace (pid_namespaces(7)). When the job stops, process 1
-//! tells the process outside, which stops by the same signal; so does the caller's child, and with it
+//! tells the process outside, which stops, too; so does the caller's child, and with it
 //! his job, as if the terminal had told them. When that is continued, so is the command, and if it is in the
-//! foreground, the terminal is the command's again.
+//! foreground, the terminal is the command's again. Who stops the caller's child stops the command that way.
+//!
+//! What the caller ignores (nohup(1)) is ignored by all.
 //!
 //! With a terminal at standard input alone, somebody else of the caller's group may be there to use it
 //! (`run ... | less`). There the command is in the caller's
@@ -42,7 +44,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
 
 use super::raw;
-use super::spec::{Job, Spec};
+use super::spec::Spec;
 use crate::fork;
 
 /// Until a signal to a whole group has reached all of it: that is one system call.
@@ -92,6 +94,13 @@ pub(super) fn stand_alone() -> io::Result<()> {
     let_come()
 }
 
+/// Process 1 asks whether the caller is in the foreground: no signal. And the answers, which are not what is said
+/// when it is continued there.
+const ASKS: u8 = 0;
+const CONTINUED: u8 = 1;
+const IS_IN_FRONT: u8 = 2;
+const IS_NOT: u8 = 3;
+
 /// Who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -115,8 +124,10 @@ pub struct Relay {
     /// It is a job of its own.
     job: bool,
     /// Between the process outside and process 1: from there the signals by which the job stops, and
-    /// from here a byte whenever it is continued in the foreground.
+    /// from here a byte whenever it is continued in the foreground, and what process 1 asks.
     other: Option<UnixStream>,
+    /// The job wanted a terminal that is gone, and was told.
+    hung_up: bool,
     /// Signals that the whole group got, and when.
     told: Vec<(i32, Instant)>,
 }
@@ -137,14 +148,13 @@ impl Relay {
     /// # Errors
     /// The system is out of descriptors.
     pub fn new(place: Place, spec: &Spec, other: Option<UnixStream>) -> io::Result<Self> {
-        let (shared, job) = (shares_group(spec), spec.job.is_some());
-        let mut caught = vec![SIGCHLD];
-        match (shared, job, place) {
-            (true, ..) => caught.extend(ENDS),
-            // It stops by SIGTSTP as all of its group does.
-            (_, true, Place::Keeper) => caught.extend(ENDS.into_iter().chain([SIGCONT])),
-            _ => caught.extend(ALL),
-        }
+        let (shared, job) = (shares_group(spec), spec.job);
+        let mut caught = match shared {
+            true => ENDS.to_vec(),
+            false => ALL.to_vec(),
+        };
+        caught.retain(|signal| !fork::is_ignored(*signal));
+        caught.push(SIGCHLD);
         let (arrive, write) = UnixStream::pair()?;
         let signals = SignalDelivery::with_pipe(arrive, write, WithOrigin::default(), caught)?;
         if let Some(other) = &other {
@@ -157,6 +167,7 @@ impl Relay {
             shared,
             job,
             other,
+            hung_up: false,
             told: Vec::new(),
         })
     }
@@ -227,14 +238,25 @@ impl Relay {
                 .map(|other| other.read(&mut signal))
             {
                 None => {}
-                Some(Ok(1)) => {
-                    // The caller's child is to see why. SIGTSTP itself is caught here.
-                    let why = match i32::from(signal[0]) {
-                        SIGTTIN => Signal::TTIN,
-                        SIGTTOU => Signal::TTOU,
-                        _ => Signal::STOP,
+                Some(Ok(1)) if signal[0] == ASKS => {
+                    let answer = match self.is_keeper_in_front() {
+                        true => [IS_IN_FRONT],
+                        false => [IS_NOT],
                     };
-                    kill_process(getpid(), why)?;
+                    if let Some(other) = &mut self.other {
+                        other.write_all(&answer)?;
+                    }
+                }
+                Some(Ok(1)) => {
+                    // The caller's child is to see whether it wants the terminal, for which SIGTTIN stands here; SIGTSTP
+                    // is caught. Who ignores it stops in any case.
+                    if [SIGTTIN, SIGTTOU].contains(&i32::from(signal[0])) {
+                        raw::with_effect(SIGTTIN, || {
+                            let _ = kill_process(getpid(), Signal::TTIN);
+                        });
+                    } else {
+                        kill_process(getpid(), Signal::STOP)?;
+                    }
                 }
                 // It has ended.
                 Some(_) => self.other = None,
@@ -250,19 +272,24 @@ impl Relay {
                 let _ = other.write_all(&[u8::try_from(signal).unwrap_or_default()]);
             }
             (Place::Keeper, _) => {
-                let wants_terminal = [SIGTTIN, SIGTTOU].contains(&signal);
+                let wants_terminal = signal == SIGTTIN;
                 if wants_terminal && in_front(getpgrp()) {
                     // It was in the background when the caller was brought to the foreground.
                     self.hand_on(SIGCONT, child);
                     return;
                 }
                 // What the terminal, or the kernel, would have done to all of the caller's job.
-                let _ = kill_process_group(getpgrp(), Signal::TSTP);
+                raw::with_effect(SIGTSTP, || {
+                    let _ = kill_process_group(getpgrp(), Signal::TSTP);
+                });
                 let arrived: Vec<_> = self.signals.pending().map(|origin| origin.signal).collect();
                 if !arrived.contains(&SIGCONT) {
                     // Nothing stops where nobody would ever continue it (an orphaned process group). There
-                    // whoever wants the terminal is told that it is gone.
-                    if wants_terminal {
+                    // whoever wants the terminal is told that it is gone, and ended if he does not listen.
+                    if wants_terminal && self.hung_up {
+                        let _ = kill_process(child, Signal::KILL);
+                    } else if wants_terminal {
+                        self.hung_up = true;
                         self.hand_on(SIGHUP, child);
                     }
                     self.hand_on(SIGCONT, child);
@@ -273,6 +300,34 @@ impl Relay {
             }
             _ => {}
         }
+    }
+
+    /// In the process outside: whether the terminal is at the caller's group.
+    fn is_keeper_in_front(&self) -> bool {
+        let Place::Outer { keeper } = self.place else {
+            return false;
+        };
+        let keeper = i32::try_from(keeper).ok().and_then(Pid::from_raw);
+        getpgid(keeper).is_ok_and(in_front)
+    }
+
+    /// In process 1: asks the process outside the same.
+    ///
+    /// # Errors
+    /// That one is gone.
+    pub(super) fn is_caller_in_front(&mut self) -> io::Result<bool> {
+        let Some(other) = &mut self.other else {
+            return Ok(false);
+        };
+        other.write_all(&[ASKS])?;
+        other.set_nonblocking(false)?;
+        let mut answer = [0];
+        // It may have been continued, too.
+        while ![IS_IN_FRONT, IS_NOT].contains(&answer[0]) {
+            other.read_exact(&mut answer)?;
+        }
+        other.set_nonblocking(true)?;
+        Ok(answer == [IS_IN_FRONT])
     }
 
     fn is_handed_on(&self, origin: &Origin) -> bool {
@@ -328,21 +383,26 @@ impl Relay {
     }
 
     fn hand_on(&mut self, signal: i32, child: Pid) {
-        if let (true, SIGCONT, Some(other)) = (self.job, signal, &mut self.other) {
+        if self.job && signal == SIGCONT {
             match self.place {
-                Place::Outer { keeper } => {
-                    let keeper = i32::try_from(keeper).ok().and_then(Pid::from_raw);
-                    let group = getpgid(keeper).ok();
-                    if group.is_some_and(in_front) {
-                        let _ = other.write_all(&[0]);
+                Place::Outer { .. } => {
+                    if self.is_keeper_in_front()
+                        && let Some(other) = &mut self.other
+                    {
+                        let _ = other.write_all(&[CONTINUED]);
                     }
                 }
-                _ => {
-                    if other.read(&mut [0; 16]).is_ok_and(|got| got > 0) {
+                Place::Init => {
+                    let mut said = [0; 16];
+                    let other = self.other.as_mut();
+                    // It does not block: there may be nothing.
+                    other.and_then(|other| other.read(&mut said).ok());
+                    if said.contains(&CONTINUED) {
                         // It may be gone, or the terminal.
                         let _ = tcsetpgrp(io::stdin(), child);
                     }
                 }
+                Place::Keeper => {}
             }
         }
         // That it is gone we shall see next.
@@ -354,7 +414,7 @@ impl Relay {
             // while the command was running in the background.
             (Place::Init, SIGINT) if self.job => kill_process_group(child, Signal::INT),
             (Place::Init, SIGQUIT) if self.job => kill_process_group(child, Signal::QUIT),
-            (Place::Keeper, SIGTSTP) => kill_process(child, Signal::TSTP)
+            (Place::Keeper, SIGTSTP) if !self.job => kill_process(child, Signal::TSTP)
                 .and_then(|()| kill_process(getpid(), Signal::STOP)),
             _ => match Signal::from_named_raw(signal) {
                 Some(signal) => kill_process(child, signal),
@@ -373,18 +433,20 @@ fn exit_code(status: WaitStatus) -> u8 {
 }
 
 /// In a new process that is to become the command, and in a group that is no job yet.
-pub(super) fn begin_job(job: Job) {
+pub(super) fn begin_job(in_front: bool, ignores_output_stop: bool) {
     // What does not succeed leaves it in the background.
-    if setpgid(None, None).is_ok() && job.in_front {
+    if setpgid(None, None).is_ok() && in_front {
         let _ = tcsetpgrp(io::stdin(), getpid());
     }
-    // Process 1 ignores it.
-    raw::forget_handlers(&[SIGTTOU]);
+    // We ignore it.
+    if !ignores_output_stop {
+        raw::have_effect(SIGTTOU);
+    }
 }
 
 /// Whether the command is in the caller's process group.
 pub(super) fn shares_group(spec: &Spec) -> bool {
-    spec.terminal && spec.job.is_none()
+    spec.terminal && !spec.job
 }
 
 /// Whether the terminal is at this group.
@@ -398,13 +460,10 @@ pub fn has_terminal() -> bool {
     is_ours(io::stdin())
 }
 
-/// What a command is to have of the terminal for itself: all, if it is at standard output, too. Else others of our group
-/// may be there to use it.
+/// Whether it is at standard output, too: else others of our group may be there to use it.
 #[must_use]
-pub fn job() -> Option<Job> {
-    (has_terminal() && is_ours(io::stdout())).then(|| Job {
-        in_front: in_front(getpgrp()),
-    })
+pub fn has_whole_terminal() -> bool {
+    has_terminal() && is_ours(io::stdout())
 }
 
 /// That of another session does not know us.

@@ -40,19 +40,12 @@ pub struct Spec {
     pub privileged: bool,
     /// The command has the caller's terminal.
     pub terminal: bool,
-    /// It has it for itself, in a process group of its own. Nothing: it is in the caller's.
-    pub job: Option<Job>,
+    /// It has it for itself, in a process group of its own; else it is in the caller's.
+    pub job: bool,
     /// The control group to be in.
     pub control_group: Option<PathBuf>,
     /// What is to be said in the end.
     pub usage: Usage,
-}
-
-/// A command with a process group of its own at the caller's terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Job {
-    /// The caller is in the foreground, and the command begins there.
-    pub in_front: bool,
 }
 
 /// A file or directory of the machine that is seen in there.

@@ -54,16 +54,8 @@ impl<'a> Effort<'a> {
         Self::new(STEPS_MAX, stop)
     }
 
-    /// The same without anybody to stop it.
-    pub(super) fn unstopped() -> Self {
-        Self {
-            left: Cell::new(STEPS_MAX),
-            stop: None,
-        }
-    }
-
-    /// One walk, which the length of paths and the number of symlinks bound.
-    fn of_one() -> Self {
+    /// One walk, which the length of paths and the number of symlinks bound; or many that were bounded once.
+    pub(super) fn of_one() -> Self {
         Self {
             left: Cell::new(u64::MAX),
             stop: None,

@@ -62,6 +62,8 @@ fn a_mount_is_usable_when_mount_returns_and_leaves_nothing_behind() {
 #[test]
 fn nobody_else_can_write_what_a_writable_mount_leaves_in_the_store() {
     let Some(lab) = Lab::new() else { return };
+    // What else is there is as whoever makes it wants it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     lab.image("app:1", Pack::Zstd, |layer| {
         layer.file("large", &contents(7, 12 << 20));
     });

@@ -17,6 +17,8 @@ struct Terminal {
     keys: ChildStdin,
     screen: Receiver<Vec<u8>>,
     seen: String,
+    /// What was shown before the last thing that was waited for.
+    seen_before: String,
 }
 
 impl Terminal {
@@ -62,6 +64,7 @@ impl Terminal {
             keys,
             screen,
             seen: String::new(),
+            seen_before: String::new(),
         })
     }
 
@@ -76,7 +79,7 @@ impl Terminal {
         let begin = Instant::now();
         loop {
             if let Some(at) = self.seen.find(text) {
-                self.seen.drain(..at + text.len());
+                self.seen_before = self.seen.drain(..at + text.len()).collect();
                 return;
             }
             let left = PATIENCE.saturating_sub(begin.elapsed());
@@ -223,9 +226,59 @@ fn ctrl_c_reaches_what_was_brought_to_the_foreground_while_it_ran() {
     at.shows("begun");
     at.press("fg\n");
     at.shows("sleep 100; true'");
+    // The shell names the job before it gives it the terminal.
+    thread::sleep(Duration::from_millis(500));
     at.press("\x03");
     at.press("echo co''de=$?\n");
     at.shows("code=130");
+    here.is_clean();
+}
+
+#[test]
+fn ctrl_z_stops_what_was_brought_to_the_foreground_while_it_ran() {
+    let Some(here) = Launcher::new() else { return };
+    let Some(mut at) = Terminal::new(&here) else {
+        return;
+    };
+    at.press("$L run app:1 -- sh -c 'echo be''gun; while :; do echo tick >>/ticks; sleep 0.05; done' &\n");
+    at.shows("begun");
+    at.press("fg\n");
+    at.shows("done'");
+    thread::sleep(Duration::from_millis(500));
+    at.press("\x1a");
+    at.shows("Stopped");
+    at.press("cd $LAZYROOT_ROOTFS_DIR/*/backends/*/rootfses/*; wc -l <ticks; sleep 0.5; echo $(wc -l <ticks) la''ter; cd /\n");
+    at.shows("later");
+    let ticks: Vec<u32> = (at.seen_before.split_whitespace())
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [.., before, after] = ticks[..] else {
+        panic!("{ticks:?}")
+    };
+    assert_eq!(before, after);
+    at.press("fg\n");
+    at.shows("done'");
+    at.press("\x03");
+    at.press("echo co''de=$?\n");
+    at.shows("code=130");
+    here.is_clean();
+}
+
+#[test]
+fn what_the_caller_ignores_is_ignored() {
+    let Some(here) = Launcher::new() else { return };
+    let script = "trap '' HUP INT; exec \"$0\" run app:1 -- sh -c \
+        'kill -HUP $PPID; kill -INT $PPID; kill -HUP $$; kill -INT $$; exit 3'";
+    let run = here.command(&[]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_lazyroot")]);
+    shell.args(run.get_args());
+    shell.envs(
+        run.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    shell.env("LAZYROOT_STORE", here.lab.path("store"));
+    assert_eq!(shell.status().unwrap().code(), Some(3));
     here.is_clean();
 }
 

@@ -319,7 +319,7 @@ impl Writable {
     }
 
     /// Copies the contents of a file whose attributes went up earlier, at most so many bytes of them, and cuts it there. The
-    /// mark that they are below goes last; what fails before leaves the file as it was.
+    /// mark that they are below goes last; what fails before leaves the file as it was (or cut, if it is the mark).
     fn complete(&self, ino: Ino, key: Key, below: Ino, most: u64) -> Result<Key, FsError> {
         let stat = self.upper.stat(key).map_err(FsError::Upper)?;
         let size = stat.attr.size.min(most);
@@ -330,16 +330,16 @@ impl Writable {
         // After a failure, too.
         let put_back = self.put_back(key, times, caps.as_deref());
         let done = copied.and(put_back).and_then(|()| {
+            if size > 0 {
+                let data = self.upper.open(key).map_err(FsError::Upper)?;
+                data.sync(false).map_err(FsError::Upper)?;
+            }
             if size < stat.attr.size {
                 let change = Change {
                     size: Some(size),
                     ..Change::default()
                 };
                 self.upper.set_attr(key, &change).map_err(FsError::Upper)?;
-            }
-            if size > 0 {
-                let data = self.upper.open(key).map_err(FsError::Upper)?;
-                data.sync(false).map_err(FsError::Upper)?;
             }
             // A rename looks whether contents are below, and sets a redirect if so.
             let _changes = self.changes.lock();
