@@ -280,7 +280,9 @@ fn end(file: &Path) -> Result<(), ContainerError> {
             let source = io::Error::from(io::ErrorKind::TimedOut);
             return Err(failed("end the process that holds", file)(source));
         }
-        thread::sleep(Duration::from_millis(1));
+        let pause =
+            (begin.elapsed() / 10).clamp(Duration::from_millis(1), Duration::from_millis(50));
+        thread::sleep(pause);
     }
     Ok(())
 }
