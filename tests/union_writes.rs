@@ -242,10 +242,8 @@ fn a_name_of_a_group_in_a_renamed_directory_goes_up_where_it_is_now() {
 
 #[test]
 fn who_renames_and_makes_what_he_lists_comes_to_an_end() {
-    let layers = vec![vec![file("d/a"), file("d/b"), file("d/c")]];
-    let mut layer = support::layers::Maker::new();
-    let layers = layers.iter().map(|members| layer.layer(members));
-    let union = Arc::new(Union::new(layers.collect()));
+    let layer = support::layers::Maker::new().layer(&[file("d/a"), file("d/b"), file("d/c")]);
+    let union = Arc::new(Union::new(vec![layer]));
     let tree = Writable::new(union, Arc::new(upper::Memory::new())).unwrap();
     let dir = tree.lookup(Ino::ROOT, b"d").unwrap().ino;
     let make = |name: &str| {
