@@ -12,7 +12,7 @@ use super::{Store, StoreError, StoreLock, failed, present, read_small};
 use crate::appc::{AppcReference, SCHEME};
 use crate::digest::{AciId, BlobId, DiffId, Digest, ImageId};
 use crate::image::appc::graph::Outline;
-use crate::image::{Platform, Source};
+use crate::image::{Platform, RootFs, Source};
 use crate::reference::Reference;
 
 /// One layer of a stored image.
@@ -140,7 +140,8 @@ impl Store {
         let said: Layers = serde_json::from_slice(&config)
             .map_err(|error| damaged(format!("its config cannot be read: {error}")))?;
         let ours = record.layers.iter().map(|layer| layer.diff);
-        if record.id != id || !ours.eq(said.rootfs.diff_ids.iter().copied()) {
+        let said = said.rootfs.unwrap_or_default().diff_ids;
+        if record.id != id || !ours.eq(said) {
             return Err(damaged(
                 "it does not agree with the image's config".to_owned(),
             ));
@@ -449,14 +450,9 @@ pub(super) fn image_of(file: &str) -> Option<ImageId> {
     id.parse().ok()
 }
 
-/// The part of a config that says what an image is made of.
+/// The part of a config that says what an image is made of; read as leniently as when it
+/// was imported, or one image would be damage that nobody can mend.
 #[derive(serde::Deserialize)]
 struct Layers {
-    rootfs: RootFs,
-}
-
-#[derive(serde::Deserialize)]
-struct RootFs {
-    #[serde(default)]
-    diff_ids: Vec<DiffId>,
+    rootfs: Option<RootFs>,
 }

@@ -1,5 +1,7 @@
 //! What looks strange and is sound.
 
+use serde_json::json;
+
 use super::images::*;
 
 /// Takes an archive as a file, through a pipe and compressed as a whole; shows
@@ -178,10 +180,41 @@ fn a_name_with_the_digest_of_the_manifest_is_accepted() {
     edit_json(&mut files, "index.json", |index| {
         let entry = &mut index["manifests"][0];
         pinned = format!("docker.io/good/app@{}", entry["digest"].as_str().unwrap());
-        entry["annotations"] = serde_json::json!({ "io.containerd.image.name": pinned });
+        entry["annotations"] = json!({ "io.containerd.image.name": pinned });
     });
     edit_json(&mut files, "manifest.json", |said| {
-        said[0]["RepoTags"] = serde_json::json!([pinned]);
+        said[0]["RepoTags"] = json!([pinned]);
     });
     accepted(&archive(&files), &pinned, &sound_files(1));
+}
+
+#[test]
+fn an_image_without_layers_is_read_again_however_its_config_says_so() {
+    // The bug: the store did not understand what the import did, so one such image stopped
+    // `images` and `gc` for the whole store.
+    let bench = Bench::new();
+    let rootfs = [None, Some(json!(null)), Some(json!({ "diff_ids": null }))];
+    for (number, rootfs) in rootfs.into_iter().enumerate() {
+        let mut config = json!({ "architecture": "amd64", "os": "linux" });
+        if let Some(rootfs) = rootfs {
+            config["rootfs"] = rootfs;
+        }
+        let config = serde_json::to_vec(&config).unwrap();
+        let file = format!("{}.json", hex(&config));
+        let name = format!("empty:{number}");
+        let manifest = json!([{ "Config": file, "RepoTags": [name], "Layers": null }]);
+        let files = vec![
+            (file, config),
+            (
+                "manifest.json".to_owned(),
+                manifest.to_string().into_bytes(),
+            ),
+        ];
+        bench.pipe(&archive(&files), &[]).ok();
+        for verb in [&["images"][..], &["gc"], &["inspect", &name], &["verify"]] {
+            bench.run(verb).ok();
+        }
+        let listed = bench.run(&["ls", &format!("{name}:/")]).ok();
+        assert_eq!(listed.text(), "");
+    }
 }
