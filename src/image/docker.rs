@@ -174,7 +174,9 @@ pub(super) fn merge(
         (Err(error), _) => return Err(error),
     };
     for image in docker {
-        let named = |known: &&mut FoundImage| image.names.iter().any(|n| known.names.contains(n));
+        // Names with a digest are shown by `index.json` alone; here they are unproven.
+        let names = || image.names.iter().chain(&image.unproven);
+        let named = |known: &&mut FoundImage| names().any(|name| known.names.contains(name));
         let digest = image
             .config_digest
             .unwrap_or_else(|| Digest::sha256(&image.config));

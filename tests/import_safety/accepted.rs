@@ -1,6 +1,6 @@
 //! What looks strange and is sound.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::images::*;
 
@@ -217,4 +217,51 @@ fn an_image_without_layers_is_read_again_however_its_config_says_so() {
         let listed = bench.run(&["ls", &format!("{name}:/")]).ok();
         assert_eq!(listed.text(), "");
     }
+}
+
+#[test]
+fn several_platforms_below_a_name_with_their_index_digest_are_one_image() {
+    // The bug: containerd names all of them so in `manifest.json`, too, which does not show
+    // the digest; so the one for another machine was refused as an image of its own.
+    let image = Image::small("good:1", 1, Packing::Gzip);
+    let mut files = Files::new();
+    let (mut leaves, mut items) = (Vec::new(), Vec::new());
+    for architecture in ["amd64", "arm64"] {
+        let config = |config: &mut Value| config["architecture"] = json!(architecture);
+        for (name, bytes) in image.oci_with(&config, AS_IS) {
+            if name == "index.json" {
+                let index: Value = serde_json::from_slice(&bytes).unwrap();
+                let mut leaf = index["manifests"][0].clone();
+                leaf["platform"] = json!({ "os": "linux", "architecture": architecture });
+                leaf["annotations"] = json!(null);
+                leaves.push(leaf);
+            } else if files.iter().all(|(there, _)| *there != name) {
+                files.push((name, bytes));
+            }
+        }
+        let mut said = image.config();
+        config(&mut said);
+        let blob = |bytes: &[u8]| format!("blobs/sha256/{}", hex(bytes));
+        let layers: Vec<String> = image.layers.iter().map(|l| blob(&l.packed)).collect();
+        let config = blob(&serde_json::to_vec(&said).unwrap());
+        items.push(json!({ "Config": config, "Layers": layers }));
+    }
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": leaves });
+    let index = serde_json::to_vec(&index).unwrap();
+    let name = format!("docker.io/good/two@{}", sha256(&index));
+    for item in &mut items {
+        item["RepoTags"] = json!([name]);
+    }
+    let top = json!({ "schemaVersion": 2, "manifests": [{
+        "mediaType": kind, "digest": sha256(&index), "size": index.len(),
+        "annotations": { "io.containerd.image.name": name },
+    }] });
+    files.push((format!("blobs/sha256/{}", hex(&index)), index));
+    files.push(("index.json".to_owned(), top.to_string().into_bytes()));
+    files.push((
+        "manifest.json".to_owned(),
+        json!(items).to_string().into_bytes(),
+    ));
+    accepted(&archive(&files), &name, &sound_files(1));
 }
