@@ -70,13 +70,12 @@ pub(super) fn import_aci(
             to: store.whitelist_path(id),
         });
     }
+    files.extend(store.stage_image(&staging, &record, "image")?);
     staging.flush(&files)?;
+    let named: Vec<_> = options.names.iter().map(|name| (name, record.id)).collect();
     let lock = store.lock()?;
     sound_names(store, &lock, options)?;
-    staging.publish(&files, &lock)?;
-    store.publish_image(&staging, &record, &lock)?;
-    let named: Vec<_> = options.names.iter().map(|name| (name, record.id)).collect();
-    store.name_images(&named, &lock)?;
+    store.publish_images(&staging, &files, &named, &lock)?;
     drop(lock);
     Ok(vec![Imported {
         id: record.id,

@@ -1,5 +1,6 @@
-//! The last step of every import: what was staged gets its names, all of it or
-//! none, the image's name last.
+//! The last step of every import: what was staged gets its names under one lock, the
+//! images' names last. Others see all of it or none. A kill in the middle of that leaves
+//! whole images, some of them without their names: the same import again gives these.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -77,25 +78,21 @@ pub(super) fn publish(
             files.extend(store.staged_files(staging, layer)?);
         }
     }
-    staging.flush(&files)?;
-    let lock = store.lock()?;
-    sound_names(store, &lock, options)?;
-    staging.publish(&files, &lock)?;
-    drop(lock);
-    let mut published = BTreeMap::new();
-    for ready in &images {
+    let mut written = BTreeMap::new();
+    for (number, ready) in images.iter().enumerate() {
         // An archive may list one image many times, for its names.
-        if published.insert(ready.record.id, &ready.record) != Some(&ready.record) {
-            publish_image(store, staging, ready)?;
+        if written.insert(ready.record.id, &ready.record) != Some(&ready.record) {
+            files.extend(stage_image(store, staging, ready, number)?);
         }
     }
-    // Once for all: the whole table is written each time.
+    staging.flush(&files)?;
     let named: Vec<_> = images
         .iter()
         .flat_map(|ready| ready.names.iter().map(|name| (name, ready.record.id)))
         .collect();
     let lock = store.lock()?;
-    store.name_images(&named, &lock)?;
+    sound_names(store, &lock, options)?;
+    store.publish_images(staging, &files, &named, &lock)?;
     drop(lock);
     Ok(images.into_iter().map(Ready::imported).collect())
 }
@@ -114,24 +111,27 @@ pub(super) fn sound_names(
     Ok(())
 }
 
-fn publish_image(store: &Store, staging: &Staging, ready: &Ready) -> Result<(), ImportError> {
-    let id = ready.record.id;
+/// Config, manifest and record of one of the images.
+fn stage_image(
+    store: &Store,
+    staging: &Staging,
+    ready: &Ready,
+    number: usize,
+) -> Result<Vec<Staged>, ImportError> {
+    let stem = format!("image-{number}");
     let mut files = Vec::new();
-    let blobs = [
-        Some((BlobId(id.0), &ready.config)),
-        ready.record.manifest.zip(ready.manifest.as_ref()),
-    ];
-    for (number, (blob, bytes)) in blobs.into_iter().flatten().enumerate() {
-        let from = staging.write(&format!("blob-{number}"), bytes)?;
-        files.push(Staged {
-            from,
-            to: store.blob_path(blob),
-        });
+    let config = Some((BlobId(ready.record.id.0), &ready.config));
+    let manifest = ready.record.manifest.zip(ready.manifest.as_ref());
+    for (what, blob) in [("config", config), ("manifest", manifest)] {
+        if let Some((blob, bytes)) = blob {
+            files.push(Staged {
+                from: staging.write(&format!("{stem}.{what}"), bytes)?,
+                to: store.blob_path(blob),
+            });
+        }
     }
-    staging.flush(&files)?;
-    let lock = store.lock()?;
-    staging.publish(&files, &lock)?;
-    Ok(store.publish_image(staging, &ready.record, &lock)?)
+    files.extend(store.stage_image(staging, &ready.record, &stem)?);
+    Ok(files)
 }
 
 /// What an image's layers came to, lowest first.

@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tempfile::NamedTempFile;
+
 use super::staging::{Staged, Staging};
 use super::{Store, StoreError, StoreLock, failed, present, read_small};
 use crate::appc::{AppcReference, SCHEME};
@@ -291,18 +293,17 @@ impl Store {
         Ok(of_index.first().map(|(id, _)| *id))
     }
 
-    /// Publishes an image whose layers are published already. Its names come last, with
-    /// [`Self::name_images`].
+    /// Writes an image's record into a staging directory, to be published behind what it
+    /// needs. Its files there begin with `stem`.
     ///
     /// # Errors
-    /// What the system says; the image is then not there.
-    pub fn publish_image(
+    /// What the system says; a record that is too long to be read again.
+    pub fn stage_image(
         &self,
         staging: &Staging,
         record: &ImageRecord,
-        lock: &StoreLock,
-    ) -> Result<(), StoreError> {
-        lock.changes_names();
+        stem: &str,
+    ) -> Result<Vec<Staged>, StoreError> {
         let path = self.image_path(record.id);
         let unwritable = |error: serde_json::Error| failed("write", &path)(error.into());
         let text = match record.appc {
@@ -320,33 +321,42 @@ impl Store {
         if let Some((outline, aci)) = record.appc.as_ref().zip(AciId::of_image(record.id)) {
             let told = Checked::write(&outline.reference()).map_err(unwritable)?;
             files.push(Staged {
-                from: staging.write("image.name", &told)?,
+                from: staging.write(&format!("{stem}.name"), &told)?,
                 to: self.name_path(aci, &outline.name),
             });
         }
         files.push(Staged {
-            from: staging.write("image.json", &text)?,
+            from: staging.write(&format!("{stem}.json"), &text)?,
             to: path.clone(),
         });
-        staging.flush(&files)?;
-        staging.publish(&files, lock)
+        Ok(files)
     }
 
-    /// Gives images names, all at once. Names that other images had move to these.
+    /// Publishes images: flushed files in their order, records behind all that these need,
+    /// then names. Names that other images had move to these. Whoever has the lock sees all
+    /// of it or nothing.
     ///
     /// # Errors
-    /// What the system says; then none of them is given.
-    pub fn name_images(
+    /// What the system says. Nothing is published when there is no room for the table of
+    /// names; behind a rename that failed nothing is, and no image has got a name.
+    pub fn publish_images(
         &self,
+        staging: &Staging,
+        files: &[Staged],
         named: &[(&Reference, ImageId)],
         lock: &StoreLock,
     ) -> Result<(), StoreError> {
-        if named.is_empty() {
-            return Ok(());
-        }
-        let mut all = self.names()?;
-        all.extend(named.iter().map(|&(name, id)| (name.clone(), id)));
-        self.write_names(&all, lock)
+        lock.changes_names();
+        let table = match named {
+            [] => None,
+            named => {
+                let mut all = self.names()?;
+                all.extend(named.iter().map(|&(name, id)| (name.clone(), id)));
+                Some(self.stage_names(&all)?)
+            }
+        };
+        staging.publish(files, lock)?;
+        table.map_or(Ok(()), |table| self.put_names(table))
     }
 
     /// Puts a damaged table of names aside, as `names.damaged` beside it, so that
@@ -369,8 +379,12 @@ impl Store {
     /// What the system says; the old table is then still in force.
     pub fn write_names(&self, names: &Names, lock: &StoreLock) -> Result<(), StoreError> {
         lock.changes_names();
+        self.put_names(self.stage_names(names)?)
+    }
+
+    /// A new table of names, on the disk and not in force.
+    fn stage_names(&self, names: &Names) -> Result<NamedTempFile, StoreError> {
         let path = self.names_path();
-        let directory = self.root().join("images-v1");
         let check = NamesFile::check(names).ok_or_else(|| {
             let why = io::Error::other("names that cannot be written as JSON");
             failed("write", &path)(why)
@@ -390,9 +404,14 @@ impl Store {
         io::Write::write_all(&mut new, &text)
             .and_then(|()| new.as_file().sync_data())
             .map_err(failed("write", &path))?;
+        Ok(new)
+    }
+
+    fn put_names(&self, new: NamedTempFile) -> Result<(), StoreError> {
+        let path = self.names_path();
         new.persist(&path)
             .map_err(|error| failed("rename", &path)(error.error))?;
-        super::sync_directory(&directory)
+        super::sync_directory(&self.root().join("images-v1"))
     }
 }
 

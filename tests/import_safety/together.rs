@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use lazyroot::store::Store;
+use serde_json::json;
+
 use super::images::*;
 
 /// Images that have their lower layers in common.
@@ -91,6 +94,45 @@ fn a_sweep_meanwhile_never_takes_a_layer_of_an_import() {
     });
     bench.run(&["gc"]).ok();
     assert_eq!(left(&bench), Vec::<String>::new());
+}
+
+#[test]
+fn whoever_locks_the_store_meanwhile_sees_all_images_of_an_archive_with_their_names_or_none() {
+    // The bug: each image was published by itself and the names at the end, so a `remove`
+    // in between left a name of no image, and a kill many images without names.
+    let layer = Layer::new(&sound_layer(1), Packing::Plain);
+    let (mut files, mut items) = (vec![("l.tar".to_owned(), layer.packed)], Vec::new());
+    for number in 0..40 {
+        let config = json!({
+            "os": "linux", "architecture": "amd64", "author": number.to_string(),
+            "rootfs": { "diff_ids": [layer.diff] },
+        });
+        let config = serde_json::to_vec(&config).unwrap();
+        let (file, tag) = (format!("{}.json", hex(&config)), format!("many:{number}"));
+        items.push(json!({ "Config": file, "RepoTags": [tag], "Layers": ["l.tar"] }));
+        files.push((file, config));
+    }
+    files.push((
+        "manifest.json".into(),
+        json!(items).to_string().into_bytes(),
+    ));
+    let bench = Bench::new();
+    let path = bench.write("many.tar", &archive(&files));
+    let store = Store::create(&bench.store, 0).unwrap();
+    thread::scope(|scope| {
+        let import = scope.spawn(|| bench.import(&path, &[]).ok());
+        while !import.is_finished() {
+            let lock = store.lock().unwrap();
+            let all = (
+                store.image_ids().unwrap().len(),
+                store.names().unwrap().len(),
+            );
+            drop(lock);
+            assert!([(0, 0), (40, 40)].contains(&all), "{all:?}");
+            thread::yield_now();
+        }
+    });
+    bench.run(&["verify"]).ok();
 }
 
 /// What is left of a store that has no images.
