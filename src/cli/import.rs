@@ -1,5 +1,6 @@
 //! `lazyroot import`
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, print, print_json};
 use crate::archive::{Archive, ArchiveError};
-use crate::digest::AciId;
+use crate::digest::{AciId, ImageId};
 use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
@@ -117,9 +118,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             failure
         })?;
         if !args.json {
-            imported
-                .iter()
-                .try_for_each(|image| print(line(image, &store)?.as_bytes()))?;
+            print_lines(&imported, &store)?;
         }
         all.extend(imported);
     }
@@ -141,8 +140,31 @@ fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Archive, ImportError> {
     }
 }
 
+/// The images in words, one a line.
+pub(super) fn print_lines(images: &[Imported], store: &Store) -> Result<(), Failure> {
+    let others = others(images, store);
+    let line = |image| print(line(image, others.as_ref()).as_bytes());
+    images.iter().try_for_each(line)
+}
+
+/// The names that images have in the store.
+type Others = BTreeMap<ImageId, Vec<Reference>>;
+
+/// The names of all images, if one of these has got none. The images are there by now: a
+/// table that cannot be read is no failure of theirs, and the next verb that needs it tells.
+fn others(images: &[Imported], store: &Store) -> Option<Others> {
+    let mut others = Others::new();
+    let unnamed = |image: &Imported| image.names.is_empty() && image.appc.is_none();
+    if images.iter().any(unnamed) {
+        for (name, id) in store.names().ok()? {
+            others.entry(id).or_default().push(name);
+        }
+    }
+    Some(others)
+}
+
 /// One image in words.
-pub(super) fn line(image: &Imported, store: &Store) -> Result<String, Failure> {
+fn line(image: &Imported, others: Option<&Others>) -> String {
     let familiar = |names: &[Reference]| {
         let names: Vec<String> = names.iter().map(Reference::familiar).collect();
         names.join(", ")
@@ -154,20 +176,63 @@ pub(super) fn line(image: &Imported, store: &Store) -> Result<String, Failure> {
         };
         let id =
             AciId::of_image(image.id).map_or_else(|| image.id.to_string(), |id| id.to_string());
-        return Ok(format!("imported {id} {appc}{also}\n"));
+        return format!("imported {id} {appc}{also}\n");
     }
     let named = match image.names.is_empty() {
-        false => format!("as {}", familiar(&image.names)),
-        true => match &*store.names_of(image.id)? {
-            [] => "without a name (lazyroot tag gives it one)".to_owned(),
-            before => format!("(it is {} already)", familiar(before)),
+        false => format!(" as {}", familiar(&image.names)),
+        true => match others.map(|others| others.get(&image.id)) {
+            None => String::new(),
+            Some(None) => " without a name (lazyroot tag gives it one)".to_owned(),
+            Some(Some(before)) => format!(" (it is {} already)", familiar(before)),
         },
     };
     let (new, kept) = (image.layers - image.layers_kept, image.layers_kept);
     let layers = if new == 1 { "layer" } else { "layers" };
     let were = if kept == 1 { "was" } else { "were" };
-    Ok(format!(
-        "imported {} {named}: {new} new {layers}, {kept} {were} there\n",
+    format!(
+        "imported {}{named}: {new} new {layers}, {kept} {were} there\n",
         image.id
-    ))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    /// The bugs: the table was read once an image, for minutes where there are many of both, and
+    /// an import that was done failed for it.
+    #[test]
+    fn what_unnamed_images_are_called_already_is_read_once_and_may_be_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path(), 0).unwrap();
+        let images = [1, 2].map(|salt| Imported {
+            id: ImageId(Digest::sha256(&[salt])),
+            appc: None,
+            names: Vec::new(),
+            layers: 1,
+            layers_kept: 0,
+        });
+        let names = ["a:1", "b:1"].map(|name| (name.parse().unwrap(), images[0].id));
+        let lock = store.lock().unwrap();
+        store.write_names(&names.into(), &lock).unwrap();
+        let lines = || {
+            let others = others(&images, &store);
+            let after = |image: &Imported| {
+                let line = line(image, others.as_ref());
+                let begin = format!("imported {}", image.id);
+                line.strip_prefix(&begin).unwrap().to_owned()
+            };
+            images.each_ref().map(after)
+        };
+        let [first, second] = lines();
+        assert_eq!(
+            first,
+            " (it is a:1, b:1 already): 1 new layer, 0 were there\n"
+        );
+        assert!(second.starts_with(" without a name ("), "{second}");
+
+        std::fs::write(store.names_path(), b"{").unwrap();
+        assert_eq!(lines(), [": 1 new layer, 0 were there\n"; 2]);
+    }
 }

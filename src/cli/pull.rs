@@ -1,9 +1,9 @@
 //! `lazyroot pull`
 
 use super::fetch::{Asked, Fetch, Fetched, Policy};
-use super::import::line;
+use super::import::print_lines;
 use super::report::Failure;
-use super::{Context, print, print_json};
+use super::{Context, print_json};
 use crate::digest::ImageId;
 use crate::image::Platform;
 use crate::import::Imported;
@@ -45,12 +45,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     };
     match args.json {
         true => print_json(&imported),
-        false => {
-            let store = context.open()?;
-            imported
-                .iter()
-                .try_for_each(|image| print(line(image, &store)?.as_bytes()))
-        }
+        false => print_lines(&imported, &context.open()?),
     }
 }
 
