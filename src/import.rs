@@ -24,7 +24,7 @@ use crate::appc::AppcReference;
 use crate::archive::{AciStream, Archive, ArchiveError};
 use crate::digest::{AciId, DiffId, ImageId};
 use crate::image::appc::{Dependency, ManifestError};
-use crate::image::{FoundImage, ImageError, Want};
+use crate::image::{self, Files, Found, FoundImage, ImageError, Want};
 use crate::layer::{Limits, ReadError, path_set};
 use crate::reference::Reference;
 use crate::registry::RegistryError;
@@ -48,6 +48,8 @@ pub trait Progress: Send + Sync {
     fn advance(&self, _bytes: u64) {}
     /// A layer is complete, or was in the store already (`kept`).
     fn layer_done(&self, _name: &str, _kept: bool) {}
+    /// One of several images is not taken; why.
+    fn left_out(&self, _why: &str) {}
 }
 
 /// What whoever imports can say.
@@ -161,8 +163,13 @@ pub enum ImportError {
     #[error("the archive has {0} images; a name can be given to one only")]
     OneName(usize),
     /// An archive gives an image the digest of something else.
-    #[error("the archive calls an image `{0}`, and does not show that it has that digest")]
-    Unproven(Reference),
+    #[error("the archive calls an image `{name}`, and does not show that it has that digest")]
+    Unproven {
+        /// The name.
+        name: Reference,
+        /// How many images the archive has.
+        images: usize,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -192,9 +199,15 @@ impl ImportError {
                 Some("save or download the image again, whole".to_owned())
             }
             Self::OneName(_) => Some("import without --name, then lazyroot tag".to_owned()),
-            Self::Unproven(_) => {
+            Self::Unproven { images: 1, .. } => {
                 Some("--name NAME:TAG, or lazyroot pull, which compares the digest".to_owned())
             }
+            // --name would be refused, too.
+            Self::Unproven { name, .. } => Some(format!(
+                "lazyroot pull {}, which compares the digest, or save the images again by \
+                 names without digests",
+                name.familiar()
+            )),
             Self::Store(error) => error.hint(),
             Self::Registry(error) => error.hint(),
             Self::Tree(_) | Self::Interrupted => None,
@@ -310,6 +323,19 @@ fn counted(
     imported
 }
 
+/// The images of an archive that are taken. Names that they cannot get are told before
+/// their layers are read.
+fn find(files: &dyn Files, options: &Options<'_>) -> Result<Vec<FoundImage>, ImportError> {
+    let Found { images, left_out } = image::find(files, options.want)?;
+    for image in &images {
+        names(image, images.len(), options)?;
+    }
+    for why in left_out {
+        options.progress.left_out(&why.to_string());
+    }
+    Ok(images)
+}
+
 /// The names that an image gets.
 fn names(
     found: &FoundImage,
@@ -319,7 +345,10 @@ fn names(
     match options.names {
         [] => match found.unproven.first() {
             None => Ok(found.names.clone()),
-            Some(name) => Err(ImportError::Unproven(name.clone())),
+            Some(name) => Err(ImportError::Unproven {
+                name: name.clone(),
+                images,
+            }),
         },
         _ if images > 1 => Err(ImportError::OneName(images)),
         names => Ok(names.to_vec()),

@@ -108,6 +108,15 @@ impl Progress for Shown {
             );
         }
     }
+
+    fn left_out(&self, why: &str) {
+        // Also where nobody wants to see progress: it is told nowhere else.
+        self.bar.suspend(|| {
+            let mut to = std::io::stderr();
+            // Nobody may be there to read it.
+            let _ = std::io::Write::write_fmt(&mut to, format_args!("note: left out: {why}\n"));
+        });
+    }
 }
 
 impl crate::discovery::Progress for Shown {

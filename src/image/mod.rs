@@ -181,12 +181,21 @@ impl FoundImage {
     }
 }
 
-/// The images of an archive, whatever its form; at least one.
+/// What is found in an archive.
+#[derive(Debug)]
+pub struct Found {
+    /// The images; at least one.
+    pub images: Vec<FoundImage>,
+    /// Why others are left out that nobody could use here.
+    pub left_out: Vec<ImageError>,
+}
+
+/// The images of an archive, whatever its form.
 ///
 /// # Errors
-/// No image, none for the wanted platform, or one that is not whole: a file that
-/// is missing, has another digest, length or form than the image says.
-pub fn find(files: &dyn Files, want: &Want) -> Result<Vec<FoundImage>, ImageError> {
+/// No image, none for the wanted platform, none that Linux can show, or one that is not
+/// whole: a file that is missing, has another digest, length or form than the image says.
+pub fn find(files: &dyn Files, want: &Want) -> Result<Found, ImageError> {
     let documents = Documents::new(files);
     let index = documents.get(oci::INDEX)?;
     let manifest = documents.get(docker::MANIFEST)?;
@@ -232,18 +241,22 @@ pub fn find(files: &dyn Files, want: &Want) -> Result<Vec<FoundImage>, ImageErro
     fitting(found, want)
 }
 
-/// Keeps what suits a platform that somebody asked for, and refuses what no Linux can show.
-fn fitting(found: Vec<FoundImage>, want: &Want) -> Result<Vec<FoundImage>, ImageError> {
+/// Keeps what suits a platform that somebody asked for, and leaves out what no Linux can show.
+fn fitting(found: Vec<FoundImage>, want: &Want) -> Result<Found, ImageError> {
     let found = match want.strict && !found.is_empty() {
         true => asked_for(found, want)?,
         false => found,
     };
-    match found.iter().find(|image| image.platform.is_windows()) {
-        None => Ok(found),
-        Some(image) => Err(ImageError::Windows {
-            image: image.called(),
-            platform: image.platform.clone(),
-        }),
+    let shown = |image: &FoundImage| !image.platform.is_windows();
+    let (images, others): (Vec<_>, Vec<_>) = found.into_iter().partition(shown);
+    let refused = |image: FoundImage| ImageError::Windows {
+        image: image.called(),
+        platform: image.platform,
+    };
+    let mut left_out: Vec<ImageError> = others.into_iter().map(refused).collect();
+    match images.is_empty() && !left_out.is_empty() {
+        true => Err(left_out.swap_remove(0)),
+        false => Ok(Found { images, left_out }),
     }
 }
 

@@ -72,6 +72,6 @@ pub fn find_in_repository(
         }
         Document::Other => Vec::new(),
     };
-    let first = fitting(found, want)?.into_iter().next();
+    let first = fitting(found, want)?.images.into_iter().next();
     first.ok_or(ImageError::Empty { file })
 }

@@ -12,7 +12,7 @@ use super::layer::{self, Expected, LayerError};
 use super::publish::publish;
 use super::{Context, Got, ImportError, Imported, Layers, Options};
 use crate::archive::StoredFiles;
-use crate::image::{self, Files as _, FoundImage, LayerRef};
+use crate::image::{Files as _, FoundImage, LayerRef};
 use crate::store::Store;
 use crate::store::leases::Lease;
 
@@ -27,7 +27,7 @@ pub(super) fn import(
     files: &StoredFiles,
     options: &Options<'_>,
 ) -> Result<Vec<Imported>, ImportError> {
-    let found = image::find(files, options.want)?;
+    let found = super::find(files, options)?;
     let staging = store.stage()?;
     let lease = super::publish::lease(store)?;
     let context = Context {

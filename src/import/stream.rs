@@ -32,7 +32,7 @@ pub(super) fn import(
     let mut tried = BTreeMap::new();
     pass(&mut archive, &mut files, &mut tried, &context)?;
     archive.finish()?;
-    let found = image::find(&files, options.want)?;
+    let found = super::find(&files, options)?;
     let layers = layers(&found, &files, tried)?;
     publish(store, &staging, &lease, &found, layers, options)
 }

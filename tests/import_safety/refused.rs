@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tar::EntryType;
 
 use super::images::*;
@@ -62,7 +62,7 @@ fn a_layer_with_another_blob_digest_is_refused() {
 #[test]
 fn a_layer_with_another_diff_id_is_refused() {
     let image = Image::small("bad:1", 1, Packing::Gzip);
-    let config = |config: &mut serde_json::Value| {
+    let config = |config: &mut Value| {
         config["rootfs"]["diff_ids"][1] = json!(other());
     };
     let files = image.oci_with(&config, AS_IS);
@@ -91,14 +91,14 @@ fn a_config_with_another_digest_is_refused() {
 fn a_descriptor_with_another_size_is_refused() {
     let image = Image::small("bad:1", 1, Packing::Zstd);
     for by in [1_i64, -1, 1 << 40] {
-        let change = |manifest: &mut serde_json::Value| {
+        let change = |manifest: &mut Value| {
             let size = manifest["layers"][0]["size"].as_i64().unwrap();
             manifest["layers"][0]["size"] = json!(size + by);
         };
         let name = hex(&image.layers[0].packed);
         refused(&image.oci_with(AS_IS, &change), &[&name, "bytes", "try: "]);
     }
-    let change = |manifest: &mut serde_json::Value| manifest["config"]["size"] = json!(7);
+    let change = |manifest: &mut Value| manifest["config"]["size"] = json!(7);
     refused(
         &image.oci_with(AS_IS, &change),
         &["should have 7 bytes", "try: "],
@@ -371,8 +371,33 @@ fn many_images_with_many_names_are_refused_at_once() {
     refused(&files, &words);
 }
 
+/// Two images, as one archive of `docker save`.
+fn two(first: &Image, second: &Image) -> Files {
+    let (mut files, mut items) = (Files::new(), Vec::new());
+    for (number, image) in [first, second].into_iter().enumerate() {
+        for (name, bytes) in image.docker() {
+            if name == "manifest.json" {
+                let mut item = serde_json::from_slice::<Value>(&bytes).unwrap()[0].take();
+                for layer in item["Layers"].as_array_mut().unwrap() {
+                    *layer = json!(format!("{number}/{}", layer.as_str().unwrap()));
+                }
+                items.push(item);
+            } else if name.ends_with(".tar") {
+                files.push((format!("{number}/{name}"), bytes));
+            } else {
+                files.push((name, bytes));
+            }
+        }
+    }
+    files.push((
+        "manifest.json".into(),
+        json!(items).to_string().into_bytes(),
+    ));
+    files
+}
+
 /// Gives each image of a layout these annotations.
-fn annotated(files: &mut Files, said: serde_json::Value) {
+fn annotated(files: &mut Files, said: Value) {
     edit_json(files, "index.json", |index| {
         index["manifests"][0]["annotations"] = said;
     });
@@ -413,6 +438,22 @@ fn a_name_with_the_digest_of_something_else_is_refused() {
     });
     refused(&legacy, &["calls an image", "debian:1@sha256:", "--name"]);
 
+    // One of several: --name, which can be given to one only, is no way out.
+    let good = Image::small("good:1", 2, Packing::Gzip);
+    let mut several = two(&good, &image);
+    edit_json(&mut several, "manifest.json", |said| {
+        said[1]["RepoTags"] = json!([pinned]);
+    });
+    let way_out = format!("try: lazyroot pull debian@{}, which", other());
+    refused(&several, &["calls an image", &way_out]);
+
+    // It is told before layers are read.
+    let layer = several.iter_mut().find(|(name, _)| name.ends_with(".tar"));
+    layer.unwrap().1.truncate(100);
+    let store = bench();
+    let path = store.write("image.tar", &archive(&several));
+    store.refuses(1, &["calls an image"], |bench| bench.import(&path, &[]));
+
     // The image is as good as any; only what it is called is not.
     let bench = bench();
     bench.pipe(&archive(&docker), &["--name", "good:1"]).ok();
@@ -452,7 +493,7 @@ fn a_member_that_has_data_and_cannot_have_any_is_refused() {
 #[test]
 fn an_image_for_windows_is_refused() {
     let image = Image::small("bad:1", 1, Packing::Gzip);
-    let windows = |config: &mut serde_json::Value| config["os"] = json!("windows");
+    let windows = |config: &mut Value| config["os"] = json!("windows");
     let by_config = image.oci_with(&windows, AS_IS);
     refused(
         &by_config,
@@ -468,7 +509,7 @@ fn an_image_for_windows_is_refused() {
 
     let mut docker = image.docker();
     let (file, config) = docker.remove(0);
-    let mut said: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let mut said: Value = serde_json::from_slice(&config).unwrap();
     said["os"] = json!("Windows");
     let config = serde_json::to_vec(&said).unwrap();
     let name = format!("{}.json", hex(&config));
@@ -478,6 +519,31 @@ fn an_image_for_windows_is_refused() {
     docker.retain(|(name, _)| *name != file);
     docker.push((name, config));
     refused(&docker, &["is for `Windows/amd64`"]);
+
+    // One of several is left out, which is told.
+    let good = Image::small("good:1", 2, Packing::Gzip);
+    let mut several = two(&image, &good);
+    let mut said = image.config();
+    said["os"] = json!("windows");
+    let config = serde_json::to_vec(&said).unwrap();
+    let file = format!("{}.json", hex(&config));
+    edit_json(&mut several, "manifest.json", |said| {
+        said[0]["Config"] = json!(file)
+    });
+    several.push((file, config));
+    let note = "note: left out: the image `bad:1` is for `windows/amd64`";
+    let tar = archive(&several);
+    for by_pipe in [true, false] {
+        let bench = bench();
+        let path = bench.write("image.tar", &tar);
+        let ran = match by_pipe {
+            true => bench.pipe(&tar, &[]).ok(),
+            false => bench.import(&path, &[]).ok(),
+        };
+        assert!(ran.err.starts_with(note), "{}", ran.err);
+        bench.run(&["ls", "good:1:/"]).ok();
+        assert_eq!(bench.run(&["ls", "bad:1:/"]).code, 3);
+    }
 
     // Nor is it taken when somebody asks for it.
     let bench = bench();
@@ -509,7 +575,7 @@ fn a_document_that_cannot_be_read_as_a_whole_is_refused() {
     }
     let mut files = image.oci();
     let index = edit(&mut files, "index.json", "").clone();
-    let mut index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let mut index: Value = serde_json::from_slice(&index).unwrap();
     let entry = &mut index["manifests"][0];
     let old = entry["digest"].as_str().unwrap()[7..].to_owned();
     let manifest = added(edit(&mut files, "blobs/", &old), &deep);
