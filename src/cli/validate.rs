@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::report::{Exit, Failure};
 use super::{Context, print};
 use crate::archive::Archive;
-use crate::import;
+use crate::import::{self, ImportError};
 use crate::layer::Limits;
 
 /// Check App Container Images without taking them into the store.
@@ -26,9 +26,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             ..failure
         };
         let archive = Archive::open(path, &context.stop);
-        let Archive::Aci(aci) =
-            archive.map_err(|error| about(Failure::of(Exit::Failed, &error)))?
-        else {
+        let archive = archive.map_err(|error| about(ImportError::from(error).into()))?;
+        let Archive::Aci(aci) = archive else {
             let what = "it is no App Container Image: its first member is neither `manifest` nor \
                         `rootfs`";
             return Err(about(Failure::new(Exit::Failed, what)));

@@ -266,6 +266,8 @@ fn a_manifest_that_breaks_a_rule_is_refused_by_field_and_value() {
     let file = bench.write("docker.tar", &docker);
     let validated = bench.run(&["validate", file.to_str().unwrap()]);
     assert!(validated.code == 1 && validated.err.contains("no App Container Image"));
+    let nothing = bench.run(&["validate", "nope.aci"]);
+    assert_eq!(nothing.code, 3, "{}", nothing.err);
 }
 
 #[test]
