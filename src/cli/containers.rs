@@ -35,15 +35,18 @@ pub(super) struct Args {
 }
 
 /// States as they are counted.
-const STATES: [&str; 8] = [
+const STATES: [&str; 11] = [
     "damaged",
     "destroying",
     "down",
     "elsewhere",
+    "ended",
     "lost",
     "parent",
     "provisioning",
     "ready",
+    "running",
+    UNKNOWN,
 ];
 
 /// How one is shown that only holds others.
@@ -191,12 +194,15 @@ fn damaged(id: ContainerId) -> Line {
 }
 
 fn state(record: &Record, wrong: Option<&'static str>) -> &'static str {
+    let holds_others = record.implicit && record.rootfses.is_empty();
     match wrong {
         _ if record.destroying => "destroying",
         _ if record.rootfses.iter().any(|rootfs| !rootfs.ready) => "provisioning",
+        // It has no directory that could be closed.
+        Some(UNKNOWN) if holds_others => HOLDS_OTHERS,
         Some(wrong) => wrong,
         None if record.transient => "running",
-        None if record.implicit && record.rootfses.is_empty() => HOLDS_OTHERS,
+        None if holds_others => HOLDS_OTHERS,
         None => "ready",
     }
 }

@@ -64,6 +64,7 @@ fn a_user_sees_which_containers_root_has_and_not_their_states() {
         return;
     };
     host.provision("fuse", "app:1", "web");
+    host.provision("fuse", "app:1", "pod/inner");
     fs::copy(env!("CARGO_BIN_EXE_lazyroot"), host.lab.path("lazyroot")).unwrap();
     let (store, containers) = (host.lab.path("store"), host.rootfs_dir());
     let mut words = vec!["containers", "--store", store.to_str().unwrap()];
@@ -74,6 +75,10 @@ fn a_user_sees_which_containers_root_has_and_not_their_states() {
         listed.contains("web ") && listed.contains(" unknown "),
         "{listed}"
     );
+    // One that only holds others has nothing that is closed.
+    let pod = listed.lines().find(|line| line.starts_with("pod "));
+    let state = pod.and_then(|line| line.split_whitespace().nth(1));
+    assert_eq!(state, Some("-"), "{listed}");
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(
         told.starts_with("note: states are unknown: cannot "),
@@ -81,6 +86,7 @@ fn a_user_sees_which_containers_root_has_and_not_their_states() {
     );
     assert_eq!(host.state("web"), "ready");
     host.destroy("web");
+    host.destroy("pod");
 }
 
 #[test]
