@@ -98,6 +98,30 @@ fn by_headroom_no_more_goes_than_has_to() {
     assert_eq!(after["images"], json!([]), "{after}");
 }
 
+/// Images went for room that the sweep made without them.
+#[test]
+fn by_headroom_no_image_goes_where_a_killed_import_leaves_enough() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let bench = &disk.0;
+    let before = names(bench);
+    let size = |name: &str| {
+        gc(bench, &["--headroom", "0"])["disk"][name]
+            .as_f64()
+            .unwrap()
+    };
+    // Each is as much as an image or more, and alone it would not do.
+    prune::leave_half_an_import(bench);
+    fs::write(bench.store.join("trash/old"), noise(1, 70_000)).unwrap();
+    let part = ((size("free") + 120_000.0) / size("size")).to_string();
+    for words in [&["--dry-run"][..], &[]] {
+        let swept = gc(bench, &[&["--headroom", &part], words].concat());
+        assert_eq!((&swept["images"], &swept["short"]), (&json!([]), &json!(0)));
+        assert!(swept["bytes"].as_u64().unwrap() > 120_000, "{swept}");
+        assert_eq!(names(bench), before);
+    }
+    is_whole(bench);
+}
+
 #[test]
 fn a_disk_without_any_room_gets_some() {
     let Some(disk) = SmallDisk::new() else { return };

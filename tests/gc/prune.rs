@@ -196,7 +196,7 @@ fn a_dry_run_has_the_numbers_of_the_real_one_and_changes_nothing() {
 }
 
 /// What an import makes that is killed before it has published anything: its lock is nobody's.
-fn leave_half_an_import(bench: &Bench) {
+pub(super) fn leave_half_an_import(bench: &Bench) {
     let directory = bench.store.join("staging/import-killed");
     fs::create_dir(&directory).unwrap();
     fs::write(directory.join("lock"), "").unwrap();

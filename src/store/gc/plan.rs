@@ -18,6 +18,7 @@ use crate::image::appc::graph::Outline;
 use crate::store::appc::AppcImages;
 use crate::store::images::{ImageRecord, Names};
 use crate::store::leases::Pins;
+use crate::store::staging::left;
 use crate::store::{Store, StoreError, StoreLock, failed, gone_is_fine, taken};
 
 /// What goes.
@@ -100,7 +101,10 @@ impl Store {
         };
         if let Some(headroom) = request.headroom {
             let disk = Disk::of(self.root())?;
-            rules.to_free = Some(disk.lacks(headroom)).filter(|lacks| *lacks > 0);
+            rules.to_free = match disk.lacks(headroom) {
+                0 => None,
+                lacks => Some(lacks.saturating_sub(self.goes_anyway(request)?)),
+            };
             swept.disk = Some(disk);
             if rules.to_free.is_none() && !rules.drop_anything() {
                 // Asked to act only when the disk is too full, and it is not.
@@ -145,6 +149,17 @@ impl Store {
             .filter(|path| !keep.contains(path))
             .collect();
         Ok((plan, swept))
+    }
+
+    /// Bytes that become free whatever images are chosen, besides files that nothing needs:
+    /// what killed imports left, the trash, and upper directories that go.
+    fn goes_anyway(&self, request: &Request) -> Result<u64, StoreError> {
+        let (staging, trash) = (self.root().join("staging"), self.root().join("trash"));
+        let old = list(&trash)?.into_iter().map(|name| trash.join(name));
+        let uppers = self.fates_of_uppers(request.uppers)?.go;
+        let all = left(&staging)?.into_iter().chain(old).chain(uppers);
+        let bytes = all.map(|path| tree(&path).map(|(_, bytes)| bytes));
+        bytes.sum()
     }
 
     /// All images, with what they need.
