@@ -229,9 +229,12 @@ fn what_is_for_ourselves_is_offered_to_nobody() {
         let said = format!("{}{}", ran.text(), ran.err);
         assert!(!ours(&said), "{args:?}: {said}");
     }
-    let script = bench.run(&["completions", "bash"]).ok().text();
-    let verbs = script.lines().find(|line| line.contains("umount"));
-    assert!(!verbs.unwrap().contains("serve"), "{verbs:?}");
+    for shell in ["bash", "fish", "zsh"] {
+        let script = bench.run(&["completions", shell]).ok().text();
+        assert!(script.contains("umount"), "{shell}: {script}");
+        let line = script.lines().find(|line| ours(line));
+        assert_eq!(line, None, "{shell}");
+    }
     // We ourselves are understood, also when we are wrong.
     let ran = bench.run(&["serve", "--nothing"]);
     assert!(ran.err.contains("'--nothing'"), "{}", ran.err);
