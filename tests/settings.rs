@@ -332,13 +332,44 @@ fn values_that_are_wrong_are_refused_at_once() {
 #[test]
 fn a_wrong_value_of_the_environment_is_told_by_the_variable() {
     let bench = Bench::new();
-    for (name, args) in [("LAZYROOT_BACKEND", &[][..]), ("LAZYROOT_CACHE_SIZE", &[])] {
-        let ran = run(&bench, &[args, &["images"]].concat(), &[(name, "3X")]);
+    for name in ["LAZYROOT_BACKEND", "LAZYROOT_CACHE_SIZE"] {
+        let ran = run(&bench, &["images"], &[(name, "3X")]);
         says(&ran, 2, &[&format!("invalid value '3X' for '{name}'")]);
     }
     let env = [("LAZYROOT_CACHE_SIZE", "4X")];
     let ran = run(&bench, &["images", "--cache-size", "3X"], &env);
     says(&ran, 2, &["invalid value '3X' for '--cache-size <BYTES>'"]);
+}
+
+/// It was "invalid UTF-8 was detected in one or more arguments", where none was typed.
+#[test]
+fn a_variable_that_is_no_text_is_told_by_its_name() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bench = Bench::new();
+    let ran = |args: &[&str], variables: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lazyroot"));
+        command.env_clear().env("HOME", bench.path("")).args(args);
+        let value = std::ffi::OsStr::from_bytes(b"3\xff");
+        command.envs(variables.iter().map(|name| (name, value)));
+        command.current_dir(bench.path("")).stdin(Stdio::null());
+        Ran::of(command.output().unwrap())
+    };
+    // A path may be anything.
+    ran(&["images"], &["LAZYROOT_STORE"]).ok();
+    for name in ["LAZYROOT_CACHE_SIZE", "LAZYROOT_BACKEND", "LAZYROOT_MIRROR"] {
+        let words = format!("error: invalid value '3\u{fffd}' for '{name}': it is not UTF-8");
+        says(&ran(&["images"], &["LAZYROOT_STORE", name]), 2, &[&words]);
+    }
+    // What was typed is nobody's variable.
+    let typed = std::ffi::OsStr::from_bytes(b"--cache-size=\xff");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lazyroot"));
+    command.env_clear().arg("images").arg(typed);
+    let ran = Ran::of(command.output().unwrap());
+    says(
+        &ran,
+        2,
+        &["invalid UTF-8 was detected in one or more arguments"],
+    );
 }
 
 #[test]

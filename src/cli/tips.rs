@@ -3,8 +3,10 @@
 //! What it is for: words of other tools lead to ours, and a value that came from the environment is told
 //! by the variable's name. Must not know what verbs do.
 
+use std::any::TypeId;
 use std::env;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::Error;
 use clap::builder::StyledStr;
@@ -60,9 +62,33 @@ pub(super) fn explain(mut error: Error, typed: &[OsString]) -> Error {
                 error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
             }
         }
+        ErrorKind::InvalidUtf8 => {
+            if let Some((variable, value)) = not_utf8() {
+                let what = format!(
+                    "invalid value '{}' for '{variable}': it is not UTF-8\n\n\
+                     For more information, try '--help'.\n",
+                    value.to_string_lossy()
+                );
+                return Error::raw(ErrorKind::InvalidUtf8, what);
+            }
+        }
         _ => {}
     }
     error
+}
+
+/// The variable, with its value, that should be text and is not: clap does not say where it has
+/// found that, and looks at variables also where a flag behind the verb says otherwise. Paths may
+/// be anything.
+fn not_utf8() -> Option<(String, OsString)> {
+    let program = super::program();
+    let settings = program.get_arguments();
+    let texts = settings.filter(|arg| arg.get_value_parser().type_id() != TypeId::of::<PathBuf>());
+    let mut variables = texts.filter_map(|arg| {
+        let variable = arg.get_env()?;
+        Some((variable.to_str()?.to_owned(), env::var_os(variable)?))
+    });
+    variables.find(|(_, value)| value.to_str().is_none())
 }
 
 /// The variable that a wrong value is from: clap names the flag, which nobody typed.
