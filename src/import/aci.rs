@@ -70,12 +70,12 @@ pub(super) fn import_aci(
             to: store.whitelist_path(id),
         });
     }
-    files.extend(store.stage_image(&staging, &record, "image")?);
-    staging.flush(&files)?;
+    let records = store.stage_image(&staging, &record, "image")?;
+    staging.flush(files.iter().chain(&records))?;
     let named: Vec<_> = options.names.iter().map(|name| (name, record.id)).collect();
     let lock = store.lock()?;
     sound_names(store, &lock, options)?;
-    store.publish_images(&staging, &files, &named, &lock)?;
+    store.publish_images(&staging, &files, &records, &named, &lock)?;
     drop(lock);
     Ok(vec![Imported {
         id: record.id,

@@ -78,21 +78,23 @@ pub(super) fn publish(
             files.extend(store.staged_files(staging, layer)?);
         }
     }
-    let mut written = BTreeMap::new();
+    let (mut records, mut written) = (Vec::new(), BTreeMap::new());
     for (number, ready) in images.iter().enumerate() {
         // An archive may list one image many times, for its names.
         if written.insert(ready.record.id, &ready.record) != Some(&ready.record) {
-            files.extend(stage_image(store, staging, ready, number)?);
+            let stem = format!("image-{number}");
+            files.extend(stage_blobs(store, staging, ready, &stem)?);
+            records.extend(store.stage_image(staging, &ready.record, &stem)?);
         }
     }
-    staging.flush(&files)?;
+    staging.flush(files.iter().chain(&records))?;
     let named: Vec<_> = images
         .iter()
         .flat_map(|ready| ready.names.iter().map(|name| (name, ready.record.id)))
         .collect();
     let lock = store.lock()?;
     sound_names(store, &lock, options)?;
-    store.publish_images(staging, &files, &named, &lock)?;
+    store.publish_images(staging, &files, &records, &named, &lock)?;
     drop(lock);
     Ok(images.into_iter().map(Ready::imported).collect())
 }
@@ -111,14 +113,13 @@ pub(super) fn sound_names(
     Ok(())
 }
 
-/// Config, manifest and record of one of the images.
-fn stage_image(
+/// Config and manifest of one of the images.
+fn stage_blobs(
     store: &Store,
     staging: &Staging,
     ready: &Ready,
-    number: usize,
+    stem: &str,
 ) -> Result<Vec<Staged>, ImportError> {
-    let stem = format!("image-{number}");
     let mut files = Vec::new();
     let config = Some((BlobId(ready.record.id.0), &ready.config));
     let manifest = ready.record.manifest.zip(ready.manifest.as_ref());
@@ -130,7 +131,6 @@ fn stage_image(
             });
         }
     }
-    files.extend(store.stage_image(staging, &ready.record, &stem)?);
     Ok(files)
 }
 

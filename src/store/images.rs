@@ -332,9 +332,9 @@ impl Store {
         Ok(files)
     }
 
-    /// Publishes images: flushed files in their order, records behind all that these need,
-    /// then names. Names that other images had move to these. Whoever has the lock sees all
-    /// of it or nothing.
+    /// Publishes images, all flushed: `files`, which they need, then their `records`, then
+    /// names. Names that other images had move to these. Whoever has the lock sees all of it
+    /// or nothing.
     ///
     /// # Errors
     /// What the system says. Nothing is published when there is no room for the table of
@@ -343,6 +343,7 @@ impl Store {
         &self,
         staging: &Staging,
         files: &[Staged],
+        records: &[Staged],
         named: &[(&Reference, ImageId)],
         lock: &StoreLock,
     ) -> Result<(), StoreError> {
@@ -355,7 +356,9 @@ impl Store {
                 Some(self.stage_names(&all)?)
             }
         };
+        // Each is on the disk before the next: a power failure leaves no record without files.
         staging.publish(files, lock)?;
+        staging.publish(records, lock)?;
         table.map_or(Ok(()), |table| self.put_names(table))
     }
 

@@ -60,8 +60,11 @@ impl Staging {
     ///
     /// # Errors
     /// What the system says.
-    pub fn flush(&self, files: &[Staged]) -> Result<(), StoreError> {
-        if files.len() > SINGLE_SYNCS {
+    pub fn flush<'a>(
+        &self,
+        files: impl Iterator<Item = &'a Staged> + Clone,
+    ) -> Result<(), StoreError> {
+        if files.clone().count() > SINGLE_SYNCS {
             let dir = File::open(&self.path).map_err(failed("read", &self.path))?;
             rustix::fs::syncfs(&dir).map_err(|e| failed("sync", &self.path)(e.into()))?;
         } else {
