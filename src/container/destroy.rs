@@ -131,7 +131,7 @@ impl Containers<'_> {
         Ok(())
     }
 
-    /// The same; false where the disk is full.
+    /// Notes that it is being destroyed; false where the disk is too full for that.
     fn note_if_room(
         &self,
         lock: &ContainerLock,

@@ -53,7 +53,7 @@ impl Directory {
     /// `layers` names the stack of layers that the changes belong to; a directory
     /// that belongs to none yet belongs to it from then on.
     ///
-    /// Sets the umask of the process, which serves one mount, to [`UMASK`]: what it makes in the store must not be open for
+    /// Sets the umask of the process, which serves one mount, to 022: what it makes in the store must not be open for
     /// everybody, and what a program makes has its mode exactly, and in most cases by one system call.
     ///
     /// # Errors
