@@ -578,3 +578,19 @@ fn what_an_image_says_at_length_is_shown() {
             .any(|line| line.contains("one:1") && line.len() < 2000)
     );
 }
+
+#[test]
+fn a_limit_for_the_size_of_files_is_told_and_kills_nobody() {
+    let bench = Bench::new();
+    let image = Image::small("one:1", 1, Packing::Plain);
+    let file = bench.write("one.tar", &archive(&image.docker()));
+    let import = bench.command(&["import", file.to_str().unwrap()]);
+    let mut limited = std::process::Command::new("sh");
+    // Blocks of 512 bytes.
+    limited.args(["-c", "ulimit -f 1; exec \"$@\"", "sh"]);
+    limited.arg(import.get_program()).args(import.get_args());
+    let output = limited.env("HOME", bench.path("")).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("File too large"), "{said}");
+}

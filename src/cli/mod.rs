@@ -269,6 +269,9 @@ impl Context {
             )?);
             ids.push(register(signal, Arc::clone(&self.stop))?);
         }
+        // A limit for the size of files makes writes fail then, which is told, instead of killing us
+        // (setrlimit(2), EFBIG).
+        ids.push(register(libc::SIGXFSZ, Arc::default())?);
         Ok(ids)
     }
 
