@@ -16,6 +16,7 @@
 //! | `program` | from process 1 to the command |
 //! | `capabilities` | what root may do in there |
 //! | `relay` | signals go in, the exit code comes out |
+//! | `terminal` | who has the caller's terminal |
 //! | `limits` | control groups |
 //! | `network` | `hosts`, `resolv.conf`, `hostname` |
 //! | `bundle` | the same as an OCI bundle |
@@ -47,6 +48,7 @@ mod raw;
 pub mod relay;
 mod root;
 pub mod spec;
+pub mod terminal;
 
 use std::ffi::OsString;
 use std::io;

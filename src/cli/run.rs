@@ -22,10 +22,9 @@ use crate::container::{ContainerError, Containers, Provisioned, Request, unique_
 use crate::container_id::ContainerId;
 use crate::launch;
 use crate::launch::limits::Limits;
-use crate::launch::relay::{
-    Place, Relay, has_terminal, has_whole_terminal, hold_back, take_terminal_back,
-};
+use crate::launch::relay::{Place, Relay, hold_back};
 use crate::launch::spec::{Spec, Usage};
+use crate::launch::terminal::{has_terminal, has_whole_terminal, take_terminal_back};
 use crate::store::Store;
 
 /// Run a command in a new container, and destroy that when it has ended.

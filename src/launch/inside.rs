@@ -12,7 +12,7 @@ use rustix::time::Timespec;
 use super::raw;
 use super::relay::{self, Place, Relay};
 use super::spec::Spec;
-use super::{LaunchError, broken, capabilities, failed, program, root};
+use super::{LaunchError, broken, capabilities, failed, program, root, terminal};
 use crate::fork::{Side, fork};
 
 /// Builds the root, starts the command, reaps until it has ended, and ends with its exit
@@ -76,7 +76,7 @@ fn outcome(spec: &Spec, outer: UnixStream, ignores_output_stop: bool) -> Result<
     match fork().map_err(broken("double", own))? {
         Side::Child => {
             if spec.job {
-                relay::begin_job(in_front, ignores_output_stop);
+                terminal::begin_job(in_front, ignores_output_stop);
             }
             if let Err(error) = relay::stand_alone() {
                 std::process::exit(i32::from(report(&broken("let signals come to", own)(

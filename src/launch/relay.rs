@@ -24,7 +24,6 @@
 //! alone, was sent to that one. Process 1 is in no group with others.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,9 +32,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpgid, getpgrp, getpid, kill_process,
-    kill_process_group, setpgid, test_kill_process_group,
+    kill_process_group,
 };
-use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
+use rustix::termios::tcsetpgrp;
 use signal_hook::consts::signal::{
     SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
 };
@@ -45,6 +44,7 @@ use signal_hook::low_level::siginfo::{Cause, Origin};
 
 use super::raw;
 use super::spec::Spec;
+use super::terminal::in_front;
 use crate::fork;
 
 /// Until a signal to a whole group has reached all of it: that is one system call.
@@ -432,55 +432,7 @@ fn exit_code(status: WaitStatus) -> u8 {
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
-/// In a new process that is to become the command, and in a group that is no job yet.
-pub(super) fn begin_job(in_front: bool, ignores_output_stop: bool) {
-    // What does not succeed leaves it in the background.
-    if setpgid(None, None).is_ok() && in_front {
-        let _ = tcsetpgrp(io::stdin(), getpid());
-    }
-    // We ignore it.
-    if !ignores_output_stop {
-        raw::have_effect(SIGTTOU);
-    }
-}
-
 /// Whether the command is in the caller's process group.
 pub(super) fn shares_group(spec: &Spec) -> bool {
     spec.terminal && !spec.job
-}
-
-/// Whether the terminal is at this group.
-fn in_front(group: Pid) -> bool {
-    tcgetpgrp(io::stdin()) == Ok(group)
-}
-
-/// Whether the terminal of our session is at standard input.
-#[must_use]
-pub fn has_terminal() -> bool {
-    is_ours(io::stdin())
-}
-
-/// Whether it is at standard output, too: else others of our group may be there to use it.
-#[must_use]
-pub fn has_whole_terminal() -> bool {
-    has_terminal() && is_ours(io::stdout())
-}
-
-/// That of another session does not know us.
-fn is_ours(end: impl AsFd) -> bool {
-    isatty(&end) && tcgetpgrp(&end).is_ok()
-}
-
-/// Takes the terminal back from a shell that had it in the container and has ended. Whoever else has
-/// it keeps it: we may have been in the background.
-pub fn take_terminal_back() {
-    let stdin = io::stdin();
-    let Ok(group) = tcgetpgrp(&stdin) else {
-        return;
-    };
-    if test_kill_process_group(group) == Err(Errno::SRCH) {
-        raw::ignore_terminal_output_stop();
-        // The terminal may be gone.
-        let _ = tcsetpgrp(&stdin, getpgrp());
-    }
 }
