@@ -62,13 +62,15 @@ impl Directory {
         rustix::process::umask(Mode::from_raw_mode(UMASK.into()));
         let mut made = Vec::new();
         Self::take(upper, work, layers, &mut made).inspect_err(|error| {
-            // Who has it in use found it as soon as it was there.
-            if matches!(error, UpperError::InUse(_)) {
-                return;
-            }
+            let in_use = matches!(error, UpperError::InUse(_));
             for path in made.into_iter().rev() {
-                // What has something in it by now stays.
-                let _ = rustix::fs::rmdir(path);
+                // Somebody may have found it as soon as it was there. Who has opened it and waits for its lock sees
+                // that it is gone.
+                let lock = Candidate::there(path).ok().filter(Candidate::is_free);
+                if lock.is_some() || !in_use {
+                    // What has something in it by now stays.
+                    let _ = rustix::fs::rmdir(path);
+                }
             }
         })
     }
@@ -218,6 +220,11 @@ impl<'a> Candidate<'a> {
             stat = up;
             here = above(&here).map_err(&failed)?;
         }
+    }
+
+    /// Whether nobody has its lock, which is ours then.
+    fn is_free(&self) -> bool {
+        rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive).is_ok()
     }
 
     fn lock(&self, upper: &Candidate<'_>, until: Instant) -> Result<(), UpperError> {

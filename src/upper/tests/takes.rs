@@ -12,6 +12,7 @@ fn a_directory_is_taken_by_one_mount_and_for_one_image() {
     assert!(matches!(again, UpperError::InUse(_)), "{again}");
     let other_work = open(&upper, &lab.path("work2"), "sha256:1").unwrap_err();
     assert!(matches!(other_work, UpperError::InUse(_)), "{other_work}");
+    assert!(!lab.path("work2").try_exists().unwrap());
     lab.upper = None;
     let other = open(&upper, &work, "sha256:2").unwrap_err();
     assert!(matches!(other, UpperError::OtherImage(_)), "{other}");
