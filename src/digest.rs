@@ -311,6 +311,12 @@ impl Hasher {
         Self(State::Sha512(Box::default()))
     }
 
+    /// Whether it is a SHA-512.
+    #[must_use]
+    pub fn is_sha512(&self) -> bool {
+        matches!(self.0, State::Sha512(_))
+    }
+
     /// The algorithm of a digest that the result is to be compared with.
     #[must_use]
     pub fn like(digest: &Digest) -> Self {

@@ -57,6 +57,10 @@ pub enum LayerError {
         /// By the image's manifest.
         declared: Digest,
     },
+    /// Which algorithm names it: images of Docker and OCI have diff IDs of SHA-256 in all that we know,
+    /// and one of SHA-512 is the layer of an App Container Image.
+    #[error("its diff ID is {0}: only sha256 is known there")]
+    DiffAlgorithm(Digest),
     /// It unpacks to something else than the image names.
     #[error("it unpacks to {found}, but the image's config says {declared}")]
     DiffId {
@@ -230,6 +234,10 @@ fn take_any(
     there: Option<&Path>,
     context: &Context<'_>,
 ) -> Result<(StagedLayer, Vec<u8>), LayerError> {
+    if let (None, Some(DiffId(declared @ Digest::Sha512(_)))) = (&layout, expected.diff) {
+        return Err(LayerError::DiffAlgorithm(declared));
+    }
+    let by = expected.blob.map(|blob| Hasher::like(&blob.0));
     let head = read_head(from).map_err(LayerError::Read)?;
     let packing = match sniff(&head) {
         Sniffed::Bzip2 => Some(Packing::Bzip2),
@@ -237,18 +245,22 @@ fn take_any(
         _ => None,
     };
     let taken = match packing {
-        None => take_seekable(from, head, name, layout, there, context)?,
+        None => take_seekable(from, head, name, layout, by, there, context)?,
         Some(packing) => {
             let whole = io::Cursor::new(head).chain(from);
             let limits = context.limits;
-            let mut reframed = Reframed::new(packing, whole, limits).map_err(LayerError::Read)?;
+            let by = by.unwrap_or_default();
+            let reframed = Reframed::new(packing, whole, by, limits);
+            let mut reframed = reframed.map_err(LayerError::Read)?;
             // How well we pack it again is nobody's fault.
             let ratio = u64::MAX;
             let limits = Limits { ratio, ..limits };
             let context = &Context { limits, ..*context };
             let outcome = read_head(&mut reframed)
                 .map_err(LayerError::Read)
-                .and_then(|head| take_seekable(&mut reframed, head, name, layout, None, context));
+                .and_then(|head| {
+                    take_seekable(&mut reframed, head, name, layout, None, None, context)
+                });
             let (mut staged, manifest) = outcome.map_err(|error| match error {
                 LayerError::Read(error) => match reframed.damage(&error) {
                     Some(damage) => LayerError::Decode(damage),
@@ -265,12 +277,13 @@ fn take_any(
 }
 
 /// Takes a layer that is plain or packed so that one can seek in it; `head` is what
-/// was read of it already.
+/// was read of it already, and `by` makes the digest that names the blob where there is one.
 fn take_seekable(
     from: &mut dyn Read,
     head: Vec<u8>,
     name: &str,
     layout: Option<Layout>,
+    by: Option<Hasher>,
     there: Option<&Path>,
     context: &Context<'_>,
 ) -> Result<(StagedLayer, Vec<u8>), LayerError> {
@@ -295,18 +308,21 @@ fn take_seekable(
     thread::scope(|scope| {
         let limits = context.limits;
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
-        let hashing = Hashing::new(layout.is_some());
+        let is_aci = layout.is_some();
+        let hashing = Hashing::new(is_aci);
         let tree = named("tree")
             .spawn_scoped(scope, move || tree(&tree_in, &to_hash, layout, limits))
             .map_err(LayerError::Thread)?;
         let hash = named("hash")
             .spawn_scoped(scope, move || hashing.all(&hash_in, &hash_out))
             .map_err(LayerError::Thread)?;
-        // A plain layer's two digests are one; it is computed in `hash`.
-        let blob_too = compression != Compression::Plain;
+        // A plain layer's two digests are one, unless they are of two algorithms; it is computed in `hash`.
+        let one = compression == Compression::Plain
+            && by.as_ref().is_none_or(|by| by.is_sha512() == is_aci);
+        let by = (!one).then(|| by.unwrap_or_default());
         let keep = named("keep")
             .spawn_scoped(scope, move || {
-                keep(&keep_in, &keep_out, blob_file, map_file, blob_too)
+                keep(&keep_in, &keep_out, blob_file, map_file, by)
             })
             .map_err(LayerError::Thread)?;
 
@@ -441,10 +457,9 @@ fn keep<W: Write>(
     done: &Sender<Vec<u8>>,
     mut blob: Option<File>,
     map: W,
-    hash: bool,
+    mut by: Option<Hasher>,
 ) -> io::Result<Kept<W>> {
     let mut map = MapWriter::new(map);
-    let mut hasher = Hasher::default();
     let mut len = 0;
     for piece in work {
         match piece {
@@ -452,8 +467,8 @@ fn keep<W: Write>(
                 if let Some(blob) = &mut blob {
                     blob.write_all(&bytes)?;
                 }
-                if hash {
-                    hasher.update(&bytes);
+                if let Some(by) = &mut by {
+                    by.update(&bytes);
                 }
                 len += bytes.len() as u64;
                 bytes.clear();
@@ -464,7 +479,7 @@ fn keep<W: Write>(
         }
     }
     Ok(Kept {
-        digest: hash.then(|| hasher.finish()),
+        digest: by.map(Hasher::finish),
         len,
         map,
     })

@@ -39,7 +39,6 @@ pub(super) struct Reframed<R: Read> {
 }
 
 /// What has passed of the stream as it came.
-#[derive(Default)]
 struct Passed {
     hasher: Hasher,
     len: u64,
@@ -66,13 +65,22 @@ impl<R: Read> Read for Hashed<R> {
 }
 
 impl<R: Read> Reframed<R> {
-    /// The stream `from`, which is packed so. Limits are counted against what comes, as
+    /// The stream `from`, which is packed so and whose digest `hasher` makes. Limits are counted against what comes, as
     /// what is made of it is of our own packing.
     ///
     /// # Errors
     /// A decoder or encoder that cannot be made.
-    pub(super) fn new(packing: Packing, from: R, limits: Limits) -> io::Result<Self> {
-        let passed = Rc::new(RefCell::new(Passed::default()));
+    pub(super) fn new(
+        packing: Packing,
+        from: R,
+        hasher: Hasher,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        let passed = Rc::new(RefCell::new(Passed {
+            hasher,
+            len: 0,
+            failed: false,
+        }));
         let hashed = Hashed {
             from,
             passed: Rc::clone(&passed),
@@ -164,7 +172,8 @@ mod tests {
             (Packing::Xz, xz.finish().unwrap()),
         ];
         for (packing, packed) in all {
-            let mut reframed = Reframed::new(packing, &packed[..], Limits::default()).unwrap();
+            let mut reframed =
+                Reframed::new(packing, &packed[..], Hasher::default(), Limits::default()).unwrap();
             let mut frames = Vec::new();
             reframed.read_to_end(&mut frames).unwrap();
             assert_eq!(zstd::decode_all(&frames[..]).unwrap(), data);
@@ -172,8 +181,13 @@ mod tests {
             let expected = (BlobId(Digest::sha256(&packed)), packed.len() as u64);
             assert_eq!((received.blob, received.size), expected);
             for len in [0, 1, 20, packed.len() / 2, packed.len() - 1] {
-                let outcome = Reframed::new(packing, &packed[..len], Limits::default())
-                    .and_then(|mut cut| io::copy(&mut cut, &mut io::sink()));
+                let outcome = Reframed::new(
+                    packing,
+                    &packed[..len],
+                    Hasher::default(),
+                    Limits::default(),
+                )
+                .and_then(|mut cut| io::copy(&mut cut, &mut io::sink()));
                 assert!(outcome.is_err(), "{packing:?} cut at {len}");
             }
         }

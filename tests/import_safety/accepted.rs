@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::images::*;
+use lazyroot::digest::Hasher;
 
 /// Takes an archive as a file, through a pipe and compressed as a whole; shows
 /// that all of `files` are there.
@@ -81,6 +82,52 @@ fn links_in_the_place_of_layers_are_accepted() {
             number += 1;
         }
         accepted(&tar.end(), "good:1", &sound_files(101));
+    }
+}
+
+#[test]
+fn layers_that_are_named_by_sha512_are_accepted_and_compared() {
+    // OCI image specification, descriptor.md, "Registered algorithms".
+    fn sha512(bytes: &[u8]) -> String {
+        let mut hasher = Hasher::sha512();
+        hasher.update(bytes);
+        hasher.finish().hex()
+    }
+    for packing in [Packing::Plain, Packing::Gzip, Packing::Xz] {
+        let image = Image::small("good:1", 1, packing);
+        let mut files = image.oci_with(AS_IS, &|manifest| {
+            for (number, layer) in image.layers.iter().enumerate() {
+                let digest = format!("sha512:{}", sha512(&layer.packed));
+                manifest["layers"][number]["digest"] = json!(digest);
+            }
+        });
+        for layer in &image.layers {
+            let old = format!("blobs/sha256/{}", hex(&layer.packed));
+            let (name, _) = files.iter_mut().find(|(name, _)| *name == old).unwrap();
+            *name = format!("blobs/sha512/{}", sha512(&layer.packed));
+        }
+        let bench = Bench::new();
+        let path = bench.path("image");
+        directory(&files, &path);
+        bench.import(&path, &[]).ok();
+        bench.run(&["verify"]).ok();
+        let all = sound_files(101)
+            .iter()
+            .map(|file| format!("good:1:{file}"))
+            .collect::<Vec<_>>();
+        bench.run(&[&["cat".to_owned()], &all[..]].concat()).ok();
+
+        let bench = Bench::new();
+        let last = edit(
+            &mut files,
+            "blobs/sha512/",
+            &sha512(&image.layers[0].packed),
+        )
+        .last_mut();
+        *last.unwrap() ^= 1;
+        let path = bench.path("image");
+        directory(&files, &path);
+        bench.refuses(1, &["layer", "try: "], |bench| bench.import(&path, &[]));
     }
 }
 
