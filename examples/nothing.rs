@@ -1,20 +1,31 @@
-//! A FUSE file system that does nothing: what a message takes, whoever serves it
-//! (`scripts/bench-floors`).
+//! A FUSE file system that does nothing: what a message takes, whoever serves it, and what
+//! pages take that the kernel has of such a file system (`scripts/bench-floors`).
 //!
 //! `nothing DIRECTORY` mounts it there, and ends when it is unmounted. Whoever has answered
 //! looks for the next request at once, so that no time goes by until a sleeping server is awake.
+//! A name that is a number is a file of so many zeroes, which the kernel keeps.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use fuser::{INodeNo, ReplyStatfs, Request};
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, KernelConfig,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, ReplyStatfs, Request,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// So long it looks, then it sleeps.
 const LOOK: Duration = Duration::from_millis(1);
+/// So long the kernel may believe what it was told.
+const TTL: Duration = Duration::from_secs(86_400);
+/// The least size of a file: its number is its size, and 1 is the root's.
+const SIZE_MIN: u64 = 4096;
+/// What is read at once, as in our mounts.
+const READ_AHEAD: u32 = 1 << 20;
 
 #[derive(Default)]
 struct Nothing {
@@ -52,7 +63,69 @@ fn device() -> Option<RawFd> {
         })
 }
 
+fn attributes(ino: INodeNo) -> FileAttr {
+    let is_file = ino.0 >= SIZE_MIN;
+    FileAttr {
+        ino,
+        size: if is_file { ino.0 } else { 0 },
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: match is_file {
+            true => FileType::RegularFile,
+            false => FileType::Directory,
+        },
+        perm: 0o755,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
 impl fuser::Filesystem for Nothing {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let _ = config.set_max_readahead(READ_AHEAD);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match name.to_str().and_then(|name| name.parse().ok()) {
+            Some(size) if size >= SIZE_MIN => {
+                reply.entry(&TTL, &attributes(INodeNo(size)), Generation(0));
+            }
+            _ => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&TTL, &attributes(ino));
+    }
+
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        self.look();
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let there = ino.0.saturating_sub(offset).min(u64::from(size));
+        reply.data(&vec![0; there as usize]);
+    }
+
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         reply.statfs(0, 0, 0, 0, 0, 512, 255, 0);
         self.look();
