@@ -125,9 +125,11 @@ pub(super) fn manifest(
             });
         }
     }
+    // One by another algorithm names no blob that we have.
+    let same = notes.is_empty() && said["config"]["digest"] == image.record.id.to_string();
     let new = match is_oci(&said) {
-        oci if notes.is_empty() && (oci || form == Form::Any) => return Ok((bytes, notes)),
-        true => mended(said, image),
+        oci if same && (oci || form == Form::Any) => return Ok((bytes, notes)),
+        true => mended(said, image, config.len() as u64),
         false => plain_manifest(image, config),
     };
     let id = BlobId(Digest::sha256(&new));
@@ -179,7 +181,10 @@ pub fn docker_manifest(image: ImageId, config: u64, layers: &[LayerRecord]) -> O
 }
 
 /// The manifest that came with other blobs in it.
-fn mended(mut manifest: Value, image: &Outgoing<'_>) -> Vec<u8> {
+fn mended(mut manifest: Value, image: &Outgoing<'_>, config: u64) -> Vec<u8> {
+    if let Some(said) = manifest["config"].as_object_mut() {
+        said.extend(descriptor(CONFIG, &image.record.id.0, config));
+    }
     if let Some(layers) = manifest["layers"].as_array_mut() {
         for (said, layer) in layers.iter_mut().zip(&image.layers) {
             match said.as_object_mut() {
