@@ -225,13 +225,14 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_CACHE_SYMLINKS;
-        match self.shown {
-            // File handles (NFS, overlayfs) are good for as long as the layers
-            // are: numbers are the same in every mount of them.
-            Shown::One(_) => want |= InitFlags::FUSE_EXPORT_SUPPORT,
+        // Left out on purpose, though our numbers are good for as long as the layers are: EXPORT_SUPPORT.
+        // By the handle that overlayfs has noted at a copy-up the kernel would make a dentry that has run out
+        // (`fuse_get_dentry`), and which Linux 6.18 calls stale without asking us (`fuse_dentry_revalidate`,
+        // the epoch): what was copied up before a remount could be neither read nor removed.
+        if let Shown::Many(_) = self.shown {
             // A directory's cached listing is thrown away when its mtime moves:
             // that is how name directories are listed afresh without OPENDIR.
-            Shown::Many(_) => want |= InitFlags::FUSE_AUTO_INVAL_DATA,
+            want |= InitFlags::FUSE_AUTO_INVAL_DATA;
         }
         if !self.no_xattrs {
             // The kernel then checks access control lists. Not for nothing: it

@@ -224,13 +224,11 @@ impl Union {
     /// # Errors
     /// `NotFound`, `NotDir`, `Stale`, `Damaged`.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Found, FsError> {
-        // The kernel asks for `.` of anything it has a file handle of
-        // (FUSE_EXPORT_SUPPORT), not only of directories.
+        let parent = self.dir(dir)?;
         if name == b"." {
             let attr = self.attr(dir)?;
             return Ok(Found { ino: dir, attr });
         }
-        let parent = self.dir(dir)?;
         if name == b".." {
             let ino = self.parent(dir)?;
             let attr = self.attr(ino)?;

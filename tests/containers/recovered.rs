@@ -1,11 +1,12 @@
 //! What `recover` does about containers that nobody knows, and about those that lack
 //! something.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 
 use serde_json::Value;
 
-use super::host::{Host, KINDS, is_there, names};
+use super::host::{Host, KINDS, WRITABLE, is_there, names};
 
 /// What is to be done, or was.
 fn actions(lines: &Value) -> Vec<Value> {
@@ -47,6 +48,34 @@ fn without_a_list_every_container_stays_and_with_one_all_others_go() {
     assert_eq!(host.states().len(), 4);
     host.run(&["recover", "--known="]);
     host.nothing_is_left();
+}
+
+/// The bug: the kernel found the layer's file by the handle that overlayfs had noted, and called it stale from the
+/// second look on; the file could be neither read nor removed.
+#[test]
+fn what_was_changed_in_place_before_a_reboot_can_be_used_after_it() {
+    let Some(host) = Host::with_image() else {
+        return;
+    };
+    for kind in WRITABLE {
+        let path = host.provision(kind, "app:1", "web");
+        let says = path.join("etc/says");
+        let append = || {
+            let file = OpenOptions::new().append(true).open(&says);
+            file.and_then(|mut file| file.write_all(b"!"))
+        };
+        append().unwrap();
+        host.loses_its_mounts();
+        host.run(&["recover"]);
+        for _ in 0..3 {
+            assert_eq!(fs::read_to_string(&says).unwrap(), "one!", "{kind}");
+        }
+        append().unwrap();
+        assert_eq!(fs::read_to_string(&says).unwrap(), "one!!", "{kind}");
+        fs::remove_file(&says).unwrap();
+        assert!(!is_there(&says));
+        host.destroy("web");
+    }
 }
 
 /// After a reboot a parent that has no rootfs was destroyed before its child (MESOS-7152).
