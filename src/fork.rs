@@ -12,9 +12,10 @@
 use std::ffi::OsString;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::ptr;
+use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
@@ -48,6 +49,35 @@ pub fn fork() -> io::Result<Side> {
         pid => (Pid::from_raw(pid).filter(|_| pid > 0))
             .map(Side::Parent)
             .ok_or_else(io::Error::last_os_error),
+    }
+}
+
+/// Descriptors that this process was started with, beside the standard ones.
+static INHERITED: OnceLock<Vec<RawFd>> = OnceLock::new();
+
+/// Keeps the descriptors that this process was started with from programs that it starts, and notes
+/// them for [`close_inherited`]: a lock or the end of a pipe that somebody happened to have open would be a
+/// server's for as long as it lives. To be called before any other is opened.
+pub fn note_inherited() {
+    // Without /proc there is nothing to mount either.
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let open = open.flatten().filter_map(|entry| {
+        let number: RawFd = entry.file_name().to_str()?.parse().ok()?;
+        (number > libc::STDERR_FILENO).then_some(number)
+    });
+    // That of the directory is gone by now.
+    let inherited = open.collect::<Vec<_>>().into_iter().filter(|&number| {
+        // SAFETY: the descriptor is not used, only what `exec` does with it.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) >= 0 }
+    });
+    let _ = INHERITED.set(inherited.collect());
+}
+
+/// Closes the descriptors that [`note_inherited`] has noted, in a copy of the process that noted them.
+pub fn close_inherited() {
+    for &number in INHERITED.get().into_iter().flatten() {
+        // SAFETY: it was open before this program opened anything, so nothing in here owns it.
+        unsafe { libc::close(number) };
     }
 }
 

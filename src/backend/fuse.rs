@@ -67,8 +67,7 @@ pub struct ServeCommand {
     /// Nothing can be written.
     pub read_only: bool,
     /// A file that the server holds the lock of for as long as it lives, with its pid in
-    /// it. A server that has one lives for those who started it: it ends when they
-    /// died before its mount could be used.
+    /// it.
     pub hold: Option<PathBuf>,
     /// Where to log, if not to the system's log.
     pub log: Option<PathBuf>,
@@ -330,6 +329,7 @@ fn told(pipe: UnixStream, null: File) -> io::Result<Vec<OsString>> {
 /// Makes of a copy what [`run`] makes of a new process.
 fn go_on_alone(stdin: impl AsFd, null: File) -> io::Result<()> {
     fork::stand_at_standard(&stdin, &null)?;
+    fork::close_inherited();
     // No directory is kept busy by a server.
     rustix::process::chdir("/")?;
     // Whoever called may have been called with some held back.

@@ -301,6 +301,7 @@ fn has_roots_places() -> bool {
 /// Parses the command line, runs the verb, prints what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
+    fork::note_inherited();
     fork::wait_for_children();
     let typed: Vec<OsString> = env::args_os().collect();
     let matches = match parse(&typed) {

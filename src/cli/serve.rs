@@ -277,17 +277,15 @@ fn begin(args: &Args, context: &Context, log: Option<&Path>) -> Result<(), Failu
         false => ReadyPipe::of_stdin()?,
     };
     let background = pipe.is_some();
-    if let (Some(pipe), true) = (&pipe, args.hold.is_some()) {
-        // Nobody else would ever undo the mount.
+    if let Some(pipe) = &pipe {
+        // Whoever has interrupted `mount` wants none, and nobody else would ever undo that of a container.
         pipe.end_with_parent()?;
     }
     let logging = logging::begin(log, background, args.mount.verbose, &context.log);
     let mut pipe = pipe;
     let ready = || {
         let told = pipe.take().map_or(Ok(()), ReadyPipe::ready);
-        // A parent that went away changes nothing for those who use the mount, unless it
-        // wanted the mount for itself: then nobody will ever undo it.
-        if told.is_err() && args.hold.is_some() {
+        if told.is_err() {
             let own = rustix::process::getpid();
             if let Err(error) = rustix::process::kill_process(own, Signal::TERM) {
                 log::error!("cannot end: {error}");

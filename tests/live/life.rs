@@ -9,7 +9,7 @@ use lazyroot::mounts;
 use rustix::process::Signal;
 
 use super::images::{PACKS, Pack, contents};
-use super::lab::{Lab, Running, alive, signal, succeeded, until};
+use super::lab::{Lab, Running, alive, has, servers_below, signal, succeeded, until};
 
 fn small(lab: &Lab, name: &str, says: &str) {
     lab.image(name, Pack::Gzip, |layer| {
@@ -200,6 +200,58 @@ fn a_mount_that_cannot_be_made_says_why_with_its_exit_code() {
         said.contains(".idx") && said.contains("try: lazyroot verify"),
         "{said}"
     );
+}
+
+/// The bug: the server waited on, and mounted when the store was free.
+#[test]
+fn who_is_interrupted_while_he_mounts_mounts_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let at = lab.place("at");
+    for by in [Signal::INT, Signal::KILL] {
+        let held = File::options()
+            .append(true)
+            .open(lab.store("lock"))
+            .unwrap();
+        held.lock().unwrap();
+        let mut mount = lab.lazyroot(&["mount", "app:1", at.to_str().unwrap()]);
+        let mut child = Running(mount.spawn().unwrap());
+        let below = lab.path("");
+        until("the server waits", || servers_below(&below).len() == 1);
+        signal(child.0.id(), by);
+        child.0.wait().unwrap();
+        drop(held);
+        until("it ends", || servers_below(&below).is_empty());
+        assert!(mounts::mount_at(&at).unwrap().is_none());
+    }
+}
+
+/// The bug: a lock or the end of a pipe that a script had open was the server's until the end.
+#[test]
+fn a_server_has_nothing_open_of_who_mounts() {
+    let Some(lab) = Lab::new() else { return };
+    if !has("flock") {
+        println!("SKIPPED: needs flock");
+        return;
+    }
+    small(&lab, "app:1", "one");
+    let (at, lock) = (lab.place("at"), lab.path("a lock"));
+    let script = r#"exec 9>"$1"; flock 9; shift; "$@" || exit; exec 9>&-; flock -n "$LOCK" true"#;
+    let at = at.to_str().unwrap();
+    let words = |mount: &[&str]| {
+        let command = lab.lazyroot(mount);
+        let mut shell = Command::new("sh");
+        shell
+            .env("LOCK", &lock)
+            .args(["-c", script, "sh"])
+            .arg(&lock);
+        shell.arg(command.get_program()).args(command.get_args());
+        succeeded(mount, &shell.output().unwrap());
+    };
+    words(&["mount", "app:1", at]);
+    lab.umount(Path::new(at));
+    words(&["mount", "--read-only", "app:1", at]);
+    lab.umount(Path::new(at));
 }
 
 #[test]
