@@ -27,7 +27,7 @@ use super::{BackendError, Task, failed};
 use crate::digest::Digest;
 use crate::mounts::{self, Mount};
 use crate::store::named_lock::{Hold, NamedLock};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, private_directory};
 use crate::view::Stack;
 
 /// Hexadecimal digits of a key: enough for no two stacks to meet.
@@ -157,11 +157,8 @@ fn lock(store: &Store, key: &str, stop: &AtomicBool) -> Result<NamedLock, Backen
 
 fn make(task: &Task<'_>, key: &str) -> Result<String, BackendError> {
     let directory = directory(task.store);
-    let made = tempfile::Builder::new()
-        .prefix(&format!("{key}-"))
-        .rand_bytes(8)
-        .tempdir_in(&directory)
-        .map_err(failed("create", &directory))?;
+    let made =
+        private_directory(&directory, &format!("{key}-")).map_err(failed("create", &directory))?;
     let tree = made.path().join("tree");
     fs::create_dir(&tree).map_err(failed("create", &tree))?;
     let command = ServeCommand {

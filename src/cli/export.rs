@@ -16,7 +16,7 @@ use crate::export::{self, ExportError, Format, Options, Place, PlaceError};
 use crate::image::appc::graph::Outline;
 use crate::import::Progress;
 use crate::reference::{DEFAULT_TAG, Reference};
-use crate::store::Store;
+use crate::store::{Store, private_directory};
 use crate::view::Stack;
 
 /// Where an image of another kind is made, unless TMPDIR says so: it may be large, and
@@ -226,9 +226,7 @@ fn converted(
     progress: &Shown,
 ) -> Result<Vec<String>, Failure> {
     let scratch = env::var_os("TMPDIR").map_or_else(|| PathBuf::from(SCRATCH), PathBuf::from);
-    let made = tempfile::Builder::new()
-        .prefix("lazyroot-")
-        .tempdir_in(&scratch);
+    let made = private_directory(&scratch, "lazyroot-");
     let made = made.map_err(|error| {
         let what = format!(
             "cannot make a directory in `{}`: {error}",

@@ -334,7 +334,7 @@ impl Metrics {
 
     fn lock(&self) -> io::Result<File> {
         let path = self.lock_path();
-        let open = |path: &Path| File::options().create(true).append(true).open(path);
+        let open = |path: &Path| super::lock_options().open(path);
         let file = match open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // A store of an older program; one that is gone is not made again.

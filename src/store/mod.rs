@@ -62,16 +62,17 @@ pub mod staging;
 pub mod uppers;
 pub mod watch;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Advice, FlockOperation};
+use tempfile::TempDir;
 
 use crate::digest::{BlobId, DiffId, Hasher, ImageId};
 use crate::image::appc::graph::GraphError;
@@ -518,11 +519,7 @@ impl Store {
     /// When the lock file cannot be opened for writing.
     pub fn lock(&self) -> Result<StoreLock, StoreError> {
         let path = self.root.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(failed("write", &path))?;
+        let file = lock_options().open(&path).map_err(failed("write", &path))?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)
             .map_err(|error| failed("lock", &path)(error.into()))?;
         Ok(StoreLock {
@@ -587,6 +584,23 @@ pub(crate) fn gone_is_fine<T>(outcome: Result<T, StoreError>) -> Result<Option<T
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
+}
+
+/// How a file is opened that a lock stands for. Only its owner may: flock(2) asks for no right to
+/// write, and who has the lock of a store that is not his could hold up everybody.
+pub(crate) fn lock_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600);
+    options
+}
+
+/// A directory of its own below `directory`, whose name begins so, that nobody else may enter:
+/// what it holds may have setuid programs, and locks.
+pub(crate) fn private_directory(directory: &Path, prefix: &str) -> io::Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix(prefix)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(directory)
 }
 
 /// Makes a directory and those above it, for others to look into and for nobody else to write:

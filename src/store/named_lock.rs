@@ -4,7 +4,7 @@
 //! who was waiting for it notices that its name is gone and begins again, so no
 //! two processes ever believe to have the same lock.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::{StoreError, failed, gone_is_fine};
+use super::{StoreError, failed, gone_is_fine, lock_options};
 
 /// Between two looks at a lock that another process has.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -46,11 +46,7 @@ impl NamedLock {
             Hold::Shared => FlockOperation::NonBlockingLockShared,
         };
         loop {
-            let file = OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
-                .map_err(failed("write", path))?;
+            let file = lock_options().open(path).map_err(failed("write", path))?;
             match rustix::fs::flock(&file, operation) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -109,6 +105,14 @@ mod tests {
 
     fn take(path: &Path, how: Hold) -> Option<NamedLock> {
         NamedLock::try_take(path, how).unwrap()
+    }
+
+    #[test]
+    fn who_does_not_own_a_lock_cannot_have_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        take(&path, Hold::Shared).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o077, 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::leases::is_dead;
-use super::{Store, StoreError, StoreLock, failed, sync_directory};
+use super::{Store, StoreError, StoreLock, failed, private_directory, sync_directory};
 use crate::remove::{self, Removed};
 
 /// A directory of one import, removed when dropped.
@@ -105,10 +105,8 @@ impl Store {
         let directory = self.root().join("staging");
         let lock = self.lock()?;
         sweep(&directory)?;
-        let made = tempfile::Builder::new()
-            .prefix("import-")
-            .tempdir_in(&directory)
-            .map_err(failed("create", &directory))?;
+        let made =
+            private_directory(&directory, "import-").map_err(failed("create", &directory))?;
         let name = made.path().join("lock");
         let held = File::create(&name).and_then(|file| {
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;

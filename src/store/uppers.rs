@@ -24,7 +24,10 @@ use rustix::fs::{Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::leases::is_dead;
-use super::{Store, StoreError, StoreLock, failed, gone_is_fine, read_small, sync_directory};
+use super::{
+    Store, StoreError, StoreLock, failed, gone_is_fine, private_directory, read_small,
+    sync_directory,
+};
 use crate::digest::ImageId;
 use crate::remove;
 
@@ -91,9 +94,7 @@ impl Store {
         }
         // Against gc: it must not find the directory before the lock is taken.
         let store = self.lock()?;
-        let made = tempfile::Builder::new()
-            .prefix("upper-")
-            .tempdir_in(&directory);
+        let made = private_directory(&directory, "upper-");
         let path = made.map_err(failed("create", &directory))?.keep();
         let name = path.join("lock");
         let held = File::create(&name).and_then(|file| {

@@ -1,12 +1,33 @@
 //! The lazy mount that `overlay` and `bind` containers of an image share.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use super::host::{Host, is_there};
 use super::images::Pack;
 use super::lab::{alive, has, signal, succeeded, until};
 use rustix::process::Signal;
+
+/// The bug: the directory of a container let nobody else in, but the mount that it stands
+/// on did, with the setuid programs of its image.
+#[test]
+fn strangers_reach_no_shared_mount() {
+    let Some(host) = Host::with_image() else {
+        return;
+    };
+    for kind in ["overlay", "bind"] {
+        host.provision(kind, "app:1", "web");
+        let trees = host.lowers();
+        assert_eq!(trees.len(), 1);
+        for tree in trees {
+            let above = tree.parent().unwrap();
+            let mode = fs::metadata(above).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{}", above.display());
+        }
+        host.destroy("web");
+    }
+}
 
 #[test]
 fn one_mount_is_shared_by_all_containers_of_an_image_and_ends_with_the_last() {

@@ -43,6 +43,12 @@ fn what_is_written_goes_when_the_mount_is_undone() {
     fs::write(at.join("etc/says"), "two").unwrap();
     fs::write(at.join("new"), "three").unwrap();
     assert_eq!(entries(&lab.store("uppers")), 1);
+    // The bug: whoever else was on the machine could read it, write to its /tmp and run
+    // its setuid programs there.
+    let uppers = fs::read_dir(lab.store("uppers")).unwrap();
+    for upper in uppers.flatten() {
+        assert_eq!(upper.metadata().unwrap().mode() & 0o077, 0);
+    }
     assert_eq!(lab.run(&["gc"]).lines().count(), 1, "it is in use");
     assert_eq!(fs::read(at.join("new")).unwrap(), b"three");
     lab.umount(&at);

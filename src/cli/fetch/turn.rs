@@ -6,7 +6,7 @@
 //! stopped or failed, and the next one fetches. So nobody waits for a process that
 //! is gone, and stopping one stops no other.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -67,12 +67,8 @@ pub(super) fn take(
     fs::create_dir_all(dir).map_err(wrong)?;
     let mut told = false;
     loop {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(wrong)?;
+        let opened = crate::store::lock_options().read(true).open(&path);
+        let mut file = opened.map_err(wrong)?;
         let mut waited = false;
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
