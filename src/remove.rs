@@ -10,6 +10,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::AddAssign;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,13 @@ pub struct Removed {
     pub files: u64,
     /// Bytes on disk that are free now: those of files whose last name went.
     pub bytes: u64,
+}
+
+impl AddAssign for Removed {
+    fn add_assign(&mut self, more: Self) {
+        self.files += more.files;
+        self.bytes += more.bytes;
+    }
 }
 
 /// Why something is left.

@@ -52,6 +52,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         images: ids.len(),
         ..Report::default()
     };
+    // What somebody removes meanwhile is not damaged.
+    let is_there = |id: ImageId| -> Result<bool, Failure> { Ok(store.image_ids()?.contains(&id)) };
     // Names are only how the rest is called: without them all else is verified.
     if let Err(error) = verify::names(&store) {
         damaged(args, &mut report, Vec::new(), &error)?;
@@ -72,19 +74,22 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
                 layers.extend(&of_image);
                 users.push((id, of_image));
             }
-            Err(error) => damaged(args, &mut report, vec![called(id)], &error)?,
+            Err(error) if is_there(id)? => damaged(args, &mut report, vec![called(id)], &error)?,
+            Err(_) => report.images -= 1,
         }
     }
     report.layers = layers.len();
     for diff in layers {
         if let Err(error) = verify::layer(&store, diff) {
-            let images = users.iter().filter(|(_, of)| of.contains(&diff));
-            damaged(
-                args,
-                &mut report,
-                images.map(|(id, _)| called(*id)).collect(),
-                &error,
-            )?;
+            let mut images = Vec::new();
+            for (id, _) in users.iter().filter(|(_, of)| of.contains(&diff)) {
+                if is_there(*id)? {
+                    images.push(called(*id));
+                }
+            }
+            if !images.is_empty() {
+                damaged(args, &mut report, images, &error)?;
+            }
         }
     }
     if args.json {

@@ -23,16 +23,15 @@ use std::time::Duration;
 use super::metrics::Counter;
 use super::staging::{left, sweep};
 use super::uppers::KeptUpper;
-use super::{Store, StoreError, StoreLock, failed, gone_is_fine};
+use super::{Store, StoreError, failed};
 use crate::appc::AppcReference;
 use crate::digest::ImageId;
 use crate::reference::Reference;
-use crate::remove;
+use crate::remove::{self, Removed as Removal};
 use choose::Why;
 use exclude::Exclusion;
 use headroom::{Disk, Headroom};
 pub use images::Removed;
-use plan::Plan;
 
 /// What an operator wants to be removed.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -167,16 +166,18 @@ impl Store {
             };
             let there = self.image_ids()?;
             self.forget_called(|id| there.contains(&id))?;
-            let staged = sweep(&staging)?;
-            discard(&plan, &trash, &lock)?;
-            self.sweep_uppers(&uppers.go, &lock)?;
+            let mut removed = sweep(&staging)?;
+            for path in plan.files.iter().chain(&uppers.go) {
+                let name = path.file_name().unwrap_or_default();
+                // Copies of layers may be dropped by their readers at any time.
+                removed += throw_away(path, &trash.join(name))?;
+            }
             drop(lock);
-            let emptied = empty(&trash)?;
+            removed += empty(&trash)?;
             if late {
                 self.forget_names(&plan.images)?;
             }
-            swept.files = staged.files + emptied.files;
-            swept.bytes = staged.bytes + emptied.bytes;
+            (swept.files, swept.bytes) = (removed.files, removed.bytes);
         }
         let stay = uppers.stay.into_iter().map(KeptUpper::measured);
         swept.uppers = stay.collect::<Result<_, _>>()?;
@@ -184,14 +185,15 @@ impl Store {
     }
 }
 
-/// Renames all into the trash that nothing needs.
-fn discard(plan: &Plan, trash: &Path, _lock: &StoreLock) -> Result<(), StoreError> {
-    for path in &plan.files {
-        let to = trash.join(path.file_name().unwrap_or_default());
-        // Copies of layers may be dropped by their readers at any time.
-        gone_is_fine(fs::rename(path, &to).map_err(failed("rename", path)))?;
+/// Renames what nothing needs into the trash, so that the store's lock, which is held, need not be for long.
+/// Where that cannot be, because a full disk has no room for one more name there, it is removed where it
+/// is. Tells what was removed: nothing where there is nothing.
+fn throw_away(path: &Path, to: &Path) -> Result<Removal, StoreError> {
+    match fs::rename(path, to) {
+        Ok(()) => Ok(Removal::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removal::default()),
+        Err(_) => Ok(remove::remove(path)?),
     }
-    Ok(())
 }
 
 fn list(directory: &Path) -> Result<Vec<OsString>, StoreError> {
@@ -206,20 +208,43 @@ fn list(directory: &Path) -> Result<Vec<OsString>, StoreError> {
 
 /// Deletes what is in the trash; others may be doing the same. What cannot be deleted
 /// does not keep the rest from it.
-fn empty(trash: &Path) -> Result<Swept, StoreError> {
-    let mut swept = Swept::default();
+fn empty(trash: &Path) -> Result<Removal, StoreError> {
+    let mut all = Removal::default();
     let mut failure = None;
     for name in list(trash)? {
         match remove::remove(&trash.join(name)) {
-            Ok(removed) => {
-                swept.files += removed.files;
-                swept.bytes += removed.bytes;
-            }
+            Ok(removed) => all += removed,
             Err(error) => failure = failure.or(Some(error)),
         }
     }
     match failure {
         Some(error) => Err(error.into()),
-        None => Ok(swept),
+        None => Ok(all),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_in_the_trash_is_removed_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let no_trash = dir.path().join("file");
+        fs::write(&no_trash, "").unwrap();
+        let (file, tree) = (dir.path().join("blob"), dir.path().join("upper"));
+        fs::write(&file, "bytes").unwrap();
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("in it"), "bytes").unwrap();
+        for path in [&file, &tree] {
+            let removed = throw_away(path, &no_trash.join("x")).unwrap();
+            assert_eq!(removed.files, 1);
+            assert!(!path.try_exists().unwrap());
+            assert_eq!(throw_away(path, &no_trash).unwrap(), Removal::default());
+        }
+        fs::write(&file, "bytes").unwrap();
+        let removed = throw_away(&file, &dir.path().join("trashed")).unwrap();
+        assert_eq!(removed, Removal::default());
+        assert!(dir.path().join("trashed").try_exists().unwrap());
     }
 }

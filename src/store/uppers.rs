@@ -25,8 +25,7 @@ use rustix::io::Errno;
 
 use super::leases::is_dead;
 use super::{
-    Store, StoreError, StoreLock, failed, gone_is_fine, private_directory, read_small,
-    sync_directory,
+    Store, StoreError, failed, gone_is_fine, private_directory, read_small, sync_directory,
 };
 use crate::digest::ImageId;
 use crate::remove;
@@ -173,19 +172,6 @@ impl Store {
             }
         }
         Ok(fates)
-    }
-
-    /// Moves upper directories into the trash.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn sweep_uppers(&self, go: &[PathBuf], _lock: &StoreLock) -> Result<(), StoreError> {
-        let trash = self.root().join("trash");
-        for path in go {
-            let to = trash.join(path.file_name().unwrap_or_default());
-            gone_is_fine(fs::rename(path, to).map_err(failed("rename", path)))?;
-        }
-        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
+use super::throw_away;
 use crate::digest::{AciId, ImageId};
 use crate::reference::Reference;
 use crate::store::images::Names;
@@ -47,7 +48,14 @@ impl Store {
         }
         all.retain(|name, _| !gone.contains(name));
         let leaves: &[ImageId] = if last { &[id] } else { &[] };
-        self.take_out(Some(&all), leaves, &lock)?;
+        let late = match self.take_out(Some(&all), leaves, &lock) {
+            // No room for a table without it, until its record is gone.
+            Err(StoreError::Full(..)) if last => {
+                self.take_out(None, leaves, &lock)?;
+                true
+            }
+            done => done.map(|()| false)?,
+        };
         if last {
             self.forget_called(|there| there != id)?;
         }
@@ -56,6 +64,9 @@ impl Store {
             // A small file: no need for it to wait for the next sweep.
             let path = self.trash_of(id);
             gone_is_fine(fs::remove_file(&path).map_err(failed("remove", &path)))?;
+        }
+        if late {
+            self.forget_names(&[id])?;
         }
         Ok(Removed {
             names: gone,
@@ -78,7 +89,7 @@ impl Store {
         for id in images {
             let path = self.image_path(*id);
             // A damaged table may name an image that is not there.
-            gone_is_fine(fs::rename(&path, self.trash_of(*id)).map_err(failed("rename", &path)))?;
+            throw_away(&path, &self.trash_of(*id))?;
         }
         match images {
             [] => Ok(()),
