@@ -188,18 +188,25 @@ impl Writable {
         Ok(())
     }
 
-    /// An object of a layer that is not copied up has a name less.
+    /// An object of a layer that is not copied up has a name less. `changes` is locked.
     pub(super) fn lost_a_name(&self, ino: Ino) -> Result<(), FsError> {
-        if self.node(ino).is_none() && self.names_now_or_none(ino)? {
-            self.table.lock().put(ino, Node::Gone);
+        if self.node(ino).is_some() {
+            return Ok(());
+        }
+        let (left, lost) = self.table.lock().lose_link(ino);
+        let attr = self.lower_kind(ino)?;
+        let left = match left {
+            _ if attr.kind == Kind::Dir || attr.nlink <= 1 => 0,
+            // That it was the last one is believed by nobody who has not looked.
+            Some(left) if left > 0 => left,
+            _ => self.count_names_now(ino)?,
+        };
+        let mut table = self.table.lock();
+        match left {
+            0 => table.put(ino, Node::Gone),
+            left => table.keep_links(ino, left, lost),
         }
         Ok(())
-    }
-
-    /// Whether an object of a layer has no name any more.
-    fn names_now_or_none(&self, ino: Ino) -> Result<bool, FsError> {
-        let attr = self.lower_kind(ino)?;
-        Ok(attr.kind == Kind::Dir || attr.nlink <= 1 || self.names_now(ino)?.is_empty())
     }
 
     /// Whether nothing is in a directory.

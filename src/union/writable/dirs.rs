@@ -24,11 +24,23 @@ use crate::tree_path::TreePath;
 use crate::union::upper::{Entry, Key, Mark, Marks};
 use crate::union::{Found, FsError};
 
-/// Cookies of names that only the upper directory has are behind this; those of
-/// layers are below (at most 2^32 entries a directory).
-pub(super) const OWN_COOKIES: u64 = 1 << 40;
-/// They come down from here: what the kernel takes for a place in a file (`loff_t`) has 63 bits.
-const FIRST_OWN: u64 = 1 << 62;
+/// Cookies of names that only the upper directory has are behind this; those of layers, which count the
+/// entries of one directory, are below.
+pub(super) const OWN_COOKIES: u64 = 1 << 30;
+/// They come down from here: readdir(3) of programs with 32 bits that know no large files fails with
+/// `EOVERFLOW` at a greater one (glibc, sysdeps/unix/sysv/linux/readdir.c).
+const FIRST_OWN: u64 = 1 << 31;
+/// The same for those that come when there is none left: what the kernel takes for a place in a file (`loff_t`)
+/// has 63 bits.
+const FIRST_LATE: u64 = 1 << 62;
+
+/// The cookie of the `came`th name that only the upper directory has, from 1 on.
+fn own_cookie(came: u64) -> u64 {
+    match FIRST_OWN - OWN_COOKIES > came {
+        true => FIRST_OWN - came,
+        false => FIRST_LATE - came,
+    }
+}
 
 /// What a name of the upper directory stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +88,7 @@ impl Names {
         }
         let cookie = (!in_layers).then(|| {
             self.came += 1;
-            let cookie = FIRST_OWN - self.came;
+            let cookie = own_cookie(self.came);
             self.order.insert(cookie, name.into());
             cookie
         });
@@ -373,5 +385,27 @@ impl Writable {
         let hands = Arc::new(acl::HandsDown::new(&attr, default));
         *dir.hands.lock() = Some(Arc::clone(&hands));
         Ok(hands)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_of_own_names_fit_31_bits_and_are_never_used_twice() {
+        let mut names = Names::default();
+        for name in [b"a", b"b", b"c"] {
+            names.put(name, Slot::Whiteout, false);
+        }
+        let own = names.own(OWN_COOKIES, 9);
+        let listed: Vec<&[u8]> = own.iter().map(|(_, name, _)| &**name).collect();
+        assert_eq!(listed, [b"c", b"b", b"a"]);
+        assert!(own.iter().all(|(cookie, ..)| *cookie <= i32::MAX as u64));
+        let last = FIRST_OWN - OWN_COOKIES - 1;
+        assert_eq!(own_cookie(last), OWN_COOKIES + 1);
+        assert!(own_cookie(last + 1) > own_cookie(1));
+        assert!(own_cookie(last + 2) < own_cookie(last + 1));
+        assert!(own_cookie(last + 1) <= i64::MAX as u64);
     }
 }

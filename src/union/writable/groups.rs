@@ -116,6 +116,18 @@ impl Writable {
         Ok(names)
     }
 
+    /// Under how many names an object of a layer, not copied up, shows now; looked at once.
+    pub(super) fn links_now(&self, ino: Ino) -> Result<u32, FsError> {
+        let known = self.table.lock().links(ino);
+        let lost = match known {
+            Ok(links) => return Ok(links),
+            Err(lost) => lost,
+        };
+        let links = self.count_names_now(ino)?;
+        self.table.lock().keep_links(ino, links, lost);
+        Ok(links)
+    }
+
     pub(super) fn count_names_now(&self, ino: Ino) -> Result<u32, FsError> {
         let count = self.names_now(ino)?.len();
         // No layer has so many.

@@ -172,7 +172,7 @@ impl Writable {
             None => {
                 let mut attr = self.lower.attr(ino)?;
                 if attr.kind != Kind::Dir && attr.nlink > 1 {
-                    attr.nlink = self.count_names_now(ino)?;
+                    attr.nlink = self.links_now(ino)?;
                 }
                 Ok(lower_stat(attr))
             }

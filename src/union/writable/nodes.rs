@@ -69,6 +69,10 @@ pub(super) struct Table {
     keys: HashMap<Key, Ino>,
     /// Layers' hard link groups that are known to be whole in the upper directory or not there at all.
     pub(super) settled: HashSet<Ino>,
+    /// Under how many names objects of layers with several show now, which takes a look at each of them.
+    links: HashMap<Ino, u32>,
+    /// How often one of those has lost a name.
+    lost: u64,
 }
 
 impl Table {
@@ -90,7 +94,27 @@ impl Table {
             Node::File(file) => self.keys.insert(file.key, ino),
             Node::Gone => None,
         };
+        self.links.remove(&ino);
         self.nodes.insert(ino, node);
+    }
+
+    /// The number of names that is known, or else what [`Self::keep_links`] wants to hear.
+    pub(super) fn links(&self, ino: Ino) -> Result<u32, u64> {
+        self.links.get(&ino).copied().ok_or(self.lost)
+    }
+
+    /// Keeps a number of names that was counted since [`Self::links`] said `lost`, unless one was lost meanwhile.
+    pub(super) fn keep_links(&mut self, ino: Ino, links: u32, lost: u64) {
+        if self.lost == lost && !self.nodes.contains_key(&ino) {
+            self.links.insert(ino, links);
+        }
+    }
+
+    /// A name is lost. How many are left, if that is known, and what [`Self::keep_links`] wants to hear.
+    pub(super) fn lose_link(&mut self, ino: Ino) -> (Option<u32>, u64) {
+        self.lost += 1;
+        let left = self.links.remove(&ino).map(|links| links.saturating_sub(1));
+        (left, self.lost)
     }
 
     pub(super) fn count(&mut self, ino: Ino) {
@@ -106,6 +130,7 @@ impl Table {
             return None;
         }
         self.counts.remove(&ino);
+        self.links.remove(&ino);
         if let Some(Node::Dir(dir)) = self.nodes.get(&ino)
             && !dir.is_gone()
         {
