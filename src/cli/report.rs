@@ -116,6 +116,7 @@ pub(super) fn store_exit(error: &StoreError) -> Exit {
         },
         StoreError::TwoKinds(..) => Exit::Usage,
         StoreError::InUse(_) | StoreError::Remove(_) => Exit::InUse,
+        StoreError::Read(error) if !error.is_damage() => Exit::Failed,
         StoreError::Damaged { .. }
         | StoreError::Read(_)
         | StoreError::NoLayer(_)
@@ -204,7 +205,7 @@ impl From<std::io::Error> for Failure {
 pub(super) fn in_image(what: &str, error: &FsError) -> Failure {
     let exit = match error {
         FsError::NotFound | FsError::NotDir => Exit::NotFound,
-        FsError::Damaged(_) => Exit::Damaged,
+        FsError::Damaged(error) if error.is_damage() => Exit::Damaged,
         _ => Exit::Failed,
     };
     let failure = Failure::new(exit, format!("`{what}`: {}", chain(error)));

@@ -215,7 +215,11 @@ impl Containers<'_> {
                 container_path: image.container_path.clone(),
             });
         }
-        self.store.write_container(&lock, &record)?;
+        if let Err(error) = self.store.write_container(&lock, &record) {
+            // It may be there, and only not be on the disk.
+            self.undo(lock, before, record, first)?;
+            return Err(error.into());
+        }
         // Before it is ready, so that it never looks as if nobody wanted it.
         let hold = match request.transient.then(|| self.hold_run(&record)) {
             Some(Err(error)) => {
@@ -242,10 +246,14 @@ impl Containers<'_> {
         if !intended.is_empty() {
             intended.iter_mut().for_each(|rootfs| rootfs.ready = true);
             noted(&mut record);
-            match record.transient {
+            let written = match record.transient {
                 // Whether it was ready is all the same to recovery once its run has ended.
-                true => self.store.replace_container(&lock, &record)?,
-                false => self.store.write_container(&lock, &record)?,
+                true => self.store.replace_container(&lock, &record),
+                false => self.store.write_container(&lock, &record),
+            };
+            if let Err(error) = written {
+                self.undo(lock, before, record, first)?;
+                return Err(error.into());
             }
         }
         for image in &request.images {

@@ -27,6 +27,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::digest::{DiffId, Digest};
 
 /// A place in one layer's index; row 0 is the layer's root directory.
@@ -91,6 +93,21 @@ pub enum ReadError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+impl ReadError {
+    /// Whether it is the bytes that are to blame, and not what this process may have or do.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let Self::Io { source, .. } = self else {
+            return true;
+        };
+        let errno = source.raw_os_error().map(Errno::from_raw_os_error);
+        !matches!(
+            errno,
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::ACCESS | Errno::PERM)
+        )
+    }
 }
 
 /// Bytes at rest that can be read anywhere: a file, a blob seen uncompressed, memory.

@@ -170,7 +170,11 @@ impl From<RemoveError> for StoreError {
 impl StoreError {
     /// Whether a file of the store is not what it must be.
     pub(crate) fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::Read(_))
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Read(error) => error.is_damage(),
+            _ => false,
+        }
     }
 
     /// What to try.
@@ -197,6 +201,7 @@ impl StoreError {
             Self::Damaged { path, .. } if containers::is_record(path) => {
                 "lazyroot recover puts the record aside".into()
             }
+            Self::Read(error) if !error.is_damage() => return None,
             Self::Damaged { .. } | Self::Read(_) | Self::NoLayer(_) => {
                 "lazyroot verify names all that is damaged; lazyroot import --again FILE mends it"
                     .into()

@@ -318,7 +318,8 @@ fn needs(id: ImageId, held: &All, appc: &AppcImages) -> Result<Vec<usize>, Store
 /// Whether an image cannot be understood; other failures are those of the system.
 fn is_damage(error: &StoreError) -> bool {
     match error {
-        StoreError::Damaged { .. } | StoreError::Read(_) => true,
+        StoreError::Damaged { .. } => true,
+        StoreError::Read(error) => error.is_damage(),
         // Its config is missing.
         StoreError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
         _ => false,
