@@ -37,6 +37,9 @@ pub(super) struct Args {
     terminal: bool,
     #[command(flatten)]
     typing: Typing,
+    /// No notes.
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
@@ -69,6 +72,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         read_only: args.read_only || root.read_only,
         user_namespace: !is_machines_root(),
         terminal: args.terminal,
+        quiet: args.quiet,
     };
     let spec = args.typing.spec(&given, context)?;
     let ids = (rustix::process::getuid(), rustix::process::getgid());

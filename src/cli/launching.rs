@@ -4,6 +4,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -172,12 +173,17 @@ pub(super) struct Given<'a> {
     pub(super) read_only: bool,
     pub(super) user_namespace: bool,
     pub(super) terminal: bool,
+    /// Nothing is said of what is left out.
+    pub(super) quiet: bool,
 }
 
 impl Typing {
     /// All that a launcher has to know; generated files are written.
     pub(super) fn spec(&self, given: &Given<'_>, context: &Context) -> Result<Spec, Failure> {
         let wants = wants(given.store, given.root.image, context)?;
+        if !given.quiet {
+            tell_left_out(context);
+        }
         let typed = self.typed(given.args.clone(), context)?;
         let mut command = Command::merge(&wants, &typed).map_err(|error| {
             let failure = Failure::of(Exit::Usage, &error);
@@ -217,6 +223,7 @@ impl Typing {
             own_network,
             user_namespace: given.user_namespace,
             privileged: self.privileged,
+            no_new_privileges: context.isolation.wants("linux/nnp"),
             terminal: given.terminal,
             job: false,
             control_group: None,
@@ -313,6 +320,18 @@ impl Typing {
         // One that is in another comes after it.
         all.sort_by_key(|volume| volume.target.matches('/').count());
         Ok(all)
+    }
+}
+
+/// Says what an agent's settings want, and nobody does here.
+fn tell_left_out(context: &Context) {
+    // There is nobody left to tell when standard error is gone.
+    let tell = |of: &str, what: &str| {
+        let _ = writeln!(io::stderr(), "note: {of}, not done here: {what}");
+    };
+    let isolators = context.isolation.not_done();
+    if !isolators.is_empty() {
+        tell("of --isolation", &isolators.join(", "));
     }
 }
 

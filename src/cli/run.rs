@@ -237,17 +237,19 @@ impl Args {
             read_only: self.read_only,
             user_namespace: self.user_namespace || !is_machines_root(),
             terminal: has_terminal(),
+            quiet: self.wanted.quiet,
         };
         let mut spec = self.typing.spec(&given, context)?;
         spec.job = has_whole_terminal();
         let isolation = &context.isolation;
         spec.usage = Usage {
-            cpu: self.usage && isolation.has("posix/cpu"),
-            memory: self.usage && isolation.has("posix/mem"),
+            cpu: self.usage && isolation.wants("posix/cpu"),
+            memory: self.usage && isolation.wants("posix/mem"),
         };
         let limits = Limits {
-            cpu: isolation.has("cgroups/cpu"),
-            memory: isolation.has("cgroups/mem"),
+            cpu: isolation.wants("cgroups/cpu"),
+            memory: isolation.wants("cgroups/mem"),
+            if_there: isolation.has("cgroups/all"),
             cpus: self.cpus,
             bytes: self.memory,
         };

@@ -38,7 +38,7 @@ pub(super) struct Wanted {
         conflicts_with = "container_info"
     )]
     platform: Option<Platform>,
-    /// No progress.
+    /// No progress, and no notes.
     #[arg(short, long)]
     pub(super) quiet: bool,
 }

@@ -59,7 +59,7 @@ pub fn config(spec: &Spec, ids: (u32, u32)) -> Result<Value, NotText> {
                 "effective": capabilities,
                 "permitted": capabilities,
             },
-            "noNewPrivileges": false,
+            "noNewPrivileges": spec.no_new_privileges,
         },
         "root": { "path": text(&spec.rootfs.clone().into_os_string())?, "readonly": spec.read_only },
         "hostname": spec.hostname,
@@ -193,6 +193,7 @@ mod tests {
             own_network: false,
             user_namespace: false,
             privileged: false,
+            no_new_privileges: true,
             terminal: false,
             job: false,
             control_group: None,
@@ -207,6 +208,7 @@ mod tests {
         assert_eq!(process["args"], json!(["sh", "-c"]));
         assert_eq!(process["env"], json!(["A=b=c"]));
         assert_eq!(process["cwd"], "/srv");
+        assert_eq!(process["noNewPrivileges"], true);
         let user = json!({"uid": 33, "gid": 34, "additionalGids": [34, 29]});
         assert_eq!(process["user"], user);
         assert_eq!(config["root"], json!({"path": "/r", "readonly": true}));

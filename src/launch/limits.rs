@@ -20,6 +20,8 @@ pub struct Limits {
     pub cpu: bool,
     /// Memory has to.
     pub memory: bool,
+    /// What only has to be counted is left out where the machine cannot.
+    pub if_there: bool,
     /// So many CPUs, 0.5 is half of one.
     pub cpus: Option<f64>,
     /// So many bytes.
@@ -37,6 +39,16 @@ impl Limits {
         let cpu = (self.cpu || self.cpus.is_some()).then_some(("cpu", "CPU time"));
         let memory = (self.memory || self.bytes.is_some()).then_some(("memory", "memory"));
         cpu.into_iter().chain(memory)
+    }
+
+    /// The same where there are these controllers.
+    fn with(self, there: &str) -> Self {
+        Self {
+            cpu: self.cpu && has(there, "cpu"),
+            memory: self.memory && has(there, "memory"),
+            if_there: false,
+            ..self
+        }
     }
 
     /// The files of a group, and what is written into them.
@@ -65,6 +77,10 @@ impl Limits {
         };
         let table = mounts::all().map_err(|error| refused(first, error.to_string()))?;
         let top = table.iter().find(|mount| mount.fs_type == "cgroup2");
+        if self.if_there {
+            let there = top.map_or(Ok(String::new()), |top| controllers_at(&top.at))?;
+            return self.with(&there).apply(keeper, container);
+        }
         let top = top.ok_or_else(|| {
             refused(
                 first,
@@ -81,10 +97,9 @@ impl Limits {
         keeper: u32,
         container: &str,
     ) -> Result<ControlGroup, LaunchError> {
-        let path = top.join("cgroup.controllers");
-        let there = fs::read_to_string(&path).map_err(broken("read", path))?;
+        let there = controllers_at(top)?;
         for (controller, what) in self.controllers() {
-            if !there.split_whitespace().any(|word| word == controller) {
+            if !has(&there, controller) {
                 return Err(refused(what, lacking(top, controller, &there)));
             }
             let file = top.join("cgroup.subtree_control");
@@ -107,6 +122,16 @@ impl Limits {
         }
         Ok(group)
     }
+}
+
+/// Controllers that a group could hand to those below.
+fn controllers_at(top: &Path) -> Result<String, LaunchError> {
+    let path = top.join("cgroup.controllers");
+    fs::read_to_string(&path).map_err(broken("read", path))
+}
+
+fn has(there: &str, controller: &str) -> bool {
+    there.split_whitespace().any(|word| word == controller)
 }
 
 fn refused(what: &'static str, why: String) -> LaunchError {
@@ -253,6 +278,30 @@ mod tests {
         }
         let busy = closed(Path::new("/x"), &io::ErrorKind::ResourceBusy.into());
         assert!(busy.contains("has processes of its own"), "{busy}");
+    }
+
+    #[test]
+    fn what_only_has_to_be_counted_may_be_left_out_and_no_limit() {
+        let all = Limits {
+            cpu: true,
+            memory: true,
+            if_there: true,
+            ..Limits::default()
+        };
+        for (there, names) in [
+            ("cpu io memory\n", &["cpu", "memory"][..]),
+            ("cpuset memory\n", &["memory"]),
+            ("", &[]),
+        ] {
+            let with = all.with(there);
+            let found: Vec<_> = with.controllers().map(|(name, _)| name).collect();
+            assert_eq!(found, names);
+        }
+        let limited = Limits {
+            bytes: Some(1 << 30),
+            ..all
+        };
+        assert_eq!(limited.with("").controllers().count(), 1);
     }
 
     #[test]

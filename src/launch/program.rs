@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
 use rustix::process::{Gid, Uid, setsid};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::spec::Spec;
 use super::{LaunchError, broken, capabilities, failed, raw};
@@ -34,6 +34,9 @@ fn become_it(spec: &Spec) -> Result<Infallible, LaunchError> {
         gid: spec.identity.gid,
         source: error.into(),
     })?;
+    if spec.no_new_privileges {
+        set_no_new_privs(true).map_err(failed("confine", "/proc/self"))?;
+    }
     rustix::process::chdir(&spec.directory).map_err(|error| LaunchError::Directory {
         path: PathBuf::from(&spec.directory),
         source: error.into(),

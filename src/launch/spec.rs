@@ -38,6 +38,8 @@ pub struct Spec {
     pub user_namespace: bool,
     /// Root may do in there all that root may.
     pub privileged: bool,
+    /// No program that is executed in there gives it more than it has (setuid programs, capabilities of files).
+    pub no_new_privileges: bool,
     /// The command has the caller's terminal.
     pub terminal: bool,
     /// It has it for itself, in a process group of its own; else it is in the caller's.

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd as _;
 
 use serde_json::json;
 
-use super::launcher::Launcher;
+use super::launcher::{Launcher, Ran};
 
 #[test]
 fn namespaces_are_its_own_but_for_the_network() {
@@ -220,6 +220,54 @@ fn root_in_a_user_namespace_is_the_one_who_runs_it() {
         ran.code == Some(125) && ran.err.contains("--user 0:0"),
         "{ran:?}"
     );
+    here.is_clean();
+}
+
+/// Most were taken and did nothing, without a word.
+#[test]
+fn isolators_are_done_or_named() {
+    let Some(here) = Launcher::new() else { return };
+    let script = ["app:1", "grep", "NoNewPrivs", "/proc/self/status"];
+    for (isolators, set, says) in [
+        ("posix/cpu", 0, ""),
+        ("docker/runtime,linux/nnp", 1, ""),
+        (
+            "linux/capabilities,linux/nnp,linux/seccomp",
+            1,
+            "note: of --isolation, not done here: linux/capabilities, linux/seccomp\n",
+        ),
+    ] {
+        let ran = here.run(&[&["--isolation", isolators][..], &script].concat());
+        assert_eq!(ran.out, format!("NoNewPrivs:\t{set}\n"), "{isolators}");
+        assert_eq!(ran.err, says);
+    }
+    let quiet = ["--quiet", "--isolation", "linux/seccomp", "app:1", "true"];
+    assert_eq!(here.run(&quiet).err, "");
+    // Names of several.
+    for (isolators, memory) in [("process", true), ("posix/cpu", false)] {
+        let ran = here.run(&["--usage", "--isolation", isolators, "app:1", "true"]);
+        assert_eq!(ran.err.contains("memory "), memory, "{isolators}: {ran:?}");
+    }
+    let of = |isolators: &str| {
+        here.run(&[
+            "--isolation",
+            isolators,
+            "app:1",
+            "cat",
+            "/proc/self/cgroup",
+        ])
+    };
+    let (both, same) = (of("cgroups/cpu,cgroups/mem"), of("cgroups"));
+    assert_eq!(same.code, both.code, "{same:?}");
+    let grouped = |ran: &Ran| ran.out.contains("lazyroot-");
+    assert_eq!(grouped(&same), grouped(&both), "{same:?}");
+    // What the machine lacks is nothing to fail for.
+    let all = of("cgroups/all,cgroups/cpu");
+    assert!(
+        !all.err.contains("no controller") && !all.err.contains("not mounted"),
+        "{all:?}"
+    );
+    assert!(both.code != Some(0) || grouped(&all), "{all:?}");
     here.is_clean();
 }
 

@@ -1,5 +1,6 @@
 //! Lists of words with commas between them, each from a fixed vocabulary.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -47,8 +48,7 @@ pub(crate) struct Isolation;
 
 impl Vocabulary for Isolation {
     const WHAT: &'static str = "isolator";
-    // `src/slave/containerizer/mesos/containerizer.cpp`; the first three are lists of
-    // others there.
+    // `src/slave/containerizer/mesos/containerizer.cpp`.
     const KNOWN: &'static [&'static str] = &[
         "cgroups",
         "posix",
@@ -94,6 +94,61 @@ impl Vocabulary for Isolation {
         "volume/secret",
     ];
     const DEFAULT: &'static [&'static str] = &["posix/cpu", "posix/mem"];
+}
+
+/// Names that stand for others (`deprecations` there; `posix` is ours, beside `cgroups`).
+const LISTS: [(&str, &[&str]); 4] = [
+    ("cgroups", &["cgroups/cpu", "cgroups/mem"]),
+    // All that the machine has, there; of these two, here.
+    ("cgroups/all", &["cgroups/cpu", "cgroups/mem"]),
+    ("posix", &["posix/cpu", "posix/mem"]),
+    ("process", &["posix/cpu", "posix/mem"]),
+];
+
+/// Isolators that containers of `run` have: those that make a difference, and those that they have
+/// in any case.
+const DONE: [&str; 14] = [
+    "appc/runtime",
+    "cgroups/cpu",
+    "cgroups/mem",
+    "docker/runtime",
+    "environment_secret",
+    "filesystem/linux",
+    "linux/nnp",
+    "namespaces/ipc",
+    "namespaces/pid",
+    "posix/cpu",
+    "posix/mem",
+    "volume/host_path",
+    "volume/image",
+    "volume/sandbox_path",
+];
+
+impl Words<Isolation> {
+    /// Isolators that are meant, each once.
+    fn meant(&self) -> Vec<&'static str> {
+        let mut meant = Vec::new();
+        for &word in &self.0 {
+            let list = LISTS.iter().find(|(name, _)| *name == word);
+            let words = list.map_or(vec![word], |(_, words)| words.to_vec());
+            meant.extend(words);
+        }
+        let mut seen = BTreeSet::new();
+        meant.retain(|word| seen.insert(*word));
+        meant
+    }
+
+    /// Whether an isolator is among them, by its own name or in a list of several.
+    pub(crate) fn wants(&self, isolator: &str) -> bool {
+        self.meant().contains(&isolator)
+    }
+
+    /// Those that have no effect here.
+    pub(crate) fn not_done(&self) -> Vec<&'static str> {
+        let mut meant = self.meant();
+        meant.retain(|word| !DONE.contains(word));
+        meant
+    }
 }
 
 /// Some of them, each once, in the order in which they were written.
@@ -181,6 +236,37 @@ mod tests {
         assert_eq!(parsed.to_string(), isolators);
         assert!("posix/gpu".parse::<Words<Isolation>>().is_err());
         assert!("Posix/cpu".parse::<Words<Isolation>>().is_err());
+    }
+
+    #[test]
+    fn lists_of_isolators_stand_for_what_is_in_them() {
+        for (text, cgroups, posix, not_done) in [
+            ("cgroups", true, false, ""),
+            ("cgroups/all", true, false, ""),
+            ("process", false, true, ""),
+            ("posix,process,posix/mem", false, true, ""),
+            (
+                "cgroups,posix/disk,linux/seccomp,linux/nnp",
+                true,
+                false,
+                "posix/disk,linux/seccomp",
+            ),
+            ("filesystem/linux,docker/runtime", false, false, ""),
+        ] {
+            let words: Words<Isolation> = text.parse().unwrap();
+            for (name, wanted) in [("cgroups", cgroups), ("posix", posix)] {
+                for what in ["cpu", "mem"] {
+                    assert_eq!(words.wants(&format!("{name}/{what}")), wanted, "{text}");
+                }
+            }
+            assert_eq!(words.not_done().join(","), not_done);
+            assert_eq!(words.to_string(), text, "it is shown as it was written");
+        }
+        for list in LISTS {
+            assert!(Isolation::KNOWN.contains(&list.0));
+            assert!(list.1.iter().all(|word| DONE.contains(word)));
+        }
+        assert!(DONE.iter().all(|word| Isolation::KNOWN.contains(word)));
     }
 
     #[test]
