@@ -182,7 +182,7 @@ impl Typing {
     pub(super) fn spec(&self, given: &Given<'_>, context: &Context) -> Result<Spec, Failure> {
         let wants = wants(given.store, given.root.image, context)?;
         if !given.quiet {
-            tell_left_out(context);
+            tell_left_out(&wants, context);
         }
         let typed = self.typed(given.args.clone(), context)?;
         let mut command = Command::merge(&wants, &typed).map_err(|error| {
@@ -212,7 +212,7 @@ impl Typing {
             directory: command.directory,
             identity,
             hostname,
-            volumes: self.volumes(given)?,
+            volumes: self.volumes(given, &wants)?,
             files,
             tmpfs: self.tmpfs.clone(),
             directories: wants
@@ -223,7 +223,7 @@ impl Typing {
             own_network,
             user_namespace: given.user_namespace,
             privileged: self.privileged,
-            no_new_privileges: context.isolation.wants("linux/nnp"),
+            no_new_privileges: wants.no_new_privileges || context.isolation.wants("linux/nnp"),
             terminal: given.terminal,
             job: false,
             control_group: None,
@@ -280,7 +280,7 @@ impl Typing {
         }
     }
 
-    fn volumes(&self, given: &Given<'_>) -> Result<Vec<Volume>, Failure> {
+    fn volumes(&self, given: &Given<'_>, wants: &Wants) -> Result<Vec<Volume>, Failure> {
         let mut all = Vec::new();
         for rootfs in given.others {
             all.push(Volume {
@@ -306,6 +306,10 @@ impl Typing {
                 read_only: volume.read_only,
             });
         }
+        for volume in &mut all {
+            let target = Path::new(&volume.target);
+            volume.read_only |= wants.read_only.iter().any(|path| Path::new(path) == target);
+        }
         for volume in &all {
             let shown = volume.source.display();
             if volume.source.is_relative() {
@@ -323,8 +327,9 @@ impl Typing {
     }
 }
 
-/// Says what an agent's settings want, and nobody does here.
-fn tell_left_out(context: &Context) {
+/// Says what an image or an agent's settings want, and nobody does here (`spec/ace.md` of AppC demands
+/// it of isolators).
+fn tell_left_out(wants: &Wants, context: &Context) {
     // There is nobody left to tell when standard error is gone.
     let tell = |of: &str, what: &str| {
         let _ = writeln!(io::stderr(), "note: {of}, not done here: {what}");
@@ -332,6 +337,9 @@ fn tell_left_out(context: &Context) {
     let isolators = context.isolation.not_done();
     if !isolators.is_empty() {
         tell("of --isolation", &isolators.join(", "));
+    }
+    if !wants.left_out.is_empty() {
+        tell("of what the image wants", &wants.left_out.join(", "));
     }
 }
 

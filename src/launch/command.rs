@@ -9,7 +9,7 @@
 use std::ffi::{OsStr, OsString};
 
 use crate::image::RunConfig;
-use crate::image::appc::App;
+use crate::image::appc::{App, Isolator, MountPoint, NO_NEW_PRIVILEGES};
 use crate::image::identity::UserWish;
 
 /// The search path of an image that says none (Docker's; AppC has the same).
@@ -30,6 +30,12 @@ pub struct Wants {
     pub user: UserWish,
     /// Directories that want to be volumes.
     pub volumes: Vec<String>,
+    /// Those of them that nothing may be written to.
+    pub read_only: Vec<String>,
+    /// It is to be executed without ever getting more privileges.
+    pub no_new_privileges: bool,
+    /// What it wants and does not get, in words.
+    pub left_out: Vec<String>,
     /// Variables say who runs it (`USER`, `LOGNAME`, `SHELL`; `spec/ace.md`).
     pub names_user: bool,
 }
@@ -47,6 +53,9 @@ impl From<RunConfig> for Wants {
             directory: config.working_dir,
             user: UserWish::Docker(config.user),
             volumes: config.volumes,
+            read_only: Vec::new(),
+            no_new_privileges: false,
+            left_out: Vec::new(),
             names_user: false,
         }
     }
@@ -54,13 +63,28 @@ impl From<RunConfig> for Wants {
 
 impl Wants {
     /// What an AppC image wants; `name` is the image's. Programs before and after it are not
-    /// run: no provisioner does.
+    /// run (no provisioner does), and of isolators there is one.
     #[must_use]
     pub fn of_app(name: &str, app: App) -> Self {
         let mut exec = app.exec.into_iter();
-        let short = name.rsplit('/').next().unwrap_or(name).to_owned();
-        let mut environment = vec![("AC_APP_NAME".to_owned(), short)];
+        let short = name.rsplit('/').next().unwrap_or(name);
+        let own = [
+            ("AC_APP_NAME", short),
+            ("container", env!("CARGO_PKG_NAME")),
+        ];
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut environment = Vec::from(own);
         environment.extend(app.environment);
+        let done = |isolator: &&Isolator| isolator.name.as_str() == NO_NEW_PRIVILEGES;
+        let privileges = app.isolators.iter().find(done);
+        let isolators = app.isolators.iter().filter(|isolator| !done(isolator));
+        let isolators = isolators.map(|isolator| format!("isolator `{}`", isolator.name));
+        let handlers = app.event_handlers.iter();
+        let handlers = handlers.map(|handler| format!("handler `{}`", handler.name));
+        let left_out = isolators.chain(handlers).collect();
+        let points = app.mount_points.iter();
+        let path = |point: &MountPoint| point.path.clone();
+        let closed = points.clone().filter(|point| point.read_only);
         Self {
             entrypoint: exec.next().into_iter().collect(),
             cmd: exec.collect(),
@@ -71,7 +95,10 @@ impl Wants {
                 group: app.group,
                 groups: app.supplementary_gids,
             },
-            volumes: Vec::new(),
+            volumes: points.map(path).collect(),
+            read_only: closed.map(path).collect(),
+            no_new_privileges: privileges.is_some_and(|isolator| isolator.value == true),
+            left_out,
             names_user: true,
         }
     }
@@ -341,9 +368,36 @@ mod tests {
             groups: vec![5, 6],
         };
         assert_eq!(command.user, user);
+        assert_eq!(command.variable("container"), Some(OsStr::new("lazyroot")));
         typed.args = vec!["three".into()];
         let command = Command::merge(&wants, &typed).unwrap();
         assert_eq!(command.argv, ["/bin/app", "three"]);
+    }
+
+    #[test]
+    fn of_an_appc_image_what_is_not_done_is_named() {
+        let manifest = |more: &str| {
+            let text = format!(
+                r#"{{"acKind":"ImageManifest","acVersion":"0.8.11","name":"example.com/app",
+                "app":{{"exec":["/a"],"user":"0","group":"0",{more}}}}}"#
+            );
+            let manifest = crate::image::appc::Manifest::parse(text.as_bytes()).unwrap();
+            Wants::of_app("example.com/app", manifest.app.unwrap())
+        };
+        let wants = manifest(
+            r#""isolators":[{"name":"os/linux/no-new-privileges","value":true},
+                {"name":"resource/memory","value":{"limit":"1G"}}],
+            "eventHandlers":[{"name":"pre-start","exec":["/b"]}],
+            "mountPoints":[{"name":"data","path":"/data"},{"name":"fixed","path":"/fixed","readOnly":true}]"#,
+        );
+        assert!(wants.no_new_privileges);
+        let left_out = ["isolator `resource/memory`", "handler `pre-start`"];
+        assert_eq!(wants.left_out, left_out);
+        assert_eq!(wants.volumes, ["/data", "/fixed"]);
+        assert_eq!(wants.read_only, ["/fixed"]);
+        let wants =
+            manifest(r#""isolators":[{"name":"os/linux/no-new-privileges","value":false}]"#);
+        assert!(!wants.no_new_privileges && wants.left_out.is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What runs: the image's wishes, and what was typed instead.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::images::{Layer, Pack};
 use super::lab::succeeded;
@@ -130,24 +130,20 @@ fn variables_come_from_the_caller_and_from_files() {
     assert_eq!(lines, wanted);
 }
 
-#[test]
-fn an_appc_image_runs_as_its_manifest_says() {
-    let Some(here) = Launcher::new() else { return };
-    let script = "echo $0 $@; pwd; id -u; id -G; echo $A $HOME $USER $AC_APP_NAME";
+/// Imports the AppC image `example.com/app:1`.
+fn aci(here: &Launcher, app: &Value) {
     let manifest = json!({
         "acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.com/app",
         "labels": [{"name": "version", "value": "1"}, {"name": "os", "value": "linux"},
             {"name": "arch", "value": "amd64"}],
-        "app": {"exec": ["/bin/sh", "-c", script, "zero", "one"], "user": "www", "group": "audio",
-            "supplementaryGIDs": [7], "workingDirectory": "/srv",
-            "environment": [{"name": "A", "value": "image"}, {"name": "PATH", "value": "/bin"}]},
+        "app": app,
     });
     let mut aci = Layer::new();
     aci.file("manifest", manifest.to_string().as_bytes())
         .dir("rootfs", 0o755);
     aci.dir("rootfs/bin", 0o755).dir("rootfs/etc", 0o755);
     aci.program("rootfs/bin/busybox", 0o755, "/bin/busybox");
-    for name in ["sh", "id", "echo"] {
+    for name in ["sh", "id", "echo", "grep", "ls", "touch"] {
         aci.symlink(&format!("rootfs/bin/{name}"), "busybox");
     }
     aci.file("rootfs/etc/passwd", b"www:x:33:33::/var/www:/bin/sh\n");
@@ -156,8 +152,73 @@ fn an_appc_image_runs_as_its_manifest_says() {
     std::fs::write(&file, aci.pack(Pack::Plain).bytes).unwrap();
     let args = ["import", "--quiet", file.to_str().unwrap()];
     succeeded(&args, &here.command(&args).output().unwrap());
+}
+
+/// Its mount points were nothing, and nobody was told what it does not get.
+#[test]
+fn of_an_appc_image_mount_points_and_privileges_count_and_the_rest_is_named() {
+    let Some(here) = Launcher::new() else { return };
+    let script = "grep NoNewPrivs /proc/self/status; ls -d /data /fixed/deep; touch /data/x && echo open; \
+        touch /fixed/deep/x 2>/dev/null || echo closed";
+    let app = json!({
+        "exec": ["/bin/sh", "-c", script], "user": "0", "group": "0",
+        "isolators": [
+            {"name": "os/linux/no-new-privileges", "value": true},
+            {"name": "resource/memory", "value": {"limit": "1G"}},
+        ],
+        "eventHandlers": [{"name": "pre-start", "exec": ["/bin/touch", "/started"]}],
+        "mountPoints": [
+            {"name": "data", "path": "/data"},
+            {"name": "fixed", "path": "/fixed/deep", "readOnly": true},
+        ],
+        "environment": [{"name": "PATH", "value": "/bin"}],
+    });
+    aci(&here, &app);
+    let name = "appc:example.com/app:1";
+    let note = "note: of what the image wants, not done here: isolator `resource/memory`, handler `pre-start`\n";
+    let seen = "NoNewPrivs:\t1\n/data\n/fixed/deep\nopen\n";
+    let ran = here.run(&[name]);
+    assert_eq!((&*ran.out, &*ran.err), (seen, note));
+    let shared = here.lab.place("shared");
+    let volume = format!("{}:/fixed/deep/", shared.display());
+    let ran = here.run(&["--quiet", "-v", &volume, name]);
+    assert_eq!((&*ran.out, &*ran.err), (&*format!("{seen}closed\n"), ""));
+    assert_eq!(std::fs::read_dir(&shared).unwrap().count(), 0);
+
+    let args = ["provision", "--quiet", "--id", "box", name];
+    succeeded(&args, &here.command(&args).output().unwrap());
+    let dir = here.lab.path("bundle");
+    let args = ["bundle", "-v", &volume, "box", dir.to_str().unwrap()];
+    let output = here.command(&args).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), note);
+    let config = std::fs::read(dir.join("config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["process"]["noNewPrivileges"], true);
+    let mounts = config["mounts"].as_array().unwrap();
+    let fixed = mounts
+        .iter()
+        .find(|mount| mount["source"] == shared.to_str().unwrap());
+    assert_eq!(
+        fixed.unwrap()["options"],
+        json!(["rbind", "rprivate", "ro"])
+    );
+    let args = ["destroy", "box"];
+    succeeded(&args, &here.command(&args).output().unwrap());
+    here.is_clean();
+}
+
+#[test]
+fn an_appc_image_runs_as_its_manifest_says() {
+    let Some(here) = Launcher::new() else { return };
+    let script = "echo $0 $@; pwd; id -u; id -G; echo $A $HOME $USER $AC_APP_NAME $container";
+    let app = json!({
+        "exec": ["/bin/sh", "-c", script, "zero", "one"], "user": "www", "group": "audio",
+        "supplementaryGIDs": [7], "workingDirectory": "/srv",
+        "environment": [{"name": "A", "value": "image"}, {"name": "PATH", "value": "/bin"}],
+    });
+    aci(&here, &app);
     let ran = here.run(&["appc:example.com/app:1"]);
-    let wanted = "zero one\n/srv\n33\n29 7\nimage /var/www www app\n";
+    let wanted = "zero one\n/srv\n33\n29 7\nimage /var/www www app lazyroot\n";
     assert_eq!((ran.code, &*ran.out), (Some(0), wanted), "{ran:?}");
     // Its program stays, and what follows is replaced (Mesos).
     let ran = here.run(&[

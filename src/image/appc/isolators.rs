@@ -1,7 +1,7 @@
 //! What an app is confined to (`spec/ace.md`, "Isolators"; `schema/types/isolator*.go`).
 //!
-//! lazyroot enforces none of them; it checks those that the specification knows,
-//! so that a manifest is either sound or refused.
+//! Where an app is run, [`NO_NEW_PRIVILEGES`] is enforced and all others are named as left out. Here
+//! those are checked that the specification knows, so that a manifest is either sound or refused.
 
 use serde_json::Value;
 
@@ -17,6 +17,9 @@ pub struct Isolator {
     pub value: Value,
 }
 
+/// Whether an app may get more privileges by the programs that it executes; the value is a flag.
+pub const NO_NEW_PRIVILEGES: &str = "os/linux/no-new-privileges";
+
 const CAPABILITIES_RETAIN: &str = "os/linux/capabilities-retain-set";
 const CAPABILITIES_REMOVE: &str = "os/linux/capabilities-remove-set";
 const SECCOMP_RETAIN: &str = "os/linux/seccomp-retain-set";
@@ -30,7 +33,7 @@ const PAIRS: [[&str; 2]; 2] = [
 
 /// Each says one thing, so twice is once too often.
 const SINGLE: [&str; 7] = [
-    "os/linux/no-new-privileges",
+    NO_NEW_PRIVILEGES,
     "os/linux/cpu-shares",
     "os/linux/oom-score-adj",
     "os/linux/selinux-context",
@@ -76,7 +79,7 @@ fn check(name: &str, isolator: &Field<'_>) -> Outcome<()> {
                 _ => Ok(()),
             }
         }
-        "os/linux/no-new-privileges" => isolator.need("value")?.flag().map(|_| ()),
+        NO_NEW_PRIVILEGES => isolator.need("value")?.flag().map(|_| ()),
         "os/linux/cpu-shares" => within(&isolator.need("value")?, 2, 262_144),
         "os/linux/oom-score-adj" => within(&isolator.need("value")?, -1000, 1000),
         "os/linux/selinux-context" => {

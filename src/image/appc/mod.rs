@@ -20,6 +20,6 @@ mod manifest;
 
 pub use app::{App, EventHandler, MountPoint, Port};
 pub use field::ManifestError;
-pub use isolators::Isolator;
+pub use isolators::{Isolator, NO_NEW_PRIVILEGES};
 pub use manifest::{Dependency, MANIFEST_MAX, Manifest, platform};
 pub(super) use manifest::{arch_of, is_time};
