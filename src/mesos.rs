@@ -66,8 +66,8 @@ pub enum MessageError {
     /// Something that is not supported.
     #[error("`{0}` is not supported: volumes of drivers, secrets and sandboxes need an agent")]
     Source(String),
-    /// A volume that is nothing, or two things.
-    #[error("`{field}` must have one of host_path and image, and has {has}")]
+    /// A volume that is nothing, or several things.
+    #[error("`{field}` must have one of host_path, image and source, and has {has}")]
     OneSource {
         /// The volume.
         field: String,
@@ -84,7 +84,7 @@ impl MessageError {
         match self {
             Self::DockerType | Self::DockerInfo => Some(DOCKER),
             Self::TwoImages => Some("mesos.image alone"),
-            Self::Source(_) => Some("host_path or image"),
+            Self::Source(_) => Some("host_path, image, or a source of type HOST_PATH"),
             _ => None,
         }
     }

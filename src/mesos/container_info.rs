@@ -6,7 +6,8 @@
 //! ```text
 //! ContainerInfo = type! mesos hostname volumes[]     type: MESOS (DOCKER is refused)
 //! mesos         = image                              also `image` without `mesos`
-//! Volume        = mode! container_path! and one of host_path, image   mode: RW, RO
+//! Volume        = mode! container_path! and one of host_path, image, source   mode: RW, RO
+//! source        = type: HOST_PATH, host_path.path!   (other types are refused)
 //! ```
 
 use super::image::image_of;
@@ -143,20 +144,22 @@ fn volume(
     let modes = [("RW", Mode::ReadWrite), ("RO", Mode::ReadOnly)];
     let mode = reader.required_word(from, "mode", &modes)?;
     let container_path = reader.required_text(from, "container_path")?;
-    if from.has("source") {
-        return Err(MessageError::Source(from.path("source")));
-    }
     let (host, image) = (from.text("host_path")?, from.message("image")?);
     for (field, path) in [("container_path", &container_path), ("host_path", &host)] {
         if let Some(what) = path.as_deref().and_then(wrong_path) {
             return Err(from.wrong(field, what));
         }
     }
-    let source = match (host, image) {
-        (Some(path), None) => Some(Source::HostPath(path)),
-        (None, Some(image)) => image_of(&image, dialect, reader)?.map(Source::Image),
-        (host, _) => {
-            let has = if host.is_some() { "both" } else { "none" };
+    // Told first: who wants a driver is not helped by hearing that he said too much.
+    let newer = from.message("source")?;
+    let newer = newer.map(|source| host_path(&source, reader)).transpose()?;
+    let source = match (host, image, newer) {
+        (Some(path), None, None) => Some(Source::HostPath(path)),
+        (None, Some(image), None) => image_of(&image, dialect, reader)?.map(Source::Image),
+        (None, None, Some(path)) => path.map(Source::HostPath),
+        (host, image, newer) => {
+            let some = host.is_some() || image.is_some() || newer.is_some();
+            let has = if some { "several" } else { "none" };
             let field = from.name().to_owned();
             return Err(MessageError::OneSource { field, has });
         }
@@ -169,6 +172,22 @@ fn volume(
         mode,
         source,
     }))
+}
+
+/// The path of a newer `source` that is a file or directory of the host.
+fn host_path(source: &Message<'_>, reader: &mut Reader) -> Result<Option<String>, MessageError> {
+    if source.text("type")?.as_deref() != Some("HOST_PATH") {
+        return Err(MessageError::Source(source.name().to_owned()));
+    }
+    let Some(inner) = source.message("host_path")? else {
+        return Err(source.wrong("host_path", "it is missing, and the type is HOST_PATH"));
+    };
+    reader.ignore(&inner, "mount_propagation");
+    let path = reader.required_text(&inner, "path")?;
+    match path.as_deref().and_then(wrong_path) {
+        Some(what) => Err(inner.wrong("path", what)),
+        None => Ok(path),
+    }
 }
 
 /// What is wrong with a path; one that climbs may leave the container.

@@ -286,19 +286,66 @@ fn a_volume_is_a_host_path_or_an_image() {
     both["image"] = json!({ "type": "DOCKER", "docker": { "name": "a" } });
     refused(
         &with_volume(both),
-        "`volumes[0]` must have one of host_path and image, and has both",
+        "`volumes[0]` must have one of host_path, image and source, and has several",
     );
     let mut none = host.clone();
     none["host_path"] = Value::Null;
     refused(
         &with_volume(none),
-        "`volumes[0]` must have one of host_path and image, and has none",
+        "`volumes[0]` must have one of host_path, image and source, and has none",
     );
     let mut source = host;
     source["source"] = json!({ "type": "SECRET" });
     refused(
         &with_volume(source),
         "`volumes[0].source` is not supported: volumes of drivers, secrets and sandboxes need an agent",
+    );
+}
+
+#[test]
+fn a_source_may_be_a_host_path_in_the_newer_spelling() {
+    let of = |source: Value| {
+        with_volume(json!({ "mode": "RO", "container_path": "/srv", "source": source }))
+    };
+    let newer = |path: &str| json!({ "type": "HOST_PATH", "host_path": { "path": path } });
+    let mut told = newer("/data");
+    told["host_path"]["mount_propagation"] = json!({ "mode": "HOST_TO_CONTAINER" });
+    let info = parse(&of(told)).unwrap();
+    assert_eq!(
+        info.volumes,
+        [Volume {
+            container_path: "/srv".to_owned(),
+            mode: Mode::ReadOnly,
+            source: Source::HostPath("/data".to_owned()),
+        }]
+    );
+    let ignored = "volumes[0].source.host_path.mount_propagation";
+    assert_eq!(info.ignored, [ignored]);
+    for (source, error) in [
+        (
+            newer("/a/../b"),
+            "`volumes[0].source.host_path.path`: a path has no `..` here",
+        ),
+        (
+            json!({ "type": "HOST_PATH" }),
+            "`volumes[0].source.host_path`: it is missing, and the type is HOST_PATH",
+        ),
+        (
+            json!({ "type": "HOST_PATH", "host_path": {} }),
+            "missing required fields: volumes[0].source.host_path.path",
+        ),
+        (
+            json!({ "host_path": { "path": "/a" } }),
+            "`volumes[0].source` is not supported: volumes of drivers, secrets and sandboxes need an agent",
+        ),
+    ] {
+        refused(&of(source), error);
+    }
+    let mut both = of(newer("/a"));
+    both["volumes"][0]["host_path"] = json!("/a");
+    refused(
+        &both,
+        "`volumes[0]` must have one of host_path, image and source, and has several",
     );
 }
 
