@@ -6,10 +6,12 @@ use super::{Context, human, print};
 /// Remove names and images, and what only they needed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A name: it goes, and the image too if that was its last. An ID: the image with all its names.
+    /// A name: it goes, and the image too if that was its last. What its own manifest calls an AppC image is
+    /// its last: it goes when there is no other. An ID: the image with all its names.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// Also when a running mount uses it (the mount goes on: it has its files open).
+    /// Also when a running mount uses it (the mount goes on: it has its files open), when other AppC images
+    /// depend on it (they are broken then), or when the name of an AppC image is not its only one.
     #[arg(short, long)]
     force: bool,
     /// Keep layers and blobs until the next `lazyroot gc`.

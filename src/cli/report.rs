@@ -115,7 +115,10 @@ pub(super) fn store_exit(error: &StoreError) -> Exit {
             _ => Exit::Failed,
         },
         StoreError::TwoKinds(..) => Exit::Usage,
-        StoreError::InUse(_) | StoreError::Remove(_) => Exit::InUse,
+        StoreError::InUse(_)
+        | StoreError::Needed { .. }
+        | StoreError::Tagged { .. }
+        | StoreError::Remove(_) => Exit::InUse,
         StoreError::Read(error) if !error.is_damage() => Exit::Failed,
         StoreError::Damaged { .. }
         | StoreError::Read(_)

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::report::{Exit, Failure, chain};
 use super::{Context, print, print_json};
-use crate::digest::{DiffId, ImageId};
+use crate::digest::{AciId, DiffId, ImageId};
+use crate::image::appc::graph::GraphError;
 use crate::reference::Reference;
 use crate::store::StoreError;
 use crate::verify;
@@ -13,7 +14,8 @@ use crate::verify;
 ///
 /// Digests of configs, manifests and blobs are computed anew, indexes and seek
 /// maps are checked rule by rule, every layer is decoded and its diff ID
-/// compared. Exit code 5 when anything is damaged.
+/// compared. Exit code 5 when anything is damaged. An AppC image whose dependencies are not there is told,
+/// and is no damage.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Images to verify; all when none is named.
@@ -29,6 +31,14 @@ struct Report {
     images: usize,
     layers: usize,
     damaged: Vec<Damage>,
+    /// AppC images that cannot be put together, for all that is there is sound.
+    incomplete: Vec<Incomplete>,
+}
+
+#[derive(serde::Serialize)]
+struct Incomplete {
+    image: String,
+    what: String,
 }
 
 #[derive(serde::Serialize)]
@@ -78,6 +88,22 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             Err(_) => report.images -= 1,
         }
     }
+    let appc = store.appc_images()?;
+    for &id in &ids {
+        let stack = AciId::of_image(id).map(|aci| appc.stack(aci));
+        if let Some(Err(StoreError::Dependencies(graph))) = &stack
+            // What is damaged was told by its own name.
+            && !matches!(**graph, GraphError::Lookup { .. })
+        {
+            let own = store.image(id).ok().and_then(|record| record.appc);
+            let image = own.map_or_else(|| called(id), |own| own.reference().to_string());
+            let what = chain(graph);
+            if !args.json {
+                print(format!("note: `{image}` is incomplete: {what}\n").as_bytes())?;
+            }
+            report.incomplete.push(Incomplete { image, what });
+        }
+    }
     report.layers = layers.len();
     for diff in layers {
         if let Err(error) = verify::layer(&store, diff) {
@@ -98,7 +124,13 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let (images, layers) = (report.images, report.layers);
     match report.damaged.len() {
         0 if args.json => Ok(()),
-        0 => print(format!("{images} images, {layers} layers: all is well\n").as_bytes()),
+        0 => {
+            let what = match report.incomplete.is_empty() {
+                true => "all is well",
+                false => "what is there is well",
+            };
+            print(format!("{images} images, {layers} layers: {what}\n").as_bytes())
+        }
         damaged => {
             let what = format!("{damaged} of {images} images' parts are damaged");
             Err(Failure::new(Exit::Damaged, what)

@@ -225,6 +225,29 @@ impl AppcImages {
         all.remove(&id);
         Ok(all)
     }
+
+    /// What the images are called that depend on one. Those whose own records are damaged, or that of
+    /// something they are made of, are broken already.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn dependents(&self, id: AciId) -> Result<Vec<AppcReference>, StoreError> {
+        let mut dependents = Vec::new();
+        for &other in self.called.keys() {
+            let needs = || -> Result<_, StoreError> {
+                let needs = self.dependencies(other)?.contains(&id);
+                let entry = self.entry(other)?.filter(|_| needs);
+                Ok(entry.map(|entry| entry.known.outline.reference()))
+            };
+            match needs() {
+                Ok(found) => dependents.extend(found),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        dependents.sort_by_cached_key(ToString::to_string);
+        Ok(dependents)
+    }
 }
 
 impl Store {

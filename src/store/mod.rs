@@ -136,6 +136,25 @@ pub enum StoreError {
     /// Something that is in use was to be removed.
     #[error("image `{0}` is in use by a mount, a container or an import")]
     InUse(String),
+    /// Something that others are made of was to be removed.
+    #[error("image `{image}` is needed by {}", some_of(by))]
+    Needed {
+        /// As it was named.
+        image: String,
+        /// The others.
+        by: Vec<String>,
+    },
+    /// The own name of an AppC image was to be removed, and it has others.
+    #[error(
+        "image `{image}` is also called {}, which would go with it",
+        some_of(names)
+    )]
+    Tagged {
+        /// As it was named.
+        image: String,
+        /// The other names.
+        names: Vec<String>,
+    },
     /// Nothing can be swept while nobody knows what an image needs.
     #[error(
         "what {} needs cannot be known, so nothing is removed",
@@ -150,6 +169,22 @@ pub enum StoreError {
     /// Something that was to be removed is not wholly gone.
     #[error(transparent)]
     Remove(RemoveError),
+}
+
+/// So many names are told in a sentence.
+const TOLD: usize = 3;
+
+/// Names in a sentence, the first few of them.
+fn some_of(names: &[String]) -> String {
+    let told: Vec<String> = names
+        .iter()
+        .take(TOLD)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    match names.len().saturating_sub(TOLD) {
+        0 => told.join(", "),
+        more => format!("{} and {more} more", told.join(", ")),
+    }
 }
 
 /// Images in a sentence.
@@ -212,6 +247,13 @@ impl StoreError {
             }
             Self::InUse(_) => {
                 "unmount it first; lazyroot remove --force drops name and image, and keeps the layers".into()
+            }
+            Self::Needed { .. } => {
+                "lazyroot remove those first; with --force they are broken until it is imported again".into()
+            }
+            Self::Tagged { names, .. } => {
+                let first = names.first().map_or("", String::as_str);
+                format!("lazyroot remove {first} for a name alone; the ID, or --force, for all of it")
             }
             Self::Remove(error) => return error.hint(),
             Self::Io { .. } => return None,

@@ -342,6 +342,85 @@ fn the_verbs_that_look_after_images_know_both_kinds() {
     assert_eq!(left, [bench.store.join("images-v1/names.json")]);
 }
 
+/// It went without a word, and what was made of it could not be shown any more.
+#[test]
+fn what_others_are_made_of_goes_by_force_alone() {
+    let bench = Bench::new();
+    let base = Aci::new("base", &file("base")).import(&bench);
+    for name in ["a", "b", "c", "d"] {
+        Aci::new(name, &[]).on(&["base"]).import(&bench);
+    }
+    Aci::new("top", &[]).on(&["d"]).import(&bench);
+    bench.run(&["tag", "appc:base", "mine:1"]).ok();
+    let words = ["is needed by `appc:a:1.0.0`, `appc:b:1.0.0`, `appc:c:1.0.0` and 2 more"];
+    bench.run(&["remove", "mine:1"]).ok();
+    for name in ["appc:base", "base:1.0.0", &base] {
+        bench.refuses(4, &words, |bench| bench.run(&["remove", name]));
+    }
+    bench.refuses(4, &["is needed by `appc:top:1.0.0`"], |bench| {
+        bench.run(&["remove", "appc:d"])
+    });
+    let verified = bench.run(&["verify"]).ok().text();
+    assert!(verified.ends_with(" layers: all is well\n"), "{verified}");
+    bench.run(&["remove", "--force", "appc:base"]).ok();
+
+    // That is no damage, but all is not well.
+    let verified = bench.run(&["verify", "appc:top", "appc:d"]).ok().text();
+    assert!(
+        verified.contains(
+            "note: `appc:top:1.0.0` is incomplete: the dependency `appc:base` is missing"
+        ) && verified.contains("note: `appc:d:1.0.0` is incomplete: ")
+            && verified.ends_with("2 images, 2 layers: what is there is well\n"),
+        "{verified}"
+    );
+    let verified = json_of(&bench, &["verify", "--json"]);
+    assert_eq!(verified["damaged"], json!([]));
+    assert_eq!(verified["incomplete"].as_array().unwrap().len(), 5);
+    // In the order from above nothing has to be forced.
+    for name in ["appc:top", "appc:d"] {
+        bench.run(&["remove", name]).ok();
+    }
+}
+
+/// Tags of an image went with what its manifest calls it.
+#[test]
+fn the_own_name_of_an_image_takes_no_others_along() {
+    let bench = Bench::new();
+    let tagged = || {
+        let id = Aci::new("a", &file("text")).import(&bench);
+        bench.run(&["tag", "appc:a", "mine:1"]).ok();
+        bench.run(&["tag", "appc:a", "other:1"]).ok();
+        id
+    };
+    let id = tagged();
+    let words = [
+        "image `appc:a` is also called `mine:1`, `other:1`",
+        "try: lazyroot remove mine:1 for a name alone; the ID, or --force",
+    ];
+    bench.refuses(4, &words, |bench| bench.run(&["remove", "appc:a"]));
+    bench.refuses(4, &["`a:1.0.0` is also called"], |bench| {
+        bench.run(&["remove", "a:1.0.0"])
+    });
+    let gone = |args: &[&str]| {
+        let said = bench.run(args).ok().text();
+        assert!(
+            said.contains("removed name mine:1") || said.contains("mine:1\n"),
+            "{said}"
+        );
+        assert!(said.contains("removed image "), "{said}");
+    };
+    gone(&["remove", &id]);
+    tagged();
+    gone(&["remove", "--force", "appc:a"]);
+    tagged();
+    for name in ["mine:1", "other:1"] {
+        let said = bench.run(&["remove", name]).ok().text();
+        assert!(!said.contains("removed image "), "{said}");
+    }
+    let said = bench.run(&["remove", "appc:a"]).ok().text();
+    assert!(said.contains("removed image "), "{said}");
+}
+
 #[test]
 fn an_image_that_came_again_is_imported_again() {
     let bench = Bench::new();

@@ -63,7 +63,13 @@ fn a_mount_shows_an_image_with_its_dependencies_within_their_whitelists() {
     let pid = lab.server(&at);
     lab.umount(&at);
     until("the server ends", || !alive(pid));
-    lab.run(&["remove", "appc:example.org/base"]);
+    // And also when they are not.
+    let said = lab.fails(4, &["remove", "appc:example.org/base"]);
+    assert!(
+        said.contains("is needed by `appc:example.org/left:1"),
+        "{said}"
+    );
+    lab.run(&["remove", "--force", "appc:example.org/base"]);
     let text = lab.fails(
         3,
         &[

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::throw_away;
+use crate::appc::{AppcReference, SCHEME};
 use crate::digest::{AciId, ImageId};
 use crate::reference::Reference;
 use crate::store::images::Names;
@@ -21,12 +22,12 @@ pub struct Removed {
 }
 
 impl Store {
-    /// Removes a name; and the image, when it was the last one (a Docker image's). `text` may be an
-    /// ID: then all its names go.
+    /// Removes a name; and the image, when it was the last one: an AppC image's own is, as it cannot be
+    /// without it. `text` may be an ID: then all its names go.
     ///
     /// # Errors
-    /// No such image; an image that a running process needs, unless `force`
-    /// (that process keeps what it has open).
+    /// No such image. Unless `force`: an image that a running process needs
+    /// (that process keeps what it has open), or another image; the own name of an AppC image that has others.
     pub fn remove(&self, text: &str, force: bool) -> Result<Removed, StoreError> {
         let lock = self.lock()?;
         let id = self.find(text)?;
@@ -43,8 +44,22 @@ impl Store {
         let only_a_tag = tag.is_some() && AciId::of_image(id).is_some();
         let gone = tag.map_or_else(|| of_image(&all), |name| vec![name]);
         let last = !only_a_tag && of_image(&all).len() == gone.len();
-        if last && !force && self.pins(&lock)?.images.contains(&id) {
-            return Err(StoreError::InUse(text.to_owned()));
+        if last && !force {
+            if self.pins(&lock)?.images.contains(&id) {
+                return Err(StoreError::InUse(text.to_owned()));
+            }
+            if let Some(aci) = AciId::of_image(id) {
+                let image = text.to_owned();
+                let names: Vec<String> = gone.iter().map(Reference::familiar).collect();
+                if !names.is_empty() && self.is_own_name(text, id) {
+                    return Err(StoreError::Tagged { image, names });
+                }
+                let by = self.appc_images()?.dependents(aci)?;
+                if !by.is_empty() {
+                    let by = by.iter().map(ToString::to_string).collect();
+                    return Err(StoreError::Needed { image, by });
+                }
+            }
         }
         all.retain(|name, _| !gone.contains(name));
         let leaves: &[ImageId] = if last { &[id] } else { &[] };
@@ -72,6 +87,16 @@ impl Store {
             names: gone,
             image: last.then_some(id),
         })
+    }
+
+    /// Whether an AppC image was found by what its manifest calls it. One whose record is damaged is removed
+    /// like one that was named by its ID.
+    fn is_own_name(&self, text: &str, id: ImageId) -> bool {
+        let appc = self.image(id).ok().and_then(|record| record.appc);
+        let text = text.strip_prefix(SCHEME).unwrap_or(text);
+        let wanted = format!("{SCHEME}{text}").parse::<AppcReference>().ok();
+        let both = appc.zip(wanted);
+        both.is_some_and(|(outline, wanted)| wanted.fits(&outline.name, &outline.labels))
     }
 
     /// Replaces the table of names, and moves the records of images into the trash. On
