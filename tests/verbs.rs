@@ -37,6 +37,42 @@ fn json(bench: &Bench, args: &[&str]) -> Value {
     serde_json::from_slice(&bench.run(args).ok().out).unwrap()
 }
 
+/// The first bad one kept all behind it from being tried, and nobody was told.
+#[test]
+fn an_archive_that_cannot_be_imported_does_not_keep_the_others() {
+    let bench = Bench::new();
+    let good = |name: &str, salt| {
+        let image = Image::small(name, salt, Packing::Gzip);
+        let file = bench.write(&format!("{salt}.tar"), &archive(&image.docker()));
+        file.to_str().unwrap().to_owned()
+    };
+    let (one, two) = (good("one:1", 1), good("two:1", 2));
+    let none = bench.path("none.tar").to_str().unwrap().to_owned();
+    let bad = bench.write("bad.tar", b"no archive");
+    let bad = bad.to_str().unwrap();
+    let args = ["import", "--quiet", "--json", &none, &one, bad, &two];
+    let ran = bench.run(&args);
+    let said = &ran.err;
+    assert_eq!(ran.code, 3, "that of the first: {said}");
+    for says in [
+        &format!("error: cannot import `{none}`: cannot open"),
+        &format!("error: cannot import `{bad}`: "),
+        "error: 2 of 4 archives could not be imported\n",
+    ] {
+        assert!(said.contains(says), "{said}");
+    }
+    let imported: Value = serde_json::from_slice(&ran.out).unwrap();
+    let names = imported.as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|image| image["names"][0].clone()).collect();
+    assert_eq!(
+        names,
+        ["docker.io/library/one:1", "docker.io/library/two:1"]
+    );
+    for name in ["one:1", "two:1"] {
+        bench.run(&["ls", name]).ok();
+    }
+}
+
 /// Arguments, exit code, and all of standard error. `STORE` and `DIR` are the
 /// store and the directory that it is in.
 const FAILURES: &[(&str, i32, &str)] = &[

@@ -17,7 +17,7 @@ use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
 use crate::reference::Reference;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Take images from archives into the store. Nothing is unpacked.
 ///
@@ -26,7 +26,7 @@ use crate::store::Store;
 /// content, also when the whole is compressed with gzip, zstd, bzip2 or xz.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Archives or directories; `-` is standard input.
+    /// Archives or directories; `-` is standard input. One that cannot be imported does not keep the others.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Name for the image, instead of those in the archive; may be repeated.
@@ -83,46 +83,87 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     context.stop_by_signals()?;
     let store = context.create()?;
     let mut all = Vec::new();
+    // Of the first failure, and of how many.
+    let mut failed: Option<(Exit, usize)> = None;
     for path in &args.paths {
-        if context.stop.load(Ordering::Relaxed) {
-            return Err(ImportError::Interrupted.into());
-        }
-        let progress = Shown::new(args.quiet);
-        let options = Options {
-            names: &args.names,
-            want: &args.platform.clone().map_or_else(Want::host, Want::only),
-            again: args.again,
-            limits,
-            now: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
-            progress: &progress,
-            stop: &context.stop,
-        };
-        let imported =
-            open(path, &context.stop).and_then(|archive| import::import(&store, archive, &options));
-        progress.end();
-        let imported = imported.map_err(|error| {
-            // What gave up a silent pipe only knows that it could not be read.
-            let stopped = context.stop.load(Ordering::Relaxed);
-            let error = if stopped {
-                ImportError::Interrupted
-            } else {
-                error
-            };
-            let mut failure = Failure::from(error);
-            if failure.exit != Exit::Interrupted {
-                failure.message =
-                    format!("cannot import `{}`: {}", path.display(), failure.message);
+        match one(path, args, limits, &store, context) {
+            Ok(imported) => {
+                if !args.json {
+                    print_lines(&imported, &store)?;
+                }
+                all.extend(imported);
             }
-            failure
-        })?;
-        if !args.json {
-            print_lines(&imported, &store)?;
+            Err(error) => {
+                let ends_all = matches!(error, ImportError::Store(StoreError::Full(..)));
+                let failure = named(path, error);
+                if failure.exit == Exit::Interrupted {
+                    return Err(failure);
+                }
+                let (first, count) = failed.unwrap_or((failure.exit, 0));
+                failed = Some((first, count + 1));
+                if args.paths.len() == 1 {
+                    return Err(failure);
+                }
+                failure.print();
+                if ends_all {
+                    break;
+                }
+            }
         }
-        all.extend(imported);
     }
-    if args.json { print_json(&all) } else { Ok(()) }
+    if args.json {
+        print_json(&all)?;
+    }
+    match failed {
+        None => Ok(()),
+        Some((first, count)) => {
+            let of = args.paths.len();
+            let what = format!("{count} of {of} archives could not be imported");
+            Err(Failure::new(first, what))
+        }
+    }
+}
+
+/// The images of one archive.
+fn one(
+    path: &Path,
+    args: &Args,
+    limits: Limits,
+    store: &Store,
+    context: &Context,
+) -> Result<Vec<Imported>, ImportError> {
+    if context.stop.load(Ordering::Relaxed) {
+        return Err(ImportError::Interrupted);
+    }
+    let progress = Shown::new(args.quiet);
+    let options = Options {
+        names: &args.names,
+        want: &args.platform.clone().map_or_else(Want::host, Want::only),
+        again: args.again,
+        limits,
+        now: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        progress: &progress,
+        stop: &context.stop,
+    };
+    let imported =
+        open(path, &context.stop).and_then(|archive| import::import(store, archive, &options));
+    progress.end();
+    // What gave up a silent pipe only knows that it could not be read.
+    match context.stop.load(Ordering::Relaxed) {
+        true => imported.map_err(|_| ImportError::Interrupted),
+        false => imported,
+    }
+}
+
+/// A failure that says of which archive it is.
+fn named(path: &Path, error: ImportError) -> Failure {
+    let mut failure = Failure::from(error);
+    if failure.exit != Exit::Interrupted {
+        failure.message = format!("cannot import `{}`: {}", path.display(), failure.message);
+    }
+    failure
 }
 
 fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Archive, ImportError> {
