@@ -51,6 +51,14 @@ pub enum ContainerError {
     /// No such container.
     #[error("there is no container `{0}`")]
     Unknown(ContainerId),
+    /// No such container, but something where it would be.
+    #[error("there is no container `{id}`; `{}` belongs to none of this store", directory.display())]
+    Strange {
+        /// The container.
+        id: ContainerId,
+        /// Its place.
+        directory: PathBuf,
+    },
     /// One that was to be new is there already.
     #[error("there is a container `{0}` already")]
     Exists(ContainerId),
@@ -64,6 +72,8 @@ pub enum ContainerError {
         id: ContainerId,
         /// Its place.
         directory: PathBuf,
+        /// It is what is left of a container whose record is damaged.
+        damaged: bool,
     },
     /// A container in it could not be destroyed, so it stays.
     #[error("container `{id}` stays, because `{child}` in it cannot be destroyed")]
@@ -123,9 +133,15 @@ impl ContainerError {
             Self::Unknown(_) => Some("lazyroot containers shows which there are".into()),
             Self::Exists(id) => Some(format!("another name, or lazyroot destroy {id}")),
             Self::Destroying(id) => Some(format!("lazyroot destroy {id} finishes that")),
-            Self::Taken { id, .. } => Some(format!(
-                "another --rootfs-dir, or lazyroot destroy {id} if its record was damaged"
-            )),
+            Self::Taken { damaged: true, id, .. } => {
+                Some(format!("lazyroot destroy {id} removes what is left of it"))
+            }
+            Self::Taken { .. } => Some("another name, or another --rootfs-dir".into()),
+            Self::Strange { .. } => Some(
+                "--store DIR for the store that it is of; where that is lost, umount what is mounted \
+                 in there, and remove it by hand"
+                    .into(),
+            ),
             Self::Child { source, .. } => source.hint(),
             Self::Backend { source, .. } | Self::Lower(source) => source.hint(),
             Self::Remove(error) => error.hint(),

@@ -254,7 +254,7 @@ fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
 
 fn exit(error: &ContainerError) -> Exit {
     match error {
-        ContainerError::Unknown(_) => Exit::NotFound,
+        ContainerError::Unknown(_) | ContainerError::Strange { .. } => Exit::NotFound,
         ContainerError::Exists(_)
         | ContainerError::Destroying(_)
         | ContainerError::Taken { .. } => Exit::InUse,

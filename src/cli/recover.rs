@@ -14,12 +14,14 @@ use crate::store::metrics::Counter;
 /// Put everything right after a crash or a reboot.
 ///
 /// Every container is kept, and mounted again with what was written in it where its
-/// mount is gone. What was never ready goes, and what was being destroyed. Applied
+/// mount is gone. What was never ready goes, what only held others of which none is left, and what was being
+/// destroyed. Directories among those of containers that belong to none are told. Applied
 /// again it changes nothing.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A container that is still wanted. With this, all that are not named are destroyed;
-    /// one that holds a named one stays. An empty list (--known=) destroys all.
+    /// A container that is still wanted. With this, all that are not named are destroyed, but for those that
+    /// hold a named one, and those that `run` is at work in, which are told. An empty list (--known=)
+    /// names none.
     #[arg(long, value_name = "ID", value_delimiter = ',', num_args = 0..)]
     known: Option<Vec<String>>,
     /// Only say what would be done.

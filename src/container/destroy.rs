@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::slice;
 
-use super::record::{Record, Rootfs, trash};
+use super::record::{Record, Rootfs, directory, trash};
 use super::repair::end_run;
 use super::{ContainerError, Containers, entries, failed, unique_name};
 use crate::backend::lower;
@@ -48,7 +48,11 @@ impl Containers<'_> {
     ) -> Result<(), ContainerError> {
         match &outcome {
             Ok(()) => self.store.count(Counter::Destroys),
-            Err(ContainerError::Unknown(_) | ContainerError::Interrupted) => {}
+            Err(
+                ContainerError::Unknown(_)
+                | ContainerError::Strange { .. }
+                | ContainerError::Interrupted,
+            ) => {}
             Err(_) => self.store.count(Counter::RemoveContainerErrors),
         }
         outcome
@@ -60,7 +64,14 @@ impl Containers<'_> {
             Ok(Some(record)) => self.destroy_held(lock, record),
             Ok(None) if !self.store.damaged_containers()?.contains(id) => {
                 self.store.forget_lock(lock)?;
-                Err(ContainerError::Unknown(id.clone()))
+                let directory = directory(self.rootfs_dir, id);
+                Err(match fs::symlink_metadata(&directory) {
+                    Ok(_) => ContainerError::Strange {
+                        id: id.clone(),
+                        directory,
+                    },
+                    Err(_) => ContainerError::Unknown(id.clone()),
+                })
             }
             // Its place is known without a record.
             Ok(None) | Err(StoreError::Damaged { .. }) => {
@@ -90,7 +101,7 @@ impl Containers<'_> {
         for child in self.children(&id)? {
             match self.destroy(&child) {
                 // Somebody else was quicker.
-                Ok(()) | Err(ContainerError::Unknown(_)) => {}
+                Ok(()) | Err(ContainerError::Unknown(_) | ContainerError::Strange { .. }) => {}
                 Err(ContainerError::Interrupted) => return Err(ContainerError::Interrupted),
                 Err(source) => {
                     return Err(ContainerError::Child {

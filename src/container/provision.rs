@@ -181,7 +181,7 @@ impl Containers<'_> {
                 return Err(ContainerError::Destroying(id.clone()));
             }
             Some(record) => record.clone(),
-            None => new_record(id, rootfs_dir, request.now)?,
+            None => self.new_record(id, rootfs_dir, request.now)?,
         };
         if before.is_some() && request.new {
             return Err(ContainerError::Exists(id.clone()));
@@ -378,7 +378,7 @@ impl Containers<'_> {
                         Some(dir) => PathBuf::clone(dir),
                         None => self.own_directory()?,
                     };
-                    let record = new_record(&id, dir, request.now)?;
+                    let record = self.new_record(&id, dir, request.now)?;
                     self.store.write_container(&lock, &record)?;
                     made = true;
                 }
@@ -396,29 +396,35 @@ impl Containers<'_> {
         fs::create_dir_all(&trash).map_err(failed("create", &trash))?;
         Ok(mounts::resolve(self.rootfs_dir)?)
     }
-}
 
-/// A container that nobody knew, and whose place nobody has.
-fn new_record(id: &ContainerId, rootfs_dir: PathBuf, now: u64) -> Result<Record, ContainerError> {
-    let record = Record {
-        id: id.clone(),
-        rootfs_dir,
-        created: now,
-        destroying: false,
-        implicit: true,
-        transient: false,
-        hostname: None,
-        volumes: Vec::new(),
-        rootfses: Vec::new(),
-    };
-    let directory = record.directory();
-    match fs::symlink_metadata(&directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(record),
-        Err(error) => Err(failed("read", &directory)(error)),
-        // What is in there may be another store's, or a container's whose record is damaged.
-        Ok(_) => Err(ContainerError::Taken {
+    /// A container that nobody knew, and whose place nobody has.
+    fn new_record(
+        &self,
+        id: &ContainerId,
+        rootfs_dir: PathBuf,
+        now: u64,
+    ) -> Result<Record, ContainerError> {
+        let record = Record {
             id: id.clone(),
-            directory,
-        }),
+            rootfs_dir,
+            created: now,
+            destroying: false,
+            implicit: true,
+            transient: false,
+            hostname: None,
+            volumes: Vec::new(),
+            rootfses: Vec::new(),
+        };
+        let directory = record.directory();
+        match fs::symlink_metadata(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(record),
+            Err(error) => Err(failed("read", &directory)(error)),
+            // What is in there may be another store's, or a container's whose record is damaged.
+            Ok(_) => Err(ContainerError::Taken {
+                damaged: self.store.damaged_containers()?.contains(id),
+                id: id.clone(),
+                directory,
+            }),
+        }
     }
 }

@@ -33,6 +33,8 @@ pub struct Facts {
     pub damaged: Vec<ContainerId>,
     /// Containers whose records could not, and were put aside: their files are there.
     pub aside: Vec<ContainerId>,
+    /// Directories among those of containers that belong to none.
+    pub strange: Vec<PathBuf>,
     /// The mount table.
     pub mounts: Vec<Mount>,
     /// Living servers, by the name of their rootfs.
@@ -91,6 +93,16 @@ pub enum Action {
         /// Which.
         rootfs: String,
     },
+    /// Nothing is done: somebody runs something in a container that is not among the known.
+    Running {
+        /// Which.
+        id: ContainerId,
+    },
+    /// Nothing is done: nobody here knows whose it is.
+    Strange {
+        /// The directory.
+        place: PathBuf,
+    },
     /// A shared mount goes that nothing stands on.
     DropLower {
         /// Which.
@@ -113,6 +125,8 @@ pub enum Why {
     Begun,
     /// It was never ready.
     Unfinished,
+    /// It was only there for those in it.
+    Empty,
     /// It was to go with a process, and that has ended.
     Ended,
 }
@@ -123,6 +137,7 @@ impl fmt::Display for Why {
             Self::Orphan => "nobody knows it",
             Self::Begun => "that was begun",
             Self::Unfinished => "it was never ready",
+            Self::Empty => "it only held others, of which none stays",
             Self::Ended => "the run that it was for has ended",
         })
     }
@@ -149,6 +164,12 @@ impl fmt::Display for Action {
                     "left: {rootfs} of {id} is mounted in another mount namespace"
                 )
             }
+            Self::Running { id } => write!(f, "left: something runs in {id}, which is not known"),
+            Self::Strange { place } => write!(
+                f,
+                "left: `{}` belongs to no container of this store",
+                place.display()
+            ),
             Self::DropLower { name } => write!(f, "undo the shared mount {name}: nothing uses it"),
             Self::Empty { place } => write!(f, "remove {}", place.display()),
         }
@@ -159,7 +180,13 @@ impl Action {
     /// Whether it only says how it is.
     #[must_use]
     pub fn is_only_told(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::Elsewhere { .. })
+        matches!(
+            self,
+            Self::Lost { .. }
+                | Self::Elsewhere { .. }
+                | Self::Running { .. }
+                | Self::Strange { .. }
+        )
     }
 }
 
@@ -183,6 +210,18 @@ pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action>
             }
         }
     }
+    if let Some(known) = known {
+        let held = |id: &ContainerId| {
+            known
+                .iter()
+                .any(|one| one == id || one.ancestors().contains(id))
+        };
+        let running = facts
+            .running
+            .iter()
+            .filter(|id| !held(id) && !going.contains_key(id));
+        actions.extend(running.map(|id| Action::Running { id: id.clone() }));
+    }
     let staying = |record: &&Record| !going.contains_key(&record.id);
     for record in facts.records.iter().filter(staying) {
         for rootfs in &record.rootfses {
@@ -194,6 +233,8 @@ pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action>
             actions.extend(action);
         }
     }
+    let strange = facts.strange.iter().cloned();
+    actions.extend(strange.map(|place| Action::Strange { place }));
     let trash = facts.trash.iter().cloned();
     actions.extend(trash.map(|place| Action::Empty { place }));
     // After all that may stand on them.
@@ -215,7 +256,8 @@ pub fn plan(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> Vec<Action>
 /// without a list of the known: orphans have to be gone by then.
 fn goes_along(going: &BTreeMap<ContainerId, Why>, id: &ContainerId, why: Why) -> bool {
     let parent = id.parent().and_then(|parent| going.get(&parent));
-    parent.is_some_and(|parent| *parent != Why::Unfinished || why != Why::Orphan)
+    let only_noted = |why: &Why| matches!(why, Why::Unfinished | Why::Empty);
+    parent.is_some_and(|parent| !only_noted(parent) || why != Why::Orphan)
 }
 
 /// Whether a container is to go, with all in it, whatever is known; the records are its
@@ -251,6 +293,7 @@ fn going(facts: &Facts, known: Option<&BTreeSet<ContainerId>>) -> BTreeMap<Conta
         let why = match () {
             () if record.destroying => Why::Begun,
             // Somebody may be at work on it, and is left alone then.
+            () if unfinished && record.rootfses.is_empty() => Why::Empty,
             () if unfinished => Why::Unfinished,
             () if record.transient && !facts.running.contains(&record.id) => Why::Ended,
             () if known.is_some() && !needed.contains(&record.id) => Why::Orphan,
@@ -349,8 +392,13 @@ mod tests {
             ..Facts::default()
         };
         // Whatever an agent knows: it is not his.
-        for known in [None, Some(&BTreeSet::new())] {
-            assert_eq!(plan(&facts, known), []);
+        let left = Action::Running { id: id.clone() };
+        for (known, told) in [
+            (None, vec![]),
+            (Some(BTreeSet::new()), vec![left]),
+            (Some(BTreeSet::from([id.clone()])), vec![]),
+        ] {
+            assert_eq!(plan(&facts, known.as_ref()), told);
         }
         facts.running.clear();
         let why = Why::Ended;
@@ -358,5 +406,45 @@ mod tests {
         assert_eq!(plan(&facts, None), gone);
         facts.records.pop();
         assert_eq!(plan(&facts, None), []);
+    }
+
+    #[test]
+    fn one_that_only_held_others_is_not_said_to_be_half_made() {
+        let mut holder = Record {
+            implicit: true,
+            transient: false,
+            ..transient("a")
+        };
+        let id = holder.id.clone();
+        let mut planned = |rootfses: Vec<Rootfs>| {
+            holder.rootfses = rootfses;
+            let records = vec![holder.clone()];
+            let facts = Facts {
+                records,
+                ..Facts::default()
+            };
+            plan(&facts, None)
+        };
+        let destroy = |why| {
+            let id = id.clone();
+            vec![Action::Destroy { id, why }]
+        };
+        assert_eq!(planned(Vec::new()), destroy(Why::Empty));
+        let begun = Rootfs {
+            name: "r".to_owned(),
+            ready: false,
+            backend: Kind::Fuse,
+            read_only: false,
+            image: crate::digest::ImageId(crate::digest::Digest::sha256(b"")),
+            title: "x".to_owned(),
+            stack: crate::view::Stack {
+                identity: String::new(),
+                layers: Vec::new(),
+                images: BTreeSet::new(),
+            },
+            lower: None,
+            container_path: None,
+        };
+        assert_eq!(planned(vec![begun]), destroy(Why::Unfinished));
     }
 }

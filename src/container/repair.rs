@@ -96,6 +96,9 @@ impl Containers<'_> {
         // As the mount table names it. Where there is none yet, there is no trash.
         let own = mounts::resolve(self.rootfs_dir).ok();
         let mut places: BTreeSet<PathBuf> = own.into_iter().collect();
+        for place in &places {
+            facts.strange.extend(self.strange(place)?);
+        }
         places.extend(facts.records.iter().map(|record| record.rootfs_dir.clone()));
         let trash: BTreeSet<PathBuf> = places.iter().map(|place| trash(place)).collect();
         for place in trash {
@@ -104,13 +107,33 @@ impl Containers<'_> {
         Ok(facts)
     }
 
+    /// Directories that could be containers' and that no record knows, in a place of containers.
+    fn strange(&self, rootfs_dir: &Path) -> Result<Vec<PathBuf>, ContainerError> {
+        let aside = self.store.damaged_containers()?;
+        let mut strange = Vec::new();
+        for place in entries(rootfs_dir)? {
+            let id = place.file_name().and_then(|name| name.to_str());
+            let Some(id) = id.and_then(|name| name.parse::<ContainerId>().ok()) else {
+                continue;
+            };
+            // In this order: who makes one writes the record first, who destroys one removes it last.
+            if !aside.contains(&id) && !self.store.has_container(&id)? && is_directory(&place)? {
+                strange.push(place);
+            }
+        }
+        Ok(strange)
+    }
+
     fn apply(&self, action: &Action) -> Result<Option<()>, ContainerError> {
         match action {
             Action::PutAside { id } => self.put_aside(id),
             Action::Destroy { id, why } => self.destroy_planned(id, *why),
             Action::Drop { id, rootfs } => self.drop_rootfs(id, rootfs),
             Action::Remount { id, rootfs } => self.remount(id, rootfs),
-            Action::Lost { .. } | Action::Elsewhere { .. } => Ok(None),
+            Action::Lost { .. }
+            | Action::Elsewhere { .. }
+            | Action::Running { .. }
+            | Action::Strange { .. } => Ok(None),
             Action::DropLower { name } => {
                 let gone = lower::release(self.store, name, self.stop)?;
                 Ok(gone.then_some(()))

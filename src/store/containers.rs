@@ -175,6 +175,14 @@ impl Store {
         Ok(self.container_file(id, "lock"))
     }
 
+    /// Whether a container has a record, sound or not.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn has_container(&self, id: &ContainerId) -> Result<bool, StoreError> {
+        super::present(&self.container_path(id))
+    }
+
     /// What is said of a container; nothing if it has no record.
     ///
     /// # Errors

@@ -78,6 +78,52 @@ fn what_was_changed_in_place_before_a_reboot_can_be_used_after_it() {
     }
 }
 
+/// They were never named, and what was said of them led nowhere.
+#[test]
+fn a_directory_that_belongs_to_no_container_is_told_and_left() {
+    let Some(host) = Host::with_image() else {
+        return;
+    };
+    host.provision("copy", "app:1", "known");
+    host.provision("copy", "app:1", "stray");
+    // What is left when a store is lost.
+    fs::remove_file(host.record("stray")).unwrap();
+    let place = host.rootfs_dir().join("stray");
+    let shown = place.display();
+    for args in [&["recover"][..], &["recover", "--known=known"]] {
+        let said = host.run(args);
+        let wanted = format!("left: `{shown}` belongs to no container of this store\n");
+        assert_eq!(said, wanted);
+    }
+    let lines = host.json(&["recover", "--dry-run"]);
+    assert_eq!(
+        lines,
+        serde_json::json!([{"action": "strange", "place": place, "outcome": "told"}])
+    );
+    let said = host.fails(4, &["provision", "-q", "app:1", "--id", "stray"]);
+    assert!(
+        said.contains("is no container of this store") && !said.contains("destroy"),
+        "{said}"
+    );
+    let said = host.fails(3, &["destroy", "stray"]);
+    let wanted = format!("there is no container `stray`; `{shown}` belongs to none of this store");
+    assert!(
+        said.contains(&wanted) && said.contains("try: --store"),
+        "{said}"
+    );
+    assert!(is_there(&place));
+    fs::remove_dir_all(&place).unwrap();
+    // A mere holder was said to be half made.
+    host.provision("copy", "app:1", "holder/in");
+    let said = host.run(&["recover", "--known=known"]);
+    assert_eq!(
+        said,
+        "destroy holder/in: nobody knows it\ndestroy holder: it only held others, of which none stays\n"
+    );
+    host.destroy("known");
+    host.nothing_is_left();
+}
+
 /// After a reboot a parent that has no rootfs was destroyed before its child (MESOS-7152).
 #[test]
 fn after_a_reboot_with_nothing_known_also_parents_without_a_rootfs_go() {

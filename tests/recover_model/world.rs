@@ -369,7 +369,10 @@ impl World {
             Action::Destroy { id, .. } => self.destroy(id),
             Action::Drop { id, rootfs } => self.drop_rootfs(id, rootfs),
             Action::Remount { id, rootfs } => self.remount(id, rootfs),
-            Action::Lost { .. } | Action::Elsewhere { .. } => Ok(()),
+            Action::Lost { .. }
+            | Action::Elsewhere { .. }
+            | Action::Running { .. }
+            | Action::Strange { .. } => Ok(()),
             Action::DropLower { name } => self.release(name),
             Action::Empty { place } => self.empty(place),
         }

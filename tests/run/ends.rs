@@ -206,6 +206,9 @@ fn a_killed_run_takes_all_its_processes_along_and_recover_destroys_its_container
         assert_eq!(here.known(), [("dies".to_owned(), "running".to_owned())]);
         // Whoever looks after containers leaves it alone.
         assert_eq!(recover(), "", "victim {victim}");
+        let args = ["recover", "--known=other"];
+        let said = succeeded(&args, &here.command(&args).output().unwrap());
+        assert_eq!(said, "left: something runs in dies, which is not known\n");
         let pid = run.0.id();
         let child = |of: u32| -> u32 {
             let path = format!("/proc/{of}/task/{of}/children");
