@@ -94,7 +94,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
                 all.extend(imported);
             }
             Err(error) => {
-                let ends_all = matches!(error, ImportError::Store(StoreError::Full(..)));
+                // The next one would fail for the same reason.
+                let ends_all = matches!(
+                    error,
+                    ImportError::Store(StoreError::Full(..) | StoreError::ReadOnly(..))
+                );
                 let failure = named(path, error);
                 if failure.exit == Exit::Interrupted {
                     return Err(failure);
