@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::ptr;
 use std::sync::OnceLock;
 
+use rustix::fs::Mode;
 use rustix::process::Pid;
 
 /// The two that go on after [`fork`].
@@ -78,6 +79,26 @@ pub fn close_inherited() {
     for &number in INHERITED.get().into_iter().flatten() {
         // SAFETY: it was open before this program opened anything, so nothing in here owns it.
         unsafe { libc::close(number) };
+    }
+}
+
+/// The umask that this process was started with, where that was too open.
+static UMASK: OnceLock<Mode> = OnceLock::new();
+
+/// Sets the umask to 022 where it would let everybody write to what is made, as that of many a daemon does: a
+/// store that anyone can write to is anyone's.
+pub fn close_umask() {
+    let callers = rustix::process::umask(Mode::from_raw_mode(0o022));
+    match callers.contains(Mode::WOTH) {
+        true => drop(rustix::process::umask(callers)),
+        false => drop(UMASK.set(callers)),
+    }
+}
+
+/// Sets the umask that this process was started with again, for a program that is to have it.
+pub fn restore_umask() {
+    if let Some(&callers) = UMASK.get() {
+        rustix::process::umask(callers);
     }
 }
 

@@ -302,6 +302,7 @@ fn has_roots_places() -> bool {
 #[must_use]
 pub fn main() -> ExitCode {
     fork::note_inherited();
+    fork::close_umask();
     fork::wait_for_children();
     let typed: Vec<OsString> = env::args_os().collect();
     let matches = match parse(&typed) {

@@ -12,6 +12,7 @@ use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, se
 
 use super::spec::Spec;
 use super::{LaunchError, broken, capabilities, failed, raw};
+use crate::fork;
 
 /// Becomes the command. Comes back only if it cannot.
 pub(super) fn run(spec: &Spec) -> LaunchError {
@@ -59,6 +60,7 @@ fn become_it(spec: &Spec) -> Result<Infallible, LaunchError> {
             argv.collect::<Result<Vec<_>, _>>()?,
             variables.collect::<Result<Vec<_>, _>>()?,
         );
+        fork::restore_umask();
         Ok(raw::exec(&text(&[path.as_os_str()])?, &argv, &variables))
     };
     let source = exec().unwrap_or_else(|error: NulError| error.into());

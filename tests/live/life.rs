@@ -89,6 +89,23 @@ fn nobody_else_can_write_what_a_writable_mount_leaves_in_the_store() {
     assert!(lab.store("metrics-v1/values.json").try_exists().unwrap());
 }
 
+/// A daemon may have none. The bug: anyone could write to the store that it made.
+#[test]
+fn without_a_umask_nobody_else_can_write_to_a_store() {
+    let Some(lab) = Lab::new() else { return };
+    small(&lab, "app:1", "one");
+    let (other, archive) = (lab.path("other"), lab.path("archive"));
+    lab.run(&["export", "app:1", archive.to_str().unwrap()]);
+    let mut shell = Command::new("sh");
+    let script = r#"umask 0; "$@""#;
+    shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_lazyroot")]);
+    shell.arg("--store").arg(&other).arg("import").arg(&archive);
+    succeeded("import", &shell.output().unwrap());
+    let other = other.to_str().unwrap();
+    let open = super::lab::system("find", &[other, "!", "-type", "l", "-perm", "/022"]);
+    assert_eq!(open, "");
+}
+
 #[test]
 fn an_upper_directory_is_mounted_again_as_soon_as_it_is_unmounted() {
     let Some(lab) = Lab::new() else { return };

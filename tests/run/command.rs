@@ -32,6 +32,26 @@ fn all_behind_the_image_is_the_commands() {
 }
 
 #[test]
+fn the_command_has_the_umask_of_whoever_runs_it() {
+    let Some(here) = Launcher::new() else { return };
+    for umask in ["0000", "0027"] {
+        let run = here.command(&["run", "app:1", "sh", "-c", "umask"]);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", r#"umask "$1"; shift; "$@""#, "sh", umask]);
+        shell.arg(run.get_program()).args(run.get_args());
+        for (name, value) in run.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        let said = succeeded("run", &shell.output().unwrap());
+        assert_eq!(said, format!("{umask}\n"));
+    }
+    here.is_clean();
+}
+
+#[test]
 fn an_image_runs_as_it_wants_and_as_one_says() {
     let Some(here) = Launcher::new() else { return };
     let script = "echo $0 $@; pwd; id -u; id -g; id -G; echo $A $HOME";
