@@ -70,7 +70,8 @@ pub enum Method {
 /// Where simple discovery begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prefix {
-    /// A URL; `https://` alone is the host that the image's name begins with.
+    /// A URL that the image's name is written right behind; `https://` alone is the host
+    /// that the name begins with.
     Url(String),
     /// A directory.
     Dir(PathBuf),
@@ -78,19 +79,33 @@ pub enum Prefix {
 
 /// A prefix that is neither a URL of http or https nor a directory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is neither an http or https URL nor a directory")]
-pub struct PrefixError(String);
+#[error("`{text}` is neither an http or https URL nor a directory{}", as_path(.text))]
+pub struct PrefixError {
+    text: String,
+}
+
+/// How the directory of a file URL is written here.
+fn as_path(text: &str) -> String {
+    match text.strip_prefix("file://") {
+        Some(path) if path.starts_with('/') => format!("; write `{path}`"),
+        _ => String::new(),
+    }
+}
 
 impl FromStr for Prefix {
     type Err = PrefixError;
 
     fn from_str(text: &str) -> Result<Self, PrefixError> {
-        let web = text.starts_with("https://") || text.starts_with("http://");
-        match text {
-            // A name is a directory of its own and no tail of the last part.
-            _ if web && text.ends_with('/') => Ok(Self::Url(text.to_owned())),
-            _ if web => Ok(Self::Url(format!("{text}/"))),
-            _ if text.is_empty() || text.contains("://") => Err(PrefixError(text.to_owned())),
+        let web = (text.strip_prefix("https://")).or_else(|| text.strip_prefix("http://"));
+        match (text, web) {
+            // The name must not become a part of the host's.
+            (_, Some(host)) if !host.is_empty() && !host.contains('/') => {
+                Ok(Self::Url(format!("{text}/")))
+            }
+            (_, Some(_)) => Ok(Self::Url(text.to_owned())),
+            _ if text.is_empty() || text.contains("://") => Err(PrefixError {
+                text: text.to_owned(),
+            }),
             _ => Ok(Self::Dir(PathBuf::from(text))),
         }
     }

@@ -177,8 +177,8 @@ pub(super) struct Wishes {
         hide_short_help = true
     )]
     local_dir: Option<PathBuf>,
-    /// Where simple discovery begins: a URL or a directory, followed by
-    /// NAME-VERSION-OS-ARCH.aci. Default: https://.
+    /// Where simple discovery begins: a directory, or a URL that is followed by
+    /// NAME-VERSION-OS-ARCH.aci as it is written. Default: https://.
     #[arg(
         long,
         global = true,

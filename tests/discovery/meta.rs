@@ -1,7 +1,7 @@
 //! Meta discovery, asked by plain http where TLS is not the point: the server is every
 //! host by being the proxy, and nobody vouches for its https.
 
-use lazyroot::discovery::{DiscoveryError, Method};
+use lazyroot::discovery::{DiscoveryError, Method, Prefix};
 
 use crate::finder::{Finder, says, wanted_as};
 use crate::web::{Asked, Reply, Web};
@@ -178,4 +178,23 @@ fn labels_that_nobody_gave_have_their_defaults() {
         &error,
         &["cannot be looked for", "the label `os` is missing"],
     );
+}
+
+/// A slash came between them, whatever the prefix ended with.
+#[test]
+fn a_prefix_is_followed_by_the_name_as_it_stands() {
+    const NAME: &str = "app-1-linux-amd64.aci";
+    let web = Web::new(|_| Reply::ok("the image"));
+    for (prefix, asked) in [("", "/"), ("/", "/"), ("/pre-", "/pre-"), ("/dir/", "/dir/")] {
+        let base = web.url("");
+        let prefix = format!("{}{prefix}", base.trim_end_matches('/'));
+        let finder = Finder::new(Method::Simple(prefix.parse().unwrap()));
+        assert_eq!(finder.bytes("app:1,os=linux,arch=amd64"), b"the image");
+        let last = web.asked().pop().unwrap();
+        assert_eq!(last.path(), format!("{asked}{NAME}"));
+    }
+    let host: Prefix = "https://".parse().unwrap();
+    assert_eq!(host, Prefix::Url("https://".to_owned()));
+    let file = "file:///srv/images/".parse::<Prefix>().unwrap_err();
+    assert!(file.to_string().ends_with("; write `/srv/images/`"), "{file}");
 }
