@@ -338,9 +338,9 @@ impl Discovery {
                 Err(_) if stop.load(Ordering::Relaxed) => {
                     return Err(DiscoveryError::Interrupted);
                 }
-                Err(Failed::Fetch(error)) => {
+                Err(Failed::Fetch(place, error)) => {
                     hint = error.hint().or(hint);
-                    tried.push(Tried::new(candidate.image, &error));
+                    tried.push(Tried::new(place, &error));
                 }
                 Err(Failed::Signature(source)) => {
                     return Err(DiscoveryError::Signature {
@@ -364,22 +364,26 @@ impl Discovery {
         stop: &AtomicBool,
     ) -> Result<(File, Signature), Failed> {
         let signature = match (&self.keyring, &candidate.signature) {
-            (Some(keyring), Some(place)) => self.signature(place)?.map(|bytes| (keyring, bytes)),
+            (Some(keyring), Some(place)) => {
+                let bytes = self.signature(place);
+                let bytes = bytes.map_err(|error| Failed::Fetch(place.clone(), error))?;
+                bytes.map(|bytes| (keyring, bytes))
+            }
             _ => None,
         };
+        let failed = |error| Failed::Fetch(candidate.image.clone(), error);
         // An image that is not there is told before a signature that is not.
         let file = match &candidate.image {
             Place::Url(url) => {
                 if signature.is_none() && self.require_signature {
                     let absent = self.client.get(url, None).err();
-                    return Err(
-                        absent.map_or(Failed::Signature(SignatureError::Missing), Failed::Fetch)
-                    );
+                    return Err(absent.map_or(Failed::Signature(SignatureError::Missing), failed));
                 }
-                download::download(&self.client, url, into, self.max_size, progress, stop)?
+                download::download(&self.client, url, into, self.max_size, progress, stop)
             }
-            Place::File(path) => within(open(path)?, path, self.max_size)?,
+            Place::File(path) => open(path).and_then(|file| within(file, path, self.max_size)),
         };
+        let file = file.map_err(failed)?;
         let Some((keyring, bytes)) = signature else {
             return match (&self.keyring, self.require_signature) {
                 (_, true) => Err(Failed::Signature(SignatureError::Missing)),
@@ -390,14 +394,14 @@ impl Discovery {
         let file = match &candidate.image {
             Place::Url(_) => file,
             // What is verified must be what is imported, whoever writes to the original.
-            Place::File(path) => copy(&file, path, into, self.max_size, stop)?,
+            Place::File(path) => copy(&file, path, into, self.max_size, stop).map_err(failed)?,
         };
         let signer = keyring.verify(name, &bytes, &file, SystemTime::now(), stop);
         Ok((file, Signature::Good(signer.map_err(Failed::Signature)?)))
     }
 
     /// A signature's bytes; nothing where there is none.
-    fn signature(&self, place: &Place) -> Result<Option<Vec<u8>>, Failed> {
+    fn signature(&self, place: &Place) -> Result<Option<Vec<u8>>, FetchError> {
         let bytes = match place {
             Place::Url(url) => self.client.page(url, SIGNATURE_MAX),
             Place::File(path) => open(path).and_then(|file| whole(&file, path)),
@@ -405,21 +409,16 @@ impl Discovery {
         match bytes {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 }
 
 /// Why one candidate is not it.
 enum Failed {
-    Fetch(FetchError),
+    /// It, or its signature, could not be had from there.
+    Fetch(Place, FetchError),
     Signature(SignatureError),
-}
-
-impl From<FetchError> for Failed {
-    fn from(error: FetchError) -> Self {
-        Self::Fetch(error)
-    }
 }
 
 /// A file that is one: a pipe would have us wait for ever, a directory has no bytes.

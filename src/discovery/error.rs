@@ -113,9 +113,18 @@ impl DiscoveryError {
 
 impl Tried {
     pub(super) fn new(place: Place, error: &FetchError) -> Self {
+        let why = match (error, &place) {
+            // It is said where.
+            (FetchError::File { path, source }, Place::File(at))
+                if at.display().to_string() == *path =>
+            {
+                chain(source)
+            }
+            _ => chain(error),
+        };
         Self {
             place,
-            why: chain(error),
+            why,
             absent: is_absent(error),
         }
     }

@@ -194,7 +194,9 @@ fn a_signature_that_cannot_be_fetched_is_not_a_missing_one() {
     let error = Finder::simple(&web)
         .trusting(keys.path(), false)
         .refused(APP);
-    says(&error, &["the server answered 500"]);
+    // The image's URL was named, and nobody had asked for that.
+    says(&error, &[&format!("(`{}.asc`: the server answered 500)", web.url(FILE))]);
+    assert!(web.urls().iter().all(|url| url.ends_with(".asc")));
 }
 
 #[test]
