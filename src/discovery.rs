@@ -24,6 +24,7 @@ mod page;
 mod template;
 mod wanted;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek as _};
@@ -171,7 +172,7 @@ pub struct Found {
     /// Name that keys are trusted for.
     pub name: String,
     /// Where it may be, best first.
-    pub candidates: Vec<Candidate>,
+    pub candidates: VecDeque<Candidate>,
     /// Where the publisher's keys are said to be. They are never taken from there.
     pub keys: Vec<String>,
     /// Where nothing was.
@@ -242,7 +243,7 @@ impl Discovery {
         let mut found = Found {
             wanted: wanted.to_string(),
             name: wanted.name().to_owned(),
-            candidates: Vec::new(),
+            candidates: VecDeque::new(),
             keys: Vec::new(),
             tried: Vec::new(),
         };
@@ -266,7 +267,7 @@ impl Discovery {
         };
         found
             .candidates
-            .push(fixed.map_err(|source| DiscoveryError::Template {
+            .push_back(fixed.map_err(|source| DiscoveryError::Template {
                 wanted: wanted.to_string(),
                 source,
             })?);
@@ -308,22 +309,23 @@ impl Discovery {
         })
     }
 
-    /// Fetches what was found from the first place that has it. `into` is where
-    /// parts of files stay when a transfer is cut; it may be shared by many.
-    /// `stop` ends it soon; this value is of no use then.
+    /// Fetches what was found from the first place that has it, and leaves the places
+    /// behind that for when it turns out to be something else. `into` is where parts of
+    /// files stay when a transfer is cut; it may be shared by many. `stop` ends it soon;
+    /// this value is of no use then.
     ///
     /// # Errors
     /// [`DiscoveryError`]; a signature that is not accepted ends it, whatever other
     /// places there are.
     pub fn fetch(
         &self,
-        found: Found,
+        found: &mut Found,
         into: &Path,
         progress: &dyn Progress,
         stop: &AtomicBool,
     ) -> Result<Fetched, DiscoveryError> {
-        let (mut tried, mut hint) = (found.tried, None);
-        for candidate in found.candidates {
+        let mut hint = None;
+        while let Some(candidate) = found.candidates.pop_front() {
             let got = self.client.guarded(stop, || {
                 self.get(&candidate, &found.name, into, progress, stop)
             });
@@ -340,18 +342,19 @@ impl Discovery {
                 }
                 Err(Failed::Fetch(place, error)) => {
                     hint = error.hint().or(hint);
-                    tried.push(Tried::new(place, &error));
+                    found.tried.push(Tried::new(place, &error));
                 }
                 Err(Failed::Signature(source)) => {
                     return Err(DiscoveryError::Signature {
                         place: candidate.image,
                         source,
-                        keys: found.keys,
+                        keys: std::mem::take(&mut found.keys),
                     });
                 }
             }
         }
-        Err(missed(found.wanted, tried, hint))
+        let tried = std::mem::take(&mut found.tried);
+        Err(missed(found.wanted.clone(), tried, hint))
     }
 
     /// One candidate: its signature first, which is small and may spare the rest.

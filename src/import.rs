@@ -214,6 +214,18 @@ impl ImportError {
         }
     }
 
+    /// Whether it is no damaged image but another one, or none at all: the wanted one may
+    /// be elsewhere.
+    #[must_use]
+    pub fn is_other(&self) -> bool {
+        match self {
+            Self::WrongId { .. } | Self::WrongImage { .. } | Self::NotAppc => true,
+            Self::Archive(error) => matches!(error, ArchiveError::NotAnArchive { .. }),
+            Self::Image(error) => matches!(error, ImageError::NotAnImage { .. }),
+            _ => false,
+        }
+    }
+
     fn aci(archive: &str, source: LayerError) -> Self {
         match source {
             LayerError::Interrupted => Self::Interrupted,

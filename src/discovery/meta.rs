@@ -4,6 +4,9 @@
 //! down to the host, until somebody has tags for it. Templates and keys are looked for
 //! separately: a page may have the one, and a page above it the other. Plain http
 //! is asked where it is allowed and https failed.
+//!
+//! Of several templates the one with the most labels goes first (`spec/discovery.md`, "Best
+//! matching templates"). The others are for when nothing is there, or another image.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,10 +33,14 @@ pub(super) fn walk(client: &Client, wanted: &Wanted, found: &mut Found, stop: &A
         }
         if found.candidates.is_empty() {
             let failed = found.tried.len();
-            for template in &tags.templates {
+            let mut templates = tags.templates;
+            templates.sort_by_key(|template| template::rank(template, wanted));
+            for template in &templates {
                 let place = |ext| template::url(template, wanted, ext).map(Place::Url);
                 match Candidate::of(place) {
-                    Ok(candidate) => found.candidates.push(candidate),
+                    // `latest` may be what is assumed, and what another template says.
+                    Ok(candidate) if found.candidates.contains(&candidate) => {}
+                    Ok(candidate) => found.candidates.push_back(candidate),
                     Err(error) => found.tried.push(Tried {
                         place: Place::Url(template.clone()),
                         why: error.to_string(),

@@ -4,9 +4,12 @@
 //! of its signature. Values are data and never become more: substituted once, and
 //! written so that a URL or a path keeps the parts that the template gave it.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::Wanted;
+use crate::appc::VERSION;
 use crate::http::escaped;
 
 /// The template of simple discovery, and of files in a local directory.
@@ -50,6 +53,19 @@ impl Ext {
             Self::Asc => "aci.asc",
         }
     }
+}
+
+/// Its place among other templates, the lowest first: the more labels it has, the better it
+/// says what is meant. Where nobody asks for a version, `{version}` cannot be substituted by
+/// the specification, and `latest` stands for it in most servers: that comes last.
+pub(super) fn rank(template: &str, wanted: &Wanted) -> impl Ord + use<> {
+    let labels = template.split('{').skip(1);
+    let labels = labels.filter_map(|behind| Some(behind.split_once('}')?.0));
+    let labels: BTreeSet<&str> = labels
+        .filter(|label| !matches!(*label, "name" | "ext"))
+        .collect();
+    let assumes = labels.contains(VERSION) && !wanted.has_version();
+    (assumes, Reverse(labels.len()))
 }
 
 /// The URL that a template makes.

@@ -73,13 +73,20 @@ impl Wanted {
 
     /// A label's value to look for: asked for, or assumed.
     pub(super) fn value(&self, label: &str) -> Option<&str> {
-        let asked =
-            (label.parse::<Identifier>().ok()).and_then(|label| self.image.labels.get(&label));
+        let assumed = || self.assumed.get(label).map(String::as_str);
+        self.asked(label).or_else(assumed)
+    }
+
+    /// Whether somebody asked for a version.
+    pub(super) fn has_version(&self) -> bool {
+        self.asked(VERSION).is_some()
+    }
+
+    fn asked(&self, label: &str) -> Option<&str> {
+        let name = label.parse::<Identifier>().ok()?;
+        let asked = self.image.labels.get(&name).map(String::as_str);
         // An empty version is none (as in the AppC library).
-        let asked = asked.filter(|value| label != VERSION || !value.is_empty());
-        asked
-            .map(String::as_str)
-            .or_else(|| self.assumed.get(label).map(String::as_str))
+        asked.filter(|value| label != VERSION || !value.is_empty())
     }
 
     /// The name and those above it, longest first: `a.b/c/d`, `a.b/c`, `a.b`.

@@ -79,8 +79,8 @@ impl Finder {
 
     pub(crate) fn fetched(&self, wanted: &str) -> Result<Fetched, DiscoveryError> {
         let discovery = Discovery::new(self.settings.clone())?;
-        let found = discovery.find(&wanted_as(wanted), &self.stop)?;
-        discovery.fetch(found, &self.parts(), &self.seen, &self.stop)
+        let mut found = discovery.find(&wanted_as(wanted), &self.stop)?;
+        discovery.fetch(&mut found, &self.parts(), &self.seen, &self.stop)
     }
 
     /// All bytes of what is fetched; nothing may be left in the directory of parts.

@@ -20,8 +20,8 @@ fn bench(files: &[&str]) -> (tempfile::TempDir, Finder) {
 
 fn archive(finder: &Finder, name: &str) -> Result<String, DiscoveryError> {
     let discovery = Discovery::new(finder.settings.clone()).unwrap();
-    let found = discovery.find_archive(&name.parse().unwrap())?;
-    let mut fetched = discovery.fetch(found, &finder.parts(), &finder.seen, &finder.stop)?;
+    let mut found = discovery.find_archive(&name.parse().unwrap())?;
+    let mut fetched = discovery.fetch(&mut found, &finder.parts(), &finder.seen, &finder.stop)?;
     let mut text = String::new();
     fetched.file.read_to_string(&mut text).unwrap();
     Ok(text)

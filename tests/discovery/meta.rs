@@ -74,7 +74,7 @@ fn the_lowest_templates_win() {
 }
 
 #[test]
-fn several_templates_are_tried_in_their_order() {
+fn several_templates_are_tried_and_those_without_a_value_left_out() {
     let web = Web::new(|asked| {
         match &*asked.url {
         "http://example.com/sub/app?ac-discovery=1" => Reply::ok(
@@ -197,4 +197,47 @@ fn a_prefix_is_followed_by_the_name_as_it_stands() {
     assert_eq!(host, Prefix::Url("https://".to_owned()));
     let file = "file:///srv/images/".parse::<Prefix>().unwrap_err();
     assert!(file.to_string().ends_with("; write `/srv/images/`"), "{file}");
+}
+
+/// The page's order was taken, which the specification gives no meaning.
+#[test]
+fn the_template_with_the_most_labels_goes_first() {
+    const STORE: &str = "http://storage.example.com";
+    const TEMPLATES: [&str; 4] = [
+        "/{name}-latest.{ext}",
+        "/{os}/{name}-{version}.{ext}",
+        "/mirror/{os}/{name}-{version}-{version}.{ext}",
+        "/{os}/{arch}/{name}-latest.{ext}",
+    ];
+    let web = Web::new(|_| {
+        let tag = |rest: &str| format!("<meta name=ac-discovery content='example.com {STORE}{rest}'>");
+        Reply::ok(TEMPLATES.map(tag).concat())
+    });
+    let finder = Finder::meta(&web);
+    let images = |wanted: &str| {
+        let discovery = lazyroot::discovery::Discovery::new(finder.settings.clone()).unwrap();
+        let found = discovery.find(&wanted_as(wanted), &finder.stop).unwrap();
+        let places = found.candidates.iter().map(|one| one.image.to_string());
+        let paths = places.map(|place| place.replace(STORE, "").replace("example.com/", ""));
+        paths.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        images("example.com/app:1,os=linux,arch=amd64"),
+        [
+            "/linux/app-1.aci",
+            "/mirror/linux/app-1-1.aci",
+            "/linux/amd64/app-latest.aci",
+            "/app-latest.aci",
+        ]
+    );
+    // What `{version}` stands for was not asked for.
+    assert_eq!(
+        images("example.com/app,os=linux,arch=amd64"),
+        [
+            "/linux/amd64/app-latest.aci",
+            "/app-latest.aci",
+            "/linux/app-latest.aci",
+            "/mirror/linux/app-latest-latest.aci",
+        ]
+    );
 }

@@ -340,3 +340,35 @@ fn without_a_keyring_it_is_said_once_that_no_signature_was_looked_at() {
     let keys = crate::signatures::keyring(&[&crate::signatures::alice()]);
     assert_eq!(told(&[app, "--keyring", keys.path().to_str().unwrap()]), 0);
 }
+
+/// The first place that had anything was final.
+#[test]
+fn what_is_another_image_or_none_is_passed_over() {
+    const MIRROR: &str = "https://other.org/example.com/app-1.aci";
+    let tags = format!("{TAG}{}", TAG.replace("storage.example.com", "other.org"));
+    let other = crate::appc::aci("example.com/other", &LABELS, json!([]), "hello");
+    let image = crate::appc::aci("example.com/app", &LABELS, json!([]), "hello");
+    let page = "<!DOCTYPE html><p>not here</p>".to_owned().into_bytes();
+    let pulled = |first: &[u8], second: &[u8]| {
+        let (first, second, tags) = (first.to_vec(), second.to_vec(), tags.clone());
+        let web = Web::new(move |asked| match &*asked.url {
+            PAGE => Reply::ok(tags.as_str()),
+            IMAGE => Reply::ok(first.as_slice()),
+            MIRROR => Reply::ok(second.as_slice()),
+            _ => Reply::status(404),
+        });
+        pull(&Bench::new(), &web, &[APP])
+    };
+    pulled(&page, &image).ok();
+    pulled(&other, &image).ok();
+    let ran = pulled(&other, &page);
+    says(
+        &ran,
+        1,
+        &[
+            "could not be fetched (`",
+            &format!("; `{IMAGE}`: the image is `appc:example.com/other:1"),
+            &format!("; `{MIRROR}`: it is an HTML page)"),
+        ],
+    );
+}

@@ -6,12 +6,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::turn::{self, Turn};
 use super::{Fetch, first};
 use crate::appc::Labels;
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveError};
 use crate::cli::Context;
 use crate::cli::progress::{Layers, Shown};
 use crate::cli::report::{Exit, Failure, chain};
 use crate::digest::ImageId;
-use crate::discovery::{Discovery, DiscoveryError, Fetched, Found, Signature, Wanted};
+use crate::discovery::{
+    Discovery, DiscoveryError, Fetched, Found, Place, Signature, Tried, Wanted,
+};
 use crate::image::appc::{Dependency, graph};
 use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options, Pull};
@@ -245,13 +247,50 @@ impl<'a> Transfer<'a> {
         pulled
     }
 
-    /// Fetches what was found and imports it.
+    /// Fetches what was found and imports it; what is another image, or none, is passed
+    /// over while there are other places.
     fn take(
         &self,
         discovery: &Discovery,
-        found: Found,
+        mut found: Found,
         import: &Import<'_>,
     ) -> Result<Vec<Imported>, Failure> {
+        let mut passed = false;
+        loop {
+            let (from, error) = match self.take_next(discovery, &mut found, import)? {
+                Ok(images) => return Ok(images),
+                Err(refused) => refused,
+            };
+            if error.is_other() && (passed || !found.candidates.is_empty()) {
+                let why = match &error {
+                    // It is said where.
+                    ImportError::Archive(ArchiveError::NotAnArchive { seems, .. }) => seems.clone(),
+                    error => chain(error),
+                };
+                found.tried.push(Tried {
+                    place: from,
+                    why,
+                    absent: false,
+                });
+                passed = true;
+                continue;
+            }
+            let mut failure = Failure::from(error);
+            if failure.exit != Exit::Interrupted {
+                failure.message = format!("cannot import `{from}`: {}", failure.message);
+            }
+            return Err(failure);
+        }
+    }
+
+    /// Fetches from the next place that has something, and imports it; what came from where
+    /// that cannot be imported.
+    fn take_next(
+        &self,
+        discovery: &Discovery,
+        found: &mut Found,
+        import: &Import<'_>,
+    ) -> Result<Result<Vec<Imported>, (Place, ImportError)>, Failure> {
         let progress = Shown::new(self.quiet);
         let stop = &self.context.stop;
         // In the store, so that space for images is needed in one place only.
@@ -263,18 +302,12 @@ impl<'a> Transfer<'a> {
         }
         let want = Want::host();
         let options = self.options(&want, &progress);
-        let from = fetched.from.to_string();
-        let imported = Archive::from_file(from.clone(), fetched.file, stop)
+        let from = fetched.from;
+        let imported = Archive::from_file(from.to_string(), fetched.file, stop)
             .map_err(ImportError::from)
             .and_then(|archive| import(archive, &options));
         progress.end();
-        imported.map_err(|error| {
-            let mut failure = Failure::from(error);
-            if failure.exit != Exit::Interrupted {
-                failure.message = format!("cannot import `{from}`: {}", failure.message);
-            }
-            failure
-        })
+        Ok(imported.map_err(|error| (from, error)))
     }
 }
 
