@@ -171,6 +171,8 @@ pub struct Found {
     pub wanted: String,
     /// Name that keys are trusted for.
     pub name: String,
+    /// How many bytes it must have, where somebody says it.
+    pub size: Option<u64>,
     /// Where it may be, best first.
     pub candidates: VecDeque<Candidate>,
     /// Where the publisher's keys are said to be. They are never taken from there.
@@ -243,6 +245,7 @@ impl Discovery {
         let mut found = Found {
             wanted: wanted.to_string(),
             name: wanted.name().to_owned(),
+            size: None,
             candidates: VecDeque::new(),
             keys: Vec::new(),
             tried: Vec::new(),
@@ -303,6 +306,7 @@ impl Discovery {
         Ok(Found {
             wanted: wanted.familiar(),
             name: wanted.repository(),
+            size: None,
             candidates: names.into_iter().map(candidate).collect(),
             keys: Vec::new(),
             tried: Vec::new(),
@@ -327,7 +331,7 @@ impl Discovery {
         let mut hint = None;
         while let Some(candidate) = found.candidates.pop_front() {
             let got = self.client.guarded(stop, || {
-                self.get(&candidate, &found.name, into, progress, stop)
+                self.get(&candidate, found, into, progress, stop)
             });
             match got {
                 Ok((file, signature)) => {
@@ -361,7 +365,7 @@ impl Discovery {
     fn get(
         &self,
         candidate: &Candidate,
-        name: &str,
+        found: &Found,
         into: &Path,
         progress: &dyn Progress,
         stop: &AtomicBool,
@@ -374,7 +378,16 @@ impl Discovery {
             }
             _ => None,
         };
-        let failed = |error| Failed::Fetch(candidate.image.clone(), error);
+        let limit = found.size.unwrap_or(u64::MAX).min(self.max_size);
+        let failed = |error| {
+            let error = match (error, found.size) {
+                (FetchError::TooLarge { size, limit }, Some(declared)) if limit == declared => {
+                    FetchError::OtherSize { size, declared }
+                }
+                (error, _) => error,
+            };
+            Failed::Fetch(candidate.image.clone(), error)
+        };
         // An image that is not there is told before a signature that is not.
         let file = match &candidate.image {
             Place::Url(url) => {
@@ -382,11 +395,13 @@ impl Discovery {
                     let absent = self.client.get(url, None).err();
                     return Err(absent.map_or(Failed::Signature(SignatureError::Missing), failed));
                 }
-                download::download(&self.client, url, into, self.max_size, progress, stop)
+                download::download(&self.client, url, into, limit, progress, stop)
             }
-            Place::File(path) => open(path).and_then(|file| within(file, path, self.max_size)),
+            Place::File(path) => open(path).and_then(|file| within(file, path, limit)),
         };
-        let file = file.map_err(failed)?;
+        let file = file
+            .and_then(|file| of_size(file, found.size, &candidate.image))
+            .map_err(failed)?;
         let Some((keyring, bytes)) = signature else {
             return match (&self.keyring, self.require_signature) {
                 (_, true) => Err(Failed::Signature(SignatureError::Missing)),
@@ -397,9 +412,9 @@ impl Discovery {
         let file = match &candidate.image {
             Place::Url(_) => file,
             // What is verified must be what is imported, whoever writes to the original.
-            Place::File(path) => copy(&file, path, into, self.max_size, stop).map_err(failed)?,
+            Place::File(path) => copy(&file, path, into, limit, stop).map_err(failed)?,
         };
-        let signer = keyring.verify(name, &bytes, &file, SystemTime::now(), stop);
+        let signer = keyring.verify(&found.name, &bytes, &file, SystemTime::now(), stop);
         Ok((file, Signature::Good(signer.map_err(Failed::Signature)?)))
     }
 
@@ -461,6 +476,25 @@ fn within(file: File, path: &Path, limit: u64) -> Result<File, FetchError> {
             limit,
         }),
         false => Ok(file),
+    }
+}
+
+/// A file that has as many bytes as are declared.
+fn of_size(file: File, declared: Option<u64>, from: &Place) -> Result<File, FetchError> {
+    let Some(declared) = declared else {
+        return Ok(file);
+    };
+    let data = file.metadata().map_err(|source| FetchError::File {
+        path: from.to_string(),
+        source,
+    });
+    let size = data?.len();
+    match size == declared {
+        true => Ok(file),
+        false => Err(FetchError::OtherSize {
+            size: Some(size),
+            declared,
+        }),
     }
 }
 

@@ -106,6 +106,14 @@ pub enum FetchError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Not what who wants it says that it has.
+    #[error("it has {} bytes, and {declared} are declared", .size.map_or_else(|| "more".to_owned(), |size| size.to_string()))]
+    OtherSize {
+        /// Its size in bytes, as far as it is known.
+        size: Option<u64>,
+        /// The size that it must have, in bytes.
+        declared: u64,
+    },
     /// A page in a coding that was not asked for.
     #[error("the page is encoded (`{0}`), which was not asked for")]
     Encoded(String),

@@ -261,3 +261,24 @@ fn damage_of_another_image_does_not_stop_a_pull() {
     bench.run(&["ls", TOP]).ok();
     says(&bench.run(&["ls", "appc:other"]), 5, &["is damaged"]);
 }
+
+/// The size was ignored: a server could send without end, up to `--max-size`.
+#[test]
+fn a_dependency_has_the_size_that_its_image_declares() {
+    let labels = [("version", "1"), ("os", "linux"), ("arch", "amd64")];
+    let base = aci("base", &labels, json!([]), "base");
+    let size = base.len();
+    for (declared, code) in [(size, 0), (size - 1, 1), (size + 1, 1)] {
+        let mut on = on(&["base"]);
+        on[0]["size"] = json!(declared);
+        let dir = directory(&[("x.org/top", on)]);
+        put(dir.path(), "base", &base);
+        let bench = Bench::new();
+        let ran = pull(&bench, dir.path(), TOP);
+        assert_eq!(ran.code, code, "{}", ran.err);
+        if code != 0 {
+            let words = format!("it has {size} bytes, and {declared} are declared");
+            says(&ran, 1, &["a dependency of `appc:x.org/top", &words]);
+        }
+    }
+}

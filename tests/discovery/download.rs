@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lazyroot::discovery::DiscoveryError;
+use lazyroot::discovery::{Discovery, DiscoveryError};
 
-use crate::finder::{Finder, says};
+use crate::finder::{Finder, says, wanted_as};
 use crate::images::noise;
 use crate::web::{Asked, Reply, Web};
 
@@ -288,6 +288,29 @@ fn an_image_that_is_too_large_is_refused_before_and_while_it_comes() {
     let mut exact = Finder::simple(&told);
     exact.settings.max_size = 100_000;
     assert_eq!(exact.bytes(APP), bytes);
+}
+
+#[test]
+fn no_more_is_fetched_than_is_declared() {
+    let bytes = noise(18, 100_000);
+    let told = serving(&bytes, |asked, bytes| Reply::file(asked, bytes, "\"a\""));
+    let untold = serving(&bytes, |_, bytes| Reply::ok(bytes).chunked());
+    for (web, declared, words) in [
+        (&told, 50_000, "it has 100000 bytes, and 50000 are declared"),
+        (&untold, 50_000, "it has more bytes, and 50000 are declared"),
+        (&told, 100_001, "it has 100000 bytes, and 100001 are declared"),
+        (&untold, 100_001, "it has 100000 bytes, and 100001 are declared"),
+    ] {
+        let finder = Finder::simple(web);
+        let discovery = Discovery::new(finder.settings.clone()).unwrap();
+        let mut found = discovery.find(&wanted_as(APP), &finder.stop).unwrap();
+        found.size = Some(declared);
+        let fetched = discovery.fetch(&mut found, &finder.parts(), &finder.seen, &finder.stop);
+        let error = fetched.expect_err("it has another size");
+        says(&error, &[words]);
+        assert!(error.hint().is_none());
+        assert_eq!(finder.left(), [""; 0]);
+    }
 }
 
 #[test]

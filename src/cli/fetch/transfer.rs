@@ -220,7 +220,8 @@ impl<'a> Transfer<'a> {
         let looked_for = Wanted::new(wanted.image.clone()).for_host().like(machine);
         let imported = self.counted(|| {
             let discovery = self.appc_discovery()?;
-            let found = discovery.find(&looked_for, &self.context.stop)?;
+            let mut found = discovery.find(&looked_for, &self.context.stop)?;
+            found.size = wanted.size;
             self.take(discovery, found, &|archive, options| match archive {
                 Archive::Aci(aci) => import::import_aci(&self.store, aci, Some(wanted), options),
                 Archive::Stored(_) | Archive::Stream(_) => Err(ImportError::NotAppc),
