@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicBool;
 use crate::appc::AppcReference;
 use crate::archive::{AciStream, Archive, ArchiveError};
 use crate::digest::{AciId, DiffId, ImageId};
-use crate::image::appc::{Dependency, ManifestError};
+use crate::image::appc::{Manifest, ManifestError};
 use crate::image::{self, Files, Found, FoundImage, ImageError, Want};
 use crate::layer::{Limits, ReadError, path_set};
 use crate::reference::Reference;
@@ -35,7 +35,7 @@ use crate::store::{Store, StoreError};
 use crate::tree_path::TreePath;
 use crate::union::FsError;
 
-pub use aci::check_aci;
+pub use aci::{check_aci, check_wanted};
 pub use layer::LayerError;
 pub use layout::LayoutError;
 pub use pull::{Pull, pull};
@@ -291,6 +291,10 @@ impl Got {
 /// Layers by their file in the archive.
 type Layers = BTreeMap<String, Got>;
 
+/// Whether an AppC image is taken, by its ID and what its manifest says; asked when all of it
+/// was read, before anything of it is published.
+pub type Accept<'a> = dyn Fn(AciId, &Manifest) -> Result<(), ImportError> + 'a;
+
 /// Imports all images of an archive or directory.
 ///
 /// # Errors
@@ -303,22 +307,22 @@ pub fn import(
     let imported = match archive {
         Archive::Stored(files) => seekable::import(store, &files, options),
         Archive::Stream(archive) => stream::import(store, archive, options),
-        Archive::Aci(aci) => aci::import_aci(store, aci, None, options),
+        Archive::Aci(aci) => aci::import_aci(store, aci, &|_, _| Ok(()), options),
     };
     counted(store, imported)
 }
 
-/// Imports an AppC image; `wanted` is what it must be, where somebody says it.
+/// Imports an AppC image that is accepted.
 ///
 /// # Errors
 /// See [`ImportError`]; the store is then as it was.
 pub fn import_aci(
     store: &Store,
     aci: AciStream,
-    wanted: Option<&Dependency>,
+    accept: &Accept<'_>,
     options: &Options<'_>,
 ) -> Result<Vec<Imported>, ImportError> {
-    counted(store, aci::import_aci(store, aci, wanted, options))
+    counted(store, aci::import_aci(store, aci, accept, options))
 }
 
 /// Counts what came of an import.

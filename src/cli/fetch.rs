@@ -289,7 +289,7 @@ impl<'a> Fetch<'a> {
         if policy == Policy::Always {
             let transfer =
                 transfer.insert(Transfer::new(self, Some(self.context.discovery.appc()?))?);
-            let (id, imported) = transfer.appc(&top, &|| Ok(true))?;
+            let (id, imported) = transfer.appc(&top, true, &|| Ok(true))?;
             all.extend(imported);
             // From now on it is that very image.
             top.dependency.id = id.and_then(AciId::of_image).or(top.dependency.id);
@@ -313,7 +313,7 @@ impl<'a> Fetch<'a> {
                 None => transfer.insert(Transfer::new(self, Some(self.context.discovery.appc()?))?),
             };
             let needed = || Ok(missing(&top)?.as_ref() == Some(&wanted));
-            let came = transfer.appc(&wanted, &needed);
+            let came = transfer.appc(&wanted, is_top, &needed);
             let (id, imported) = came.map_err(|failure| match is_top {
                 true => failure,
                 false => of_dependency(image, failure),

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::layer::{self, Expected};
 use super::publish::{lease, none_dangling, sound_names};
-use super::{Context, ImportError, Imported, Options};
+use super::{Accept, Context, ImportError, Imported, Options};
 use crate::appc::AppcReference;
 use crate::archive::AciStream;
 use crate::digest::{AciId, BlobId, Digest};
@@ -21,14 +21,14 @@ use crate::store::staging::Staged;
 use crate::store::{FileSource, Store};
 use crate::union::Union;
 
-/// Imports an image; `wanted` is what it must be, where somebody says it.
+/// Imports an image that is accepted.
 ///
 /// # Errors
 /// See [`ImportError`]; the store is then as it was.
 pub(super) fn import_aci(
     store: &Store,
     mut aci: AciStream,
-    wanted: Option<&Dependency>,
+    accept: &Accept<'_>,
     options: &Options<'_>,
 ) -> Result<Vec<Imported>, ImportError> {
     let staging = store.stage()?;
@@ -46,9 +46,7 @@ pub(super) fn import_aci(
     options.progress.layer_done(&called, false);
     let manifest = Manifest::parse(&bytes)?;
     let id = AciId::of_archive(layer.record.diff).expect("because ACIs are hashed by SHA-512");
-    if let Some(wanted) = wanted {
-        check_wanted(wanted, id, &manifest)?;
-    }
+    accept(id, &manifest)?;
     if layer.summary.unresolved > 0 {
         let source = FileSource::open(staging.file(&format!("{}.idx", layer.name)))?;
         let index = Index::open(Box::new(source), BlockCache::new(4 << 20))?;
@@ -91,11 +89,18 @@ pub(super) fn import_aci(
 
 /// Whoever fetched it compares it with what was asked for (`spec/discovery.md`,
 /// "Validation"); it is none of the server's business what is taken.
-fn check_wanted(wanted: &Dependency, id: AciId, manifest: &Manifest) -> Result<(), ImportError> {
+///
+/// # Errors
+/// It is another image.
+pub fn check_wanted(
+    wanted: &Dependency,
+    id: AciId,
+    manifest: &Manifest,
+) -> Result<(), ImportError> {
     if let Some(wanted) = wanted.id.filter(|wanted| *wanted != id) {
         return Err(ImportError::WrongId { found: id, wanted });
     }
-    match wanted.image.fits(&manifest.name, &manifest.labels) {
+    match wanted.fits(&manifest.name, &manifest.labels) {
         true => Ok(()),
         false => Err(ImportError::WrongImage {
             found: AppcReference {

@@ -7,8 +7,10 @@ use std::sync::atomic::AtomicBool;
 use lazyroot::archive::Archive;
 use lazyroot::digest::AciId;
 use lazyroot::image::Want;
-use lazyroot::image::appc::Dependency;
-use lazyroot::import::{ImportError, Imported, Options, Progress, check_aci, import, import_aci};
+use lazyroot::image::appc::{Dependency, Manifest};
+use lazyroot::import::{
+    ImportError, Imported, Options, Progress, check_aci, check_wanted, import, import_aci,
+};
 use lazyroot::layer::Limits;
 use lazyroot::store::Store;
 
@@ -47,7 +49,13 @@ fn take(bench: &Bench, bytes: &[u8], wanted: Option<AciId>) -> Result<Vec<Import
         size: None,
     });
     match Archive::open(&path, &stop)? {
-        Archive::Aci(aci) => import_aci(&store, aci, wanted.as_ref(), &options),
+        Archive::Aci(aci) => {
+            let accept = |id, manifest: &Manifest| match &wanted {
+                Some(wanted) => check_wanted(wanted, id, manifest),
+                None => Ok(()),
+            };
+            import_aci(&store, aci, &accept, &options)
+        }
         other => import(&store, other, &options),
     }
 }

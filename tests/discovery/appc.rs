@@ -282,3 +282,23 @@ fn a_dependency_has_the_size_that_its_image_declares() {
         }
     }
 }
+
+/// It was refused for the label, also when the store had it.
+#[test]
+fn a_dependency_with_its_id_needs_no_label() {
+    let base = aci("base", &[("version", "1")], json!([]), "base");
+    let bench = Bench::new();
+    let file = bench.write("base.aci", &base);
+    let imported = bench.import(&file, &["--json"]).ok();
+    let imported: Value = serde_json::from_slice(&imported.out).unwrap();
+    let mut on = on(&["base"]);
+    let id = imported[0]["id"].as_str().unwrap().replace(':', "-");
+    on[0]["imageID"] = json!(id);
+    let dir = directory(&[("x.org/top", on)]);
+    put(dir.path(), "base", &base);
+    for bench in [bench, Bench::new()] {
+        pull(&bench, dir.path(), TOP).ok();
+        let names = bench.run(&["ls", &format!("{TOP}:/etc")]).ok().text();
+        assert_eq!(names, "base\nx.org-top\n");
+    }
+}

@@ -14,7 +14,7 @@ use crate::digest::ImageId;
 use crate::discovery::{
     Discovery, DiscoveryError, Fetched, Found, Place, Signature, Tried, Wanted,
 };
-use crate::image::appc::{Dependency, graph};
+use crate::image::appc::{Dependency, Manifest, graph};
 use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options, Pull};
 use crate::layer::Limits;
@@ -200,10 +200,12 @@ impl<'a> Transfer<'a> {
     }
 
     /// One AppC image without its dependencies, if it is `needed` still when the turn
-    /// comes; nothing was imported where another process did it.
+    /// comes; nothing was imported where another process did it. Of the image that was asked
+    /// for (`is_top`) all that was said counts, also where there is an ID.
     pub(super) fn appc(
         &self,
         wanted: &graph::Wanted,
+        is_top: bool,
         needed: &dyn Fn() -> Result<bool, Failure>,
     ) -> Result<(Option<ImageId>, Vec<Imported>), Failure> {
         let graph::Wanted {
@@ -218,12 +220,20 @@ impl<'a> Transfer<'a> {
             return Ok((None, Vec::new()));
         }
         let looked_for = Wanted::new(wanted.image.clone()).for_host().like(machine);
+        let accept = |id, manifest: &Manifest| {
+            import::check_wanted(wanted, id, manifest)?;
+            let named = Dependency {
+                id: wanted.id.filter(|_| !is_top),
+                ..wanted.clone()
+            };
+            import::check_wanted(&named, id, manifest)
+        };
         let imported = self.counted(|| {
             let discovery = self.appc_discovery()?;
             let mut found = discovery.find(&looked_for, &self.context.stop)?;
             found.size = wanted.size;
             self.take(discovery, found, &|archive, options| match archive {
-                Archive::Aci(aci) => import::import_aci(&self.store, aci, Some(wanted), options),
+                Archive::Aci(aci) => import::import_aci(&self.store, aci, &accept, options),
                 Archive::Stored(_) | Archive::Stream(_) => Err(ImportError::NotAppc),
             })
         })?;

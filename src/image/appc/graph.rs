@@ -118,7 +118,7 @@ pub enum GraphError<E: Error + 'static> {
         /// Who wants it.
         chain: Chain,
     },
-    /// The image of the wanted ID has another name or other labels.
+    /// The image of the wanted ID has another name.
     #[error("the dependency `{wanted}` is `{found}` by its ID: {chain}")]
     WrongName {
         /// What is wanted.
@@ -310,7 +310,7 @@ impl<E: Error + 'static> Walk<'_, E> {
             });
         }
         let Outline { name, labels, .. } = &*known.outline;
-        if !wanted.image.fits(name, labels) {
+        if !wanted.fits(name, labels) {
             return Err(GraphError::WrongName {
                 wanted: wants(),
                 found: AppcReference {
@@ -499,11 +499,30 @@ mod tests {
         );
         let wrong = fails(&|dependency| {
             dependency.id = Some(id("b"));
-            dependency.image = "appc:b:2".parse().unwrap();
+            dependency.image = "appc:c:2".parse().unwrap();
         });
         assert!(
-            wrong.contains("is `appc:b` by its ID: a -> appc:b:2"),
+            wrong.contains("is `appc:b` by its ID: a -> appc:c:2"),
             "{wrong}"
         );
+    }
+
+    /// Its labels were compared, too, which the specification has where there is no ID.
+    #[test]
+    fn by_its_id_an_image_is_the_wanted_one_whatever_labels_it_has() {
+        let images = Images::new(&["a: b", "b:"]);
+        let mut top = (*images.0["a"].outline).clone();
+        top.dependencies[0].image = "appc:b:2,os=linux".parse().unwrap();
+        let mut stacked = |of: Option<AciId>| {
+            top.dependencies[0].id = of;
+            let top = Known {
+                id: id("a"),
+                outline: Arc::new(top.clone()),
+            };
+            let known = images.0["b"].clone();
+            stack::<Infallible>(top, &mut |_, _| Ok(Some(known.clone())))
+        };
+        assert_eq!(stacked(Some(id("b"))).unwrap().len(), 2);
+        assert!(stacked(None).is_err());
     }
 }

@@ -42,15 +42,27 @@ const PLATFORMS: [(&str, &[&str]); 3] = [
 /// One image that another is built on.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Dependency {
-    /// Its name, and labels that it must have.
+    /// Its name, and labels to look for it; it must have them where no ID is given.
     #[serde(flatten)]
     pub image: AppcReference,
     /// Which image it must be, exactly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<AciId>,
-    /// Bytes of its archive, as a hint to who fetches it.
+    /// Bytes of its archive, as it is fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+}
+
+impl Dependency {
+    /// Whether an image of this name and these labels may be it. Labels are compared where no
+    /// ID says which image it is (`spec/aci.md`, "Dependency Matching").
+    #[must_use]
+    pub fn fits(&self, name: &Identifier, labels: &Labels) -> bool {
+        match self.id {
+            Some(_) => self.image.name == *name,
+            None => self.image.fits(name, labels),
+        }
+    }
 }
 
 /// A manifest that keeps every rule.
