@@ -5,10 +5,13 @@ use std::io::Write as _;
 use super::fetch::{Asked, Fetch, Fetched, Policy};
 use super::report::{Exit, Failure};
 use super::{Context, message};
+use crate::appc::SCHEME;
 use crate::container::record::HostVolume;
 use crate::container::{Image, Request};
+use crate::digest::{AciId, ImageId};
 use crate::image::Platform;
 use crate::mesos::{ContainerInfo, Dialect, Mode, Source, What};
+use crate::reference::Reference;
 use crate::store::metrics::Counter;
 
 /// What is wanted, and when it is fetched.
@@ -63,7 +66,7 @@ impl Wanted {
         count(&fetched, context)?;
         Ok(Image {
             id,
-            title: familiar(name),
+            title: called(name, id, context)?,
             read_only,
             container_path: None,
         })
@@ -141,9 +144,17 @@ fn title(what: &What) -> String {
     }
 }
 
-fn familiar(text: &str) -> String {
-    match text.parse() {
-        Ok(name) => crate::reference::Reference::familiar(&name),
-        Err(_) => text.to_owned(),
+/// What an image is called that was named so: an AppC image by its own reference, as what
+/// stands for it may be a part of its name.
+fn called(text: &str, id: ImageId, context: &Context) -> Result<String, Failure> {
+    let name = text.parse::<Reference>().ok();
+    if AciId::of_image(id).is_some() && !text.starts_with(SCHEME) {
+        let store = context.open()?;
+        let names = store.names()?;
+        let tagged = name.as_ref().and_then(|name| names.get(name)) == Some(&id);
+        if let Some(outline) = store.image(id)?.appc.filter(|_| !tagged) {
+            return Ok(outline.reference().to_string());
+        }
     }
+    Ok(name.map_or_else(|| text.to_owned(), |name| name.familiar()))
 }

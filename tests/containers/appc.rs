@@ -103,3 +103,16 @@ fn a_container_keeps_its_graph_when_its_image_is_removed_and_swept() {
         assert_eq!(names(&host.lab.store(left)), [""; 0], "{left}");
     }
 }
+
+/// It was called what a Docker image of such a name would be.
+#[test]
+fn a_container_is_told_by_what_its_image_is_called() {
+    let Some(host) = Host::new() else { return };
+    aci(&host.lab, "app", "1", &json!({}));
+    host.provision("copy", "example.org/app", "bare");
+    let said = host.run(&["containers"]);
+    assert!(said.contains("appc:example.org/app:1"), "{said}");
+    assert!(!said.contains("latest"), "{said}");
+    host.run(&["recover", "--known="]);
+    host.nothing_is_left();
+}
