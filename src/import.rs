@@ -91,7 +91,7 @@ pub struct Imported {
     pub names: Vec<Reference>,
     /// Its layers.
     pub layers: usize,
-    /// How many of them the store had.
+    /// How many of them the store had, or an image before it in the archive brought.
     pub layers_kept: usize,
 }
 

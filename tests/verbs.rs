@@ -334,6 +334,36 @@ fn an_import_is_told_in_words_that_fit_its_numbers_and_names() {
     );
 }
 
+/// All layers of an archive that names no digests were new each time, and those that images
+/// share new for each of them.
+#[test]
+fn layers_that_are_known_when_they_were_read_are_counted_as_the_others() {
+    let layers = [1, 2, 3].map(|salt| Layer::new(&sound_layer(salt), Packing::Plain));
+    let mut files = Image::new("x:3", layers.to_vec()).legacy();
+    let ids: Vec<String> = (files.iter())
+        .filter_map(|(name, _)| name.strip_suffix("/json").map(str::to_owned))
+        .collect();
+    edit_json(&mut files, "repositories", |said| {
+        said["x"]["1"] = ids[0].clone().into();
+        said["x"]["2"] = ids[1].clone().into();
+    });
+    for packing in [Packing::Plain, Packing::Gzip] {
+        let bench = Bench::new();
+        let path = bench.write("x.tar", &packing.pack(&archive(&files)));
+        let new = || {
+            let ran = bench.import(&path, &["--json"]).ok();
+            let images: Value = serde_json::from_slice(&ran.out).unwrap();
+            let count = |image: &Value, field: &str| image[field].as_u64().unwrap();
+            let images = images.as_array().unwrap();
+            let new = images
+                .iter()
+                .map(|image| count(image, "layers") - count(image, "layers_kept"));
+            (images.len(), new.sum::<u64>())
+        };
+        assert_eq!([new(), new()], [(3, 3), (3, 0)], "{packing:?}");
+    }
+}
+
 /// Such a name was found by its text, whatever the image was.
 #[test]
 fn a_name_that_is_given_cannot_have_a_digest() {

@@ -57,10 +57,12 @@ pub(super) fn publish(
     layers: Layers,
     options: &Options<'_>,
 ) -> Result<Vec<Imported>, ImportError> {
-    let mut images = Vec::new();
+    let (mut images, mut brought) = (Vec::new(), BTreeSet::new());
     for image in found {
-        let ready = ready(image, &layers, names(image, found.len(), options)?, options)?;
+        let mut ready = ready(image, &layers, names(image, found.len(), options)?, options)?;
         no_dangling_links(store, staging, image, &layers, options)?;
+        ready.kept = kept(store, image, &layers, &brought, options)?;
+        brought.extend(ready.record.layers.iter().map(|layer| layer.diff));
         images.push(ready);
     }
     let diffs: Vec<DiffId> = layers.values().map(Got::diff).collect();
@@ -184,14 +186,38 @@ fn ready(
         imported: options.now,
         appc: None,
     };
-    let kept = got.iter().filter(|got| matches!(got, Got::Kept(_))).count();
     Ok(Ready {
         record,
         names,
         config,
         manifest: image.manifest.clone(),
-        kept,
+        kept: 0,
     })
+}
+
+/// How many layers of an image are nothing new. What an old archive or a pipe has must be read
+/// before it is known which layer it is; and images of one archive share layers.
+fn kept(
+    store: &Store,
+    image: &FoundImage,
+    layers: &Layers,
+    brought: &BTreeSet<DiffId>,
+    options: &Options<'_>,
+) -> Result<usize, ImportError> {
+    let mut kept = 0;
+    for got in of_image(image, layers) {
+        let there = match got? {
+            Got::Kept(_) => true,
+            Got::Staged(layer) => {
+                let diff = layer.record.diff;
+                // What is damaged there is replaced, and so is all that is read again.
+                let stored = || !options.again && matches!(store.has_layer(diff), Ok(Some(_)));
+                brought.contains(&diff) || stored()
+            }
+        };
+        kept += usize::from(there);
+    }
+    Ok(kept)
 }
 
 /// Refuses an image with hard links into lower layers that lead nowhere.
