@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use crate::http::{Client, FetchError, Network, part};
-use crate::reference::{DEFAULT_TAG, Reference};
+use crate::reference::{DEFAULT_DOMAIN, DEFAULT_TAG, Reference};
 use error::{is_absent, missed};
 use template::{Ext, SIMPLE};
 
@@ -278,7 +278,8 @@ impl Discovery {
     }
 
     /// Where the archive of a Docker image may be: only in a local directory, as
-    /// `NAME:TAG.tar` or, for the default tag, `NAME.tar`.
+    /// `NAME:TAG.tar` or, for the default tag, `NAME.tar`. NAME may be written short
+    /// (`redis`), as the repository (`library/redis`) or with its registry.
     ///
     /// # Errors
     /// [`DiscoveryError::NotAppc`].
@@ -288,7 +289,10 @@ impl Discovery {
             _ => return Err(DiscoveryError::NotAppc(wanted.familiar())),
         };
         let mut names = Vec::new();
-        for name in [wanted.familiar(), wanted.to_string()] {
+        let full = wanted.to_string();
+        let path = (full.strip_prefix(DEFAULT_DOMAIN)).and_then(|rest| rest.strip_prefix('/'));
+        let path = path.unwrap_or(&full).to_owned();
+        for name in [wanted.familiar(), path, full] {
             let bare = name
                 .strip_suffix(&format!(":{DEFAULT_TAG}"))
                 .map(str::to_owned);
@@ -330,9 +334,9 @@ impl Discovery {
     ) -> Result<Fetched, DiscoveryError> {
         let mut hint = None;
         while let Some(candidate) = found.candidates.pop_front() {
-            let got = self.client.guarded(stop, || {
-                self.get(&candidate, found, into, progress, stop)
-            });
+            let got = self
+                .client
+                .guarded(stop, || self.get(&candidate, found, into, progress, stop));
             match got {
                 Ok((file, signature)) => {
                     return Ok(Fetched {

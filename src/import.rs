@@ -57,7 +57,7 @@ pub trait Progress: Send + Sync {
 pub struct Options<'a> {
     /// Names instead of those in the archive.
     pub names: &'a [Reference],
-    /// Which image of a multi-platform index.
+    /// Which image of several.
     pub want: &'a Want,
     /// Read layers again that the store has.
     pub again: bool,
@@ -221,7 +221,10 @@ impl ImportError {
         match self {
             Self::WrongId { .. } | Self::WrongImage { .. } | Self::NotAppc => true,
             Self::Archive(error) => matches!(error, ArchiveError::NotAnArchive { .. }),
-            Self::Image(error) => matches!(error, ImageError::NotAnImage { .. }),
+            Self::Image(error) => matches!(
+                error,
+                ImageError::NotAnImage { .. } | ImageError::OtherNames { .. }
+            ),
             _ => false,
         }
     }

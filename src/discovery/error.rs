@@ -140,15 +140,17 @@ pub(super) fn is_absent(error: &FetchError) -> bool {
 /// Nothing was there; or something failed that might have had it.
 pub(super) fn missed(
     wanted: String,
-    tried: Vec<Tried>,
+    mut tried: Vec<Tried>,
     hint: Option<&'static str>,
 ) -> DiscoveryError {
-    match tried.iter().all(|tried| tried.absent) {
-        true => DiscoveryError::NotFound { wanted, tried },
-        false => DiscoveryError::NotFetched {
-            wanted,
-            tried,
-            hint,
-        },
+    if tried.iter().all(|tried| tried.absent) {
+        return DiscoveryError::NotFound { wanted, tried };
+    }
+    // Files that are not there say nothing beside one that is.
+    tried.retain(|tried| !tried.absent || matches!(tried.place, Place::Url(_)));
+    DiscoveryError::NotFetched {
+        wanted,
+        tried,
+        hint,
     }
 }

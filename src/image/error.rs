@@ -27,6 +27,14 @@ pub enum ImageError {
         /// What there is.
         there: Vec<Platform>,
     },
+    /// There are images of other names.
+    #[error("the archive has no `{wanted}`, only {}", some(.there))]
+    OtherNames {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        there: Vec<String>,
+    },
     /// What Linux cannot show.
     #[error("the image `{image}` is for `{platform}`, whose layers are no root file system here")]
     Windows {
@@ -175,6 +183,15 @@ fn list(there: &[Platform]) -> String {
         .map(|platform| format!("`{platform}`"))
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// The first of them: an archive may have thousands.
+fn some(there: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let first = there.iter().take(SHOWN).map(|name| format!("`{name}`"));
+    let more = there.len().saturating_sub(SHOWN);
+    let more = (more > 0).then(|| format!("{more} more"));
+    first.chain(more).collect::<Vec<_>>().join(", ")
 }
 
 impl ImageError {

@@ -43,7 +43,7 @@ use std::io;
 use documents::Documents;
 
 use crate::digest::{BlobId, DiffId, Digest};
-use crate::reference::Reference;
+use crate::reference::{DEFAULT_DOMAIN, Reference};
 
 /// Longest JSON file that is read. Registries take manifests of 4 MiB at most
 /// (distribution spec, "Pushing Manifests"); configs grow with history.
@@ -82,6 +82,9 @@ pub struct Want {
     /// Somebody asked for that platform, so an image that is there for another
     /// one only is refused; else it is taken, as `docker load` does.
     pub strict: bool,
+    /// The one image that is taken of an archive that names images; all where nobody says
+    /// one. An archive without names is taken for it.
+    pub name: Option<Reference>,
 }
 
 impl Want {
@@ -91,6 +94,7 @@ impl Want {
         Self {
             platform: Platform::host(),
             strict: false,
+            name: None,
         }
     }
 
@@ -100,6 +104,16 @@ impl Want {
         Self {
             platform,
             strict: true,
+            name: None,
+        }
+    }
+
+    /// The same, of the image of this name.
+    #[must_use]
+    pub fn named(self, name: Reference) -> Self {
+        Self {
+            name: Some(name),
+            ..self
         }
     }
 }
@@ -169,6 +183,13 @@ pub struct FoundImage {
 }
 
 impl FoundImage {
+    /// All names, as people write them.
+    fn all_names(&self) -> impl Iterator<Item = String> {
+        let names = self.names.iter().chain(&self.unproven);
+        let names = names.map(Reference::familiar);
+        names.chain(self.other_names.iter().cloned())
+    }
+
     fn count_names(&self) -> usize {
         self.names.len() + self.other_names.len() + self.unproven.len()
     }
@@ -238,7 +259,49 @@ pub fn find(files: &dyn Files, want: &Want) -> Result<Found, ImageError> {
         });
     }
     docker::few_names(file, found.iter().map(FoundImage::count_names).sum())?;
+    let found = match &want.name {
+        Some(name) => named(found, name)?,
+        None => found,
+    };
     fitting(found, want)
+}
+
+/// The images of this name, if any has a name. What an archive says less of than that fits
+/// where nothing fits better: a repository of whatever registry (as in Mesos), a bare tag, a
+/// name with a digest.
+fn named(found: Vec<FoundImage>, wanted: &Reference) -> Result<Vec<FoundImage>, ImageError> {
+    if found.iter().all(|image| image.count_names() == 0) {
+        return Ok(found);
+    }
+    let path = |name: &Reference| {
+        let short = name.path().strip_prefix("library/");
+        name.path() == wanted.path() || short == Some(wanted.path())
+    };
+    let bare = |name: &Reference| {
+        name.domain() == DEFAULT_DOMAIN && path(name) && name.tag() == wanted.tag()
+    };
+    let digested = |name: &Reference| {
+        let tag = name.tag();
+        name.repository() == wanted.repository() && (tag.is_none() || tag == wanted.tag())
+    };
+    let is_tag = |name: &String| wanted.tag() == Some(name);
+    let ways: [&dyn Fn(&FoundImage) -> bool; 4] = [
+        &|image| image.names.contains(wanted),
+        &|image| image.names.iter().any(bare),
+        &|image| image.other_names.iter().any(is_tag),
+        &|image| image.unproven.iter().any(digested),
+    ];
+    match ways.into_iter().find(|way| found.iter().any(way)) {
+        Some(way) => Ok(found.into_iter().filter(way).collect()),
+        None => {
+            let mut there: Vec<String> = found.iter().flat_map(FoundImage::all_names).collect();
+            there.sort();
+            Err(ImageError::OtherNames {
+                wanted: wanted.familiar(),
+                there,
+            })
+        }
+    }
 }
 
 /// Keeps what suits a platform that somebody asked for, and leaves out what no Linux can show.

@@ -298,8 +298,16 @@ fn no_more_is_fetched_than_is_declared() {
     for (web, declared, words) in [
         (&told, 50_000, "it has 100000 bytes, and 50000 are declared"),
         (&untold, 50_000, "it has more bytes, and 50000 are declared"),
-        (&told, 100_001, "it has 100000 bytes, and 100001 are declared"),
-        (&untold, 100_001, "it has 100000 bytes, and 100001 are declared"),
+        (
+            &told,
+            100_001,
+            "it has 100000 bytes, and 100001 are declared",
+        ),
+        (
+            &untold,
+            100_001,
+            "it has 100000 bytes, and 100001 are declared",
+        ),
     ] {
         let finder = Finder::simple(web);
         let discovery = Discovery::new(finder.settings.clone()).unwrap();

@@ -42,10 +42,7 @@ fn an_aci_has_its_name_in_the_directory() {
     );
     let error = finder.refused("example.com/app:2,os=linux,arch=amd64");
     assert!(matches!(error, DiscoveryError::NotFound { .. }));
-    says(
-        &error,
-        &["app-2-linux-amd64.aci`: No such file"],
-    );
+    says(&error, &["app-2-linux-amd64.aci`: No such file"]);
     // The same by the name that Mesos had for it.
     let prefix = Prefix::Dir(dir.path().to_owned());
     let simple = Finder::new(Method::Simple(prefix));
@@ -74,6 +71,8 @@ fn a_docker_archive_is_found_by_name_and_tag() {
         "team/app:1.tar",
         "docker.io/library/full:3.tar",
         "localhost:5000/x:2.tar",
+        "library/redis.tar",
+        "library/memcached:latest.tar",
     ]);
     for (name, file) in [
         ("alpine", "alpine.tar"),
@@ -82,6 +81,8 @@ fn a_docker_archive_is_found_by_name_and_tag() {
         ("team/app:1", "team/app:1.tar"),
         ("full:3", "docker.io/library/full:3.tar"),
         ("localhost:5000/x:2", "localhost:5000/x:2.tar"),
+        ("library/redis", "library/redis.tar"),
+        ("library/memcached", "library/memcached:latest.tar"),
     ] {
         assert_eq!(archive(&finder, name).unwrap(), file);
     }

@@ -185,7 +185,12 @@ fn labels_that_nobody_gave_have_their_defaults() {
 fn a_prefix_is_followed_by_the_name_as_it_stands() {
     const NAME: &str = "app-1-linux-amd64.aci";
     let web = Web::new(|_| Reply::ok("the image"));
-    for (prefix, asked) in [("", "/"), ("/", "/"), ("/pre-", "/pre-"), ("/dir/", "/dir/")] {
+    for (prefix, asked) in [
+        ("", "/"),
+        ("/", "/"),
+        ("/pre-", "/pre-"),
+        ("/dir/", "/dir/"),
+    ] {
         let base = web.url("");
         let prefix = format!("{}{prefix}", base.trim_end_matches('/'));
         let finder = Finder::new(Method::Simple(prefix.parse().unwrap()));
@@ -196,7 +201,10 @@ fn a_prefix_is_followed_by_the_name_as_it_stands() {
     let host: Prefix = "https://".parse().unwrap();
     assert_eq!(host, Prefix::Url("https://".to_owned()));
     let file = "file:///srv/images/".parse::<Prefix>().unwrap_err();
-    assert!(file.to_string().ends_with("; write `/srv/images/`"), "{file}");
+    assert!(
+        file.to_string().ends_with("; write `/srv/images/`"),
+        "{file}"
+    );
 }
 
 /// The page's order was taken, which the specification gives no meaning.
@@ -210,7 +218,8 @@ fn the_template_with_the_most_labels_goes_first() {
         "/{os}/{arch}/{name}-latest.{ext}",
     ];
     let web = Web::new(|_| {
-        let tag = |rest: &str| format!("<meta name=ac-discovery content='example.com {STORE}{rest}'>");
+        let tag =
+            |rest: &str| format!("<meta name=ac-discovery content='example.com {STORE}{rest}'>");
         Reply::ok(TEMPLATES.map(tag).concat())
     });
     let finder = Finder::meta(&web);

@@ -195,7 +195,13 @@ fn a_signature_that_cannot_be_fetched_is_not_a_missing_one() {
         .trusting(keys.path(), false)
         .refused(APP);
     // The image's URL was named, and nobody had asked for that.
-    says(&error, &[&format!("(`{}.asc`: the server answered 500)", web.url(FILE))]);
+    says(
+        &error,
+        &[&format!(
+            "(`{}.asc`: the server answered 500)",
+            web.url(FILE)
+        )],
+    );
     assert!(web.urls().iter().all(|url| url.ends_with(".asc")));
 }
 

@@ -47,12 +47,9 @@ fn an_archive_of_the_local_directory_becomes_an_image() {
     let bench = Bench::new();
     let dir = bench.path("images");
     fs::create_dir(&dir).unwrap();
-    let image = Image::small("other:9", 1, Packing::Gzip);
-    fs::write(
-        dir.join("small:1.tar"),
-        crate::images::archive(&image.docker()),
-    )
-    .unwrap();
+    let image = Image::small("small:1", 1, Packing::Gzip);
+    let archive = crate::images::archive(&image.docker());
+    fs::write(dir.join("small:1.tar"), archive).unwrap();
     let ran = local(&bench, &dir, &["small:1"]).ok();
     assert!(ran.text().contains("as small:1"), "{}", ran.text());
     assert!(bench.run(&["images"]).ok().text().contains("small"));
@@ -371,4 +368,50 @@ fn what_is_another_image_or_none_is_passed_over() {
             &format!("; `{MIRROR}`: it is an HTML page)"),
         ],
     );
+}
+
+/// An archive of several images was refused, though nobody had given a name to all of them; and
+/// whatever image a file had got the name of the file.
+#[test]
+fn of_an_archive_the_image_that_was_asked_for_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let layers = [1, 2]
+        .map(|salt| crate::images::Layer::new(&crate::images::sound_layer(salt), Packing::Plain));
+    let mut files = Image::new("x:2", layers.to_vec()).legacy();
+    let first = files[0].0.strip_suffix("/VERSION").unwrap().to_owned();
+    crate::images::edit_json(&mut files, "repositories", |said| {
+        said["x"]["1"] = first.clone().into();
+        said["team/app"]["1"] = first.into();
+    });
+    let bytes = crate::images::archive(&files);
+    for name in ["x:1", "x:2", "x:3", "h:5000/team/app:1", "x"] {
+        let path = dir.path().join(format!("{name}.tar"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &bytes).unwrap();
+    }
+    let bench = Bench::new();
+    let layers = |name: &str| {
+        let ran = local(&bench, dir.path(), &["--json", name]).ok();
+        let images: serde_json::Value = serde_json::from_slice(&ran.out).unwrap();
+        assert_eq!(images.as_array().unwrap().len(), 1, "{images}");
+        images[0]["layers"].as_u64().unwrap()
+    };
+    assert_eq!(layers("x:1"), 1);
+    assert_eq!(layers("x:2"), 2);
+    assert_eq!(layers("h:5000/team/app:1"), 1);
+    for name in ["x:3", "x"] {
+        let ran = local(&bench, dir.path(), &[name]);
+        let there = "only `team/app:1`, `x:1`, `x:2`)";
+        says(&ran, 1, &["the archive has no `x:", there]);
+        assert!(!ran.err.contains("No such file"), "{}", ran.err);
+    }
+    assert_eq!(bench.run(&["ls", "x:3"]).code, 3);
+    // One that names nothing is what its file is called.
+    let mut nameless = Image::small("y:1", 5, Packing::Plain).docker();
+    crate::images::edit_json(&mut nameless, "manifest.json", |said| {
+        said[0]["RepoTags"] = serde_json::Value::Null;
+    });
+    let bytes = crate::images::archive(&nameless);
+    fs::write(dir.path().join("named:7.tar"), bytes).unwrap();
+    assert_eq!(layers("named:7"), 2);
 }

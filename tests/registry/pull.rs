@@ -344,7 +344,7 @@ fn the_local_directory_goes_before_the_registry_unless_somebody_says_otherwise()
     let name = at(&registry, "team/app:1");
     let dir = bench.path("images").join(at(&registry, "team"));
     std::fs::create_dir_all(&dir).unwrap();
-    let other = Image::small("other:1", 9, Packing::Gzip);
+    let other = Image::small("team/app:1", 9, Packing::Gzip);
     std::fs::write(dir.join("app:1.tar"), archive(&other.docker())).unwrap();
     verb(&bench, &["--quiet", &name]).ok();
     assert_eq!(registry.log().len(), 0);

@@ -135,6 +135,7 @@ impl<'a> Transfer<'a> {
                 return Err(Failure::new(Exit::Usage, what).hint("--discovery registry"));
             }
         };
+        let want = want.named(name.clone());
         let found = discovery.find_archive(name)?;
         self.take(discovery, found, &|archive, options| {
             let names = [name.clone()];
