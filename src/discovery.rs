@@ -203,6 +203,33 @@ pub struct Fetched {
     pub signature: Signature,
 }
 
+/// An image in a file that somebody gives, and the signature beside it. Whose it is, its
+/// manifest says.
+#[derive(Debug)]
+pub struct Given {
+    file: File,
+    path: PathBuf,
+    signature: Option<Vec<u8>>,
+}
+
+impl Given {
+    /// Its bytes from their beginning: a copy where there is a signature.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+}
+
+/// Where the signature of a file is: beside it, as rkt has it.
+#[must_use]
+pub fn signature_path(image: &Path) -> PathBuf {
+    let mut path = image.as_os_str().to_owned();
+    path.push(".asc");
+    path.into()
+}
+
 /// Looks for images, and fetches them.
 #[derive(Debug)]
 pub struct Discovery {
@@ -365,6 +392,62 @@ impl Discovery {
         Err(missed(found.wanted.clone(), tried, hint))
     }
 
+    /// Opens a file of an AppC image, with the signature that lies beside it. As in
+    /// [`Self::fetch`] it is a copy below `into` that is verified.
+    ///
+    /// # Errors
+    /// [`DiscoveryError`]; there is no signature, and one is required.
+    pub fn given(
+        &self,
+        path: &Path,
+        into: &Path,
+        stop: &AtomicBool,
+    ) -> Result<Given, DiscoveryError> {
+        let failed = |place: &Path, error: FetchError| {
+            let tried = Tried::new(Place::File(place.to_owned()), &error);
+            missed(path.display().to_string(), vec![tried], error.hint())
+        };
+        let mut file = open(path).map_err(|error| failed(path, error))?;
+        let beside = signature_path(path);
+        let signature = match &self.keyring {
+            Some(_) => self.signature(&Place::File(beside.clone())),
+            None => Ok(None),
+        };
+        let signature = signature.map_err(|error| failed(&beside, error))?;
+        if signature.is_none() && self.require_signature {
+            return Err(not_accepted(path, SignatureError::Missing));
+        }
+        if signature.is_some() {
+            let copied = copy(&file, path, into, u64::MAX, stop);
+            file = copied.map_err(|error| failed(path, error))?;
+        }
+        Ok(Given {
+            file,
+            path: path.to_owned(),
+            signature,
+        })
+    }
+
+    /// Who signed a file that was given, whose image has this name.
+    ///
+    /// # Errors
+    /// The signature is not accepted.
+    pub fn signer(
+        &self,
+        given: &Given,
+        name: &str,
+        stop: &AtomicBool,
+    ) -> Result<Signature, DiscoveryError> {
+        let (keyring, bytes) = match (&self.keyring, &given.signature) {
+            (Some(keyring), Some(bytes)) => (keyring, bytes),
+            (Some(_), None) => return Ok(Signature::Missing),
+            (None, _) => return Ok(Signature::Unchecked),
+        };
+        let signer = keyring.verify(name, bytes, &given.file, SystemTime::now(), stop);
+        let signer = signer.map_err(|source| not_accepted(&given.path, source))?;
+        Ok(Signature::Good(signer))
+    }
+
     /// One candidate: its signature first, which is small and may spare the rest.
     fn get(
         &self,
@@ -433,6 +516,14 @@ impl Discovery {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+fn not_accepted(path: &Path, source: SignatureError) -> DiscoveryError {
+    DiscoveryError::Signature {
+        place: Place::File(path.to_owned()),
+        source,
+        keys: Vec::new(),
     }
 }
 

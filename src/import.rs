@@ -145,6 +145,9 @@ pub enum ImportError {
         /// What it should be.
         wanted: AppcReference,
     },
+    /// Who imports an ACI does not accept it, and knows why.
+    #[error("the image is not accepted")]
+    Refused,
     /// A layer that the image names is not in the archive.
     #[error("layer `{0}` is not in the archive")]
     MissingLayer(String),
@@ -210,7 +213,7 @@ impl ImportError {
             )),
             Self::Store(error) => error.hint(),
             Self::Registry(error) => error.hint(),
-            Self::Tree(_) | Self::Interrupted => None,
+            Self::Tree(_) | Self::Refused | Self::Interrupted => None,
         }
     }
 

@@ -4,7 +4,9 @@ use std::env;
 use std::path::PathBuf;
 
 use super::report::{Exit, Failure};
-use crate::discovery::{self, Discovery, DiscoveryError, Keyring, Method, Prefix};
+use crate::discovery::{
+    self, Discovery, DiscoveryError, Keyring, Method, Place, Prefix, Signature,
+};
 use crate::http::{Network, Proxies};
 
 /// How images are looked for that the store does not have.
@@ -94,6 +96,21 @@ impl Settings {
             require_signature: self.require_signature,
             max_size: self.max_size,
         })?)
+    }
+}
+
+/// What is known of who made an image.
+pub(super) fn note(from: &Place, signature: &Signature) -> Option<String> {
+    match signature {
+        Signature::Good(signer) => {
+            let user = signer.user.as_deref().unwrap_or("a key without a name");
+            Some(format!(
+                "`{from}` is signed by {user} ({})",
+                signer.fingerprint
+            ))
+        }
+        Signature::Missing => Some(format!("note: `{from}` has no signature")),
+        Signature::Unchecked => None,
     }
 }
 

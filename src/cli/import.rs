@@ -1,18 +1,23 @@
 //! `lazyroot import`
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::discovery::note;
 use super::progress::Shown;
 use super::report::{Exit, Failure};
 use super::{Context, print, print_json};
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{AciStream, Archive, ArchiveError};
 use crate::digest::{AciId, ImageId};
+use crate::discovery::{Place, signature_path};
+use crate::image::appc::Manifest;
 use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
@@ -24,6 +29,9 @@ use crate::store::{Store, StoreError};
 /// Docker archives (`docker save`, of all generations), OCI layouts (directory
 /// or tar), `skopeo` directories and App Container Images are recognised by their
 /// content, also when the whole is compressed with gzip, zstd, bzip2 or xz.
+///
+/// With --keyring the signature of an App Container Image is FILE.asc beside it: one that is not
+/// accepted is an error, and so is none with --require-signature.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Archives or directories; `-` is standard input. One that cannot be imported does not keep the others.
@@ -86,20 +94,26 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     // Of the first failure, and of how many.
     let mut failed: Option<(Exit, usize)> = None;
     for path in &args.paths {
-        match one(path, args, limits, &store, context) {
+        let outcome = match one(path, args, limits, &store, context) {
+            Ok(Ok(imported)) => Ok(imported),
+            Ok(Err(error)) => {
+                // The next one would fail for the same reason.
+                let ends_all = matches!(
+                    error,
+                    ImportError::Store(StoreError::Full(..) | StoreError::ReadOnly(..))
+                );
+                Err((named(path, error), ends_all))
+            }
+            Err(failure) => Err((failure, false)),
+        };
+        match outcome {
             Ok(imported) => {
                 if !args.json {
                     print_lines(&imported, &store)?;
                 }
                 all.extend(imported);
             }
-            Err(error) => {
-                // The next one would fail for the same reason.
-                let ends_all = matches!(
-                    error,
-                    ImportError::Store(StoreError::Full(..) | StoreError::ReadOnly(..))
-                );
-                let failure = named(path, error);
+            Err((failure, ends_all)) => {
                 if failure.exit == Exit::Interrupted {
                     return Err(failure);
                 }
@@ -128,16 +142,16 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// The images of one archive.
+/// The images of one archive, or why there are none; the outer failure is that of its signature.
 fn one(
     path: &Path,
     args: &Args,
     limits: Limits,
     store: &Store,
     context: &Context,
-) -> Result<Vec<Imported>, ImportError> {
+) -> Result<Result<Vec<Imported>, ImportError>, Failure> {
     if context.stop.load(Ordering::Relaxed) {
-        return Err(ImportError::Interrupted);
+        return Ok(Err(ImportError::Interrupted));
     }
     let progress = Shown::new(args.quiet);
     let options = Options {
@@ -151,14 +165,21 @@ fn one(
         progress: &progress,
         stop: &context.stop,
     };
-    let imported =
-        open(path, &context.stop).and_then(|archive| import::import(store, archive, &options));
+    let (imported, note) = match open(path, &context.stop) {
+        Ok(Archive::Aci(aci)) => take_aci(aci, path, store, &options, context),
+        Ok(other) => (Ok(import::import(store, other, &options)), None),
+        Err(error) => (Ok(Err(error)), None),
+    };
     progress.end();
-    // What gave up a silent pipe only knows that it could not be read.
-    match context.stop.load(Ordering::Relaxed) {
-        true => imported.map_err(|_| ImportError::Interrupted),
-        false => imported,
+    if let Some(note) = note.filter(|_| !args.quiet) {
+        // There may be nobody to read it.
+        let _ = writeln!(std::io::stderr(), "{note}");
     }
+    // What gave up a silent pipe only knows that it could not be read.
+    Ok(match context.stop.load(Ordering::Relaxed) {
+        true => imported?.map_err(|_| ImportError::Interrupted),
+        false => imported?,
+    })
 }
 
 /// A failure that says of which archive it is.
@@ -170,8 +191,97 @@ fn named(path: &Path, error: ImportError) -> Failure {
     failure
 }
 
+/// Whether a path is standard input.
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// What came of an AppC image: it cannot be taken, or its signature is not accepted; and what
+/// there is to say of that.
+type Taken = (
+    Result<Result<Vec<Imported>, ImportError>, Failure>,
+    Option<String>,
+);
+
+/// Takes an AppC image, if its signature is accepted, as `pull` does.
+fn take_aci(
+    aci: AciStream,
+    path: &Path,
+    store: &Store,
+    options: &Options<'_>,
+    context: &Context,
+) -> Taken {
+    let settings = &context.discovery;
+    let beside = signature_path(path);
+    let any = |_: AciId, _: &Manifest| Ok(());
+    let is_file = !is_stdin(path) && path.is_file();
+    let has_keyring = settings.keyring.is_some();
+    if is_file && (has_keyring || settings.require_signature) {
+        return verified(path, store, options, context);
+    }
+    if settings.require_signature {
+        let what = format!(
+            "a signature is required, and `{}` is no file that has one beside it",
+            aci.name()
+        );
+        let failure = Failure::new(Exit::Usage, what);
+        let hint = "import FILE, with the signature in FILE.asc; or --require-signature=false";
+        return (Err(failure.hint(hint)), None);
+    }
+    let note = match has_keyring {
+        true => Some(format!("note: `{}` has no signature", aci.name())),
+        false if is_file && matches!(beside.try_exists(), Ok(true)) => Some(format!(
+            "note: `{}` was not looked at, as there is no keyring (--keyring DIR)",
+            beside.display()
+        )),
+        false => None,
+    };
+    (Ok(import::import_aci(store, aci, &any, options)), note)
+}
+
+/// Takes the AppC image in a file, with its signature.
+fn verified(path: &Path, store: &Store, options: &Options<'_>, context: &Context) -> Taken {
+    let stop = &context.stop;
+    let opened = context.discovery.appc().and_then(|discovery| {
+        let given = discovery.given(path, &store.fetch_path(), stop)?;
+        let archive = Archive::from_file(path.display().to_string(), given.open()?, stop);
+        Ok((discovery, given, archive))
+    });
+    let (discovery, given, archive) = match opened {
+        Ok(opened) => opened,
+        Err(_) if stop.load(Ordering::Relaxed) => {
+            return (Ok(Err(ImportError::Interrupted)), None);
+        }
+        Err(failure) => return (Err(failure), None),
+    };
+    let (seen, refused) = (Cell::new(None), Cell::new(None));
+    let accept = |_: AciId, manifest: &Manifest| {
+        let signer = discovery.signer(&given, manifest.name.as_str(), stop);
+        match signer {
+            Ok(signature) => {
+                seen.set(note(&Place::File(path.to_owned()), &signature));
+                Ok(())
+            }
+            Err(error) => {
+                refused.set(Some(error));
+                Err(ImportError::Refused)
+            }
+        }
+    };
+    let imported = match archive.map_err(ImportError::from) {
+        Ok(Archive::Aci(aci)) => import::import_aci(store, aci, &accept, options),
+        // Somebody writes to it.
+        Ok(_) => Err(ImportError::NotAppc),
+        Err(error) => Err(error),
+    };
+    match refused.take().filter(|_| !stop.load(Ordering::Relaxed)) {
+        Some(error) => (Err(error.into()), None),
+        None => (Ok(imported), seen.take()),
+    }
+}
+
 fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Archive, ImportError> {
-    if path.as_os_str() != "-" {
+    if !is_stdin(path) {
         return Ok(Archive::open(path, stop)?);
     }
     let name = "standard input".to_owned();

@@ -415,3 +415,79 @@ fn of_an_archive_the_image_that_was_asked_for_is_taken() {
     fs::write(dir.path().join("named:7.tar"), bytes).unwrap();
     assert_eq!(layers("named:7"), 2);
 }
+
+/// Keyring and `--require-signature` were ignored.
+#[test]
+fn an_imported_image_has_its_signature_beside_it() {
+    let alice = crate::signatures::alice();
+    let keys = crate::signatures::keyring(&[&alice]);
+    let image = crate::appc::aci("example.com/app", &LABELS, json!([]), "hello");
+    let other = crate::appc::aci("example.com/app", &LABELS, json!([]), "other");
+    let bench = Bench::new();
+    let file = bench.write("app.aci", &image);
+    let sign = |bytes: &[u8]| {
+        let text = crate::signatures::sign(&alice.primary_key, bytes);
+        bench.write("app.aci.asc", text.as_bytes())
+    };
+    let keyring = ["--keyring", keys.path().to_str().unwrap()];
+    let import = |path: &Path, more: &[&str]| {
+        let args = [&["import", path.to_str().unwrap()], more].concat();
+        bench.run(&args)
+    };
+    let strict = [&keyring[..], &["--require-signature"]].concat();
+    // Nothing was taken by any of these.
+    let refused = |code: i32, words: &[&str], more: &[&str]| {
+        says(&import(&file, more), code, words);
+        assert_eq!(bench.run(&["images", "--json"]).ok().text().trim(), "[]");
+    };
+    bench
+        .pipe(
+            &crate::images::archive(&Image::small("a:1", 1, Packing::Plain).docker()),
+            &strict,
+        )
+        .ok();
+    bench.run(&["remove", "a:1"]).ok();
+    refused(
+        2,
+        &["there is no keyring", "--keyring DIR"],
+        &["--require-signature"],
+    );
+    refused(
+        1,
+        &[
+            "the signature of `",
+            "app.aci` is not accepted: there is no signature",
+        ],
+        &strict,
+    );
+    let piped = bench.pipe(&image, &strict);
+    says(
+        &piped,
+        2,
+        &[
+            "a signature is required, and `standard input` is no file",
+            "\ntry: import FILE",
+        ],
+    );
+    sign(&other);
+    refused(1, &["is not accepted: it does not match"], &strict);
+    refused(1, &["is not accepted: it does not match"], &keyring);
+    let unread = import(&file, &[]).ok();
+    assert!(
+        unread.err.contains("app.aci.asc` was not looked at"),
+        "{}",
+        unread.err
+    );
+    let signature = sign(&image);
+    let taken = import(&file, &strict).ok();
+    assert!(taken.err.contains("is signed by Alice"), "{}", taken.err);
+    fs::remove_file(signature).unwrap();
+    let taken = import(&file, &keyring).ok();
+    assert!(
+        taken.err.contains("app.aci` has no signature"),
+        "{}",
+        taken.err
+    );
+    assert!(bench.pipe(&image, &keyring).code == 0);
+    assert_eq!(fs::read_dir(bench.store.join("fetch")).unwrap().count(), 0);
+}

@@ -8,12 +8,11 @@ use super::{Fetch, first};
 use crate::appc::Labels;
 use crate::archive::{Archive, ArchiveError};
 use crate::cli::Context;
+use crate::cli::discovery::note;
 use crate::cli::progress::{Layers, Shown};
 use crate::cli::report::{Exit, Failure, chain};
 use crate::digest::ImageId;
-use crate::discovery::{
-    Discovery, DiscoveryError, Fetched, Found, Place, Signature, Tried, Wanted,
-};
+use crate::discovery::{Discovery, DiscoveryError, Found, Place, Tried, Wanted};
 use crate::image::appc::{Dependency, Manifest, graph};
 use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options, Pull};
@@ -309,7 +308,7 @@ impl<'a> Transfer<'a> {
         let parts = self.store.fetch_path();
         let fetched = discovery.fetch(found, &parts, &progress, stop);
         let fetched = fetched.inspect_err(|_| progress.end())?;
-        if let Some(note) = note(&fetched) {
+        if let Some(note) = note(&fetched.from, &fetched.signature) {
             self.say(&note);
         }
         let want = Want::host();
@@ -329,21 +328,5 @@ fn key(wanted: &Dependency, machine: &Labels) -> String {
         Some(id) => format!("{} {id}", wanted.image),
         // The same words may mean another image for another machine.
         None => format!("{} {machine:?}", wanted.image),
-    }
-}
-
-/// What is known of who made the image.
-fn note(fetched: &Fetched) -> Option<String> {
-    let from = &fetched.from;
-    match &fetched.signature {
-        Signature::Good(signer) => {
-            let user = signer.user.as_deref().unwrap_or("a key without a name");
-            Some(format!(
-                "`{from}` is signed by {user} ({})",
-                signer.fingerprint
-            ))
-        }
-        Signature::Missing => Some(format!("note: `{from}` has no signature")),
-        Signature::Unchecked => None,
     }
 }
