@@ -53,6 +53,9 @@ pub fn fork() -> io::Result<Side> {
     }
 }
 
+/// A umask by which only the owner can write.
+const CLOSED: Mode = Mode::WGRP.union(Mode::WOTH);
+
 /// Descriptors that this process was started with, beside the standard ones.
 static INHERITED: OnceLock<Vec<RawFd>> = OnceLock::new();
 
@@ -82,24 +85,23 @@ pub fn close_inherited() {
     }
 }
 
-/// The umask that this process was started with, where that was too open.
-static UMASK: OnceLock<Mode> = OnceLock::new();
+/// The umask that this process was started with.
+static UMASK: OnceLock<u32> = OnceLock::new();
 
 /// Sets the umask to 022 where it would let everybody write to what is made, as that of many a daemon does: a
 /// store that anyone can write to is anyone's.
 pub fn close_umask() {
-    let callers = rustix::process::umask(Mode::from_raw_mode(0o022));
-    match callers.contains(Mode::WOTH) {
-        true => drop(rustix::process::umask(callers)),
-        false => drop(UMASK.set(callers)),
-    }
-}
-
-/// Sets the umask that this process was started with again, for a program that is to have it.
-pub fn restore_umask() {
-    if let Some(&callers) = UMASK.get() {
+    let callers = rustix::process::umask(CLOSED);
+    if callers.contains(Mode::WOTH) {
         rustix::process::umask(callers);
     }
+    let _ = UMASK.set(callers.as_raw_mode());
+}
+
+/// The umask that this process was started with, for a program that is to have it.
+#[must_use]
+pub fn callers_umask() -> u32 {
+    UMASK.get().copied().unwrap_or(CLOSED.as_raw_mode())
 }
 
 /// Lets this process wait for its children, whatever it was told by whoever started it, which `exec` does not

@@ -15,6 +15,7 @@ use crate::container::Shown;
 use crate::container::record::HostVolume;
 use crate::container_id::ContainerId;
 use crate::digest::{AciId, BlobId, ImageId};
+use crate::fork;
 use crate::image::Config;
 use crate::image::appc::Manifest;
 use crate::image::identity::{Identity, UserWish};
@@ -211,6 +212,7 @@ impl Typing {
             environment: command.environment,
             directory: command.directory,
             identity,
+            umask: fork::callers_umask(),
             hostname,
             volumes: self.volumes(given, &wants)?,
             files,

@@ -172,6 +172,7 @@ mod tests {
             argv: vec!["sh".into(), "-c".into()],
             environment: vec![("A".into(), "b=c".into())],
             directory: "/srv".to_owned(),
+            umask: 0o022,
             identity: Identity {
                 groups: vec![29],
                 ..Identity::numbers(33, 34)

@@ -6,13 +6,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, accessat, statat};
 use rustix::process::{Gid, Uid, setsid};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::spec::Spec;
 use super::{LaunchError, broken, capabilities, failed, raw};
-use crate::fork;
 
 /// Becomes the command. Comes back only if it cannot.
 pub(super) fn run(spec: &Spec) -> LaunchError {
@@ -38,6 +37,7 @@ fn become_it(spec: &Spec) -> Result<Infallible, LaunchError> {
     if spec.no_new_privileges {
         set_no_new_privs(true).map_err(failed("confine", "/proc/self"))?;
     }
+    rustix::process::umask(Mode::from_raw_mode(spec.umask));
     rustix::process::chdir(&spec.directory).map_err(|error| LaunchError::Directory {
         path: PathBuf::from(&spec.directory),
         source: error.into(),
@@ -60,7 +60,6 @@ fn become_it(spec: &Spec) -> Result<Infallible, LaunchError> {
             argv.collect::<Result<Vec<_>, _>>()?,
             variables.collect::<Result<Vec<_>, _>>()?,
         );
-        fork::restore_umask();
         Ok(raw::exec(&text(&[path.as_os_str()])?, &argv, &variables))
     };
     let source = exec().unwrap_or_else(|error: NulError| error.into());

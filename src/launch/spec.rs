@@ -22,6 +22,8 @@ pub struct Spec {
     pub directory: String,
     /// As whom.
     pub identity: Identity,
+    /// Bits that modes of what it makes do not have.
+    pub umask: u32,
     /// What the machine is called in there.
     pub hostname: String,
     /// Files and directories of the machine, in the order in which they are mounted.
