@@ -307,14 +307,16 @@ impl Client {
     pub(crate) fn guarded<T>(&self, stop: &AtomicBool, work: impl FnOnce() -> T) -> T {
         std::thread::scope(|scope| {
             let (done, wait) = mpsc::channel::<()>();
-            scope.spawn(move || {
+            let look = move || {
                 while let Err(mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(LOOK) {
                     if stop.load(Ordering::Relaxed) {
                         self.shutdown();
                         return;
                     }
                 }
-            });
+            };
+            // Without a thread who wants to stop waits for the server.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, look);
             let result = work();
             drop(done);
             result

@@ -185,6 +185,18 @@ pub enum ImportError {
 }
 
 impl ImportError {
+    /// Whether it is the store that cannot be written, whatever is imported.
+    #[must_use]
+    pub fn is_of_store(&self) -> bool {
+        match self {
+            Self::Store(StoreError::Full(..) | StoreError::ReadOnly(..)) => true,
+            Self::Layer { source, .. } | Self::Aci { source, .. } => {
+                matches!(source, LayerError::Write(..))
+            }
+            _ => false,
+        }
+    }
+
     /// What to try.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

@@ -22,7 +22,7 @@ use crate::image::{Platform, Want};
 use crate::import::{self, ImportError, Imported, Options};
 use crate::layer::Limits;
 use crate::reference::Reference;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 /// Take images from archives into the store. Nothing is unpacked.
 ///
@@ -93,15 +93,13 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut all = Vec::new();
     // Of the first failure, and of how many.
     let mut failed: Option<(Exit, usize)> = None;
-    for path in &args.paths {
+    let mut not_tried = 0;
+    for (number, path) in args.paths.iter().enumerate() {
         let outcome = match one(path, args, limits, &store, context) {
             Ok(Ok(imported)) => Ok(imported),
             Ok(Err(error)) => {
                 // The next one would fail for the same reason.
-                let ends_all = matches!(
-                    error,
-                    ImportError::Store(StoreError::Full(..) | StoreError::ReadOnly(..))
-                );
+                let ends_all = error.is_of_store();
                 Err((named(path, error), ends_all))
             }
             Err(failure) => Err((failure, false)),
@@ -124,6 +122,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
                 }
                 failure.print();
                 if ends_all {
+                    not_tried = args.paths.len() - number - 1;
                     break;
                 }
             }
@@ -136,7 +135,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         None => Ok(()),
         Some((first, count)) => {
             let of = args.paths.len();
-            let what = format!("{count} of {of} archives could not be imported");
+            let mut what = format!("{count} of {of} archives could not be imported");
+            if not_tried > 0 {
+                what = format!("{what}, and {not_tried} were not tried");
+            }
             Err(Failure::new(first, what))
         }
     }

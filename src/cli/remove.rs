@@ -2,6 +2,7 @@
 
 use super::report::Failure;
 use super::{Context, human, print};
+use crate::store::{Store, StoreError};
 
 /// Remove names and images, and what only they needed.
 #[derive(Debug, clap::Args)]
@@ -21,20 +22,41 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.open()?;
-    let removed = args.images.iter().try_for_each(|image| {
-        let removed = store.remove(image, args.force)?;
-        for name in &removed.names {
-            print(format!("removed name {name}\n").as_bytes())?;
-        }
-        match removed.image {
-            Some(id) => print(format!("removed image {id}\n").as_bytes()),
-            None => Ok(()),
-        }
-    });
+    let removed = all(args, &store);
     // What was removed before a failure is swept all the same.
     if !args.no_gc {
         let swept = store.gc(false)?;
         print(format!("freed {} in {} files\n", human(swept.bytes), swept.files).as_bytes())?;
     }
     removed
+}
+
+/// Removes them. One that another of them needs goes after that, in whatever order they are named.
+fn all(args: &Args, store: &Store) -> Result<(), Failure> {
+    let mut left: Vec<&String> = args.images.iter().collect();
+    while !left.is_empty() {
+        let (before, mut needed) = (left.len(), None);
+        let mut later = Vec::new();
+        for image in left {
+            let removed = match store.remove(image, args.force) {
+                Err(error @ StoreError::Needed { .. }) => {
+                    needed.get_or_insert(error);
+                    later.push(image);
+                    continue;
+                }
+                other => other?,
+            };
+            for name in &removed.names {
+                print(format!("removed name {name}\n").as_bytes())?;
+            }
+            if let Some(id) = removed.image {
+                print(format!("removed image {id}\n").as_bytes())?;
+            }
+        }
+        if let Some(error) = needed.filter(|_| later.len() == before) {
+            return Err(error.into());
+        }
+        left = later;
+    }
+    Ok(())
 }

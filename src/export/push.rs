@@ -163,26 +163,29 @@ fn send(
     let (done, first) = (Mutex::new(Vec::new()), Mutex::new(None));
     let halt = || push.stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed);
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(blobs.len()) {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(blob) = blobs.get(at).filter(|_| !halt()) else {
-                        return;
-                    };
-                    match send_one(store, &repository, blob, neighbours, push, &halt) {
-                        Ok(arrival) => done.lock().push((at, arrival)),
-                        Err(error) => {
-                            first.lock().get_or_insert(error);
-                            if !failed.swap(true, Ordering::Relaxed) {
-                                // Nobody needs what the others send.
-                                registry.shutdown();
-                            }
+        let work = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(blob) = blobs.get(at).filter(|_| !halt()) else {
+                    return;
+                };
+                match send_one(store, &repository, blob, neighbours, push, &halt) {
+                    Ok(arrival) => done.lock().push((at, arrival)),
+                    Err(error) => {
+                        first.lock().get_or_insert(error);
+                        if !failed.swap(true, Ordering::Relaxed) {
+                            // Nobody needs what the others send.
+                            registry.shutdown();
                         }
                     }
                 }
-            });
+            }
+        };
+        for _ in 1..AT_ONCE.min(blobs.len()) {
+            // The system may have no more threads: then fewer do it.
+            let _ = thread::Builder::new().spawn_scoped(scope, work);
         }
+        work();
     });
     if push.stop.load(Ordering::Relaxed) {
         return Err(ExportError::Interrupted);

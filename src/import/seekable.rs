@@ -41,28 +41,34 @@ pub(super) fn import(
     let queue = Mutex::new(wanted.into_iter().enumerate().collect::<Vec<_>>());
     let taken = Mutex::new(Ok(BTreeMap::new()));
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let Some((number, (layer, size))) = queue.lock().pop() else {
-                        return;
-                    };
-                    match take(files, &layer, size, number, &context) {
-                        Ok(got) => {
-                            // On its way to the disk while others are decoded.
-                            if size > FLUSH_EARLY {
-                                let blob = staging.file(&format!("{number}.blob"));
-                                scope.spawn(|| stop_at(flush(blob), &taken, &queue));
-                            }
-                            if let Ok(all) = &mut *taken.lock() {
-                                all.insert(layer.file, got);
-                            }
+        let work = || {
+            loop {
+                let Some((number, (layer, size))) = queue.lock().pop() else {
+                    return;
+                };
+                match take(files, &layer, size, number, &context) {
+                    Ok(got) => {
+                        // On its way to the disk while others are decoded.
+                        if size > FLUSH_EARLY {
+                            let blob = staging.file(&format!("{number}.blob"));
+                            let (taken, queue) = (&taken, &queue);
+                            let flushed = move || stop_at(flush(blob), taken, queue);
+                            // Without a thread it gets there when it is published.
+                            let _ = thread::Builder::new().spawn_scoped(scope, flushed);
                         }
-                        failed => stop_at(failed.map(|_| ()), &taken, &queue),
+                        if let Ok(all) = &mut *taken.lock() {
+                            all.insert(layer.file, got);
+                        }
                     }
+                    failed => stop_at(failed.map(|_| ()), &taken, &queue),
                 }
-            });
+            }
+        };
+        for _ in 1..AT_ONCE {
+            // The system may have no more threads: then fewer do it.
+            let _ = thread::Builder::new().spawn_scoped(scope, work);
         }
+        work();
     });
     layers.extend(taken.into_inner()?);
     publish(store, &staging, &lease, &found, layers, options)

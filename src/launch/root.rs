@@ -131,12 +131,16 @@ fn place(spec: &Spec, taken: Taken) -> Result<(), LaunchError> {
     for (volume, tree) in spec.volumes.iter().zip(&taken.volumes) {
         put_volume(volume, tree)?;
     }
-    for path in spec.directories.iter().chain([&spec.directory]) {
-        match directory(path) {
-            // Whoever needs it will say so.
-            Err(LaunchError::NoMountPoint(_)) => {}
-            other => other?,
+    for path in &spec.directories {
+        // What is there, a file or a link that leads nowhere, is what the image has, or what somebody has
+        // mounted there; and whoever needs one that cannot be made will say so.
+        if fs::symlink_metadata(path).is_err() {
+            let _ = directory(path);
         }
+    }
+    match directory(&spec.directory) {
+        Err(LaunchError::NoMountPoint(_)) => {}
+        other => other?,
     }
     if !spec.privileged {
         masks::build()?;

@@ -226,8 +226,8 @@ impl AppcImages {
         Ok(all)
     }
 
-    /// What the images are called that depend on one. Those whose own records are damaged, or that of
-    /// something they are made of, are broken already.
+    /// What the images are called that depend on one. Those that lack something, or of which something
+    /// is damaged, are broken already.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -235,12 +235,13 @@ impl AppcImages {
         let mut dependents = Vec::new();
         for &other in self.called.keys() {
             let needs = || -> Result<_, StoreError> {
-                let needs = self.dependencies(other)?.contains(&id);
-                let entry = self.entry(other)?.filter(|_| needs);
+                let needs = self.stack(other)?.iter().any(|placed| placed.id == id);
+                let entry = self.entry(other)?.filter(|_| needs && other != id);
                 Ok(entry.map(|entry| entry.known.outline.reference()))
             };
             match needs() {
                 Ok(found) => dependents.extend(found),
+                Err(StoreError::Dependencies(_) | StoreError::NoImage(_)) => {}
                 Err(error) if error.is_damage() => {}
                 Err(error) => return Err(error),
             }

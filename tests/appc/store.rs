@@ -382,6 +382,20 @@ fn what_others_are_made_of_goes_by_force_alone() {
     }
 }
 
+#[test]
+fn what_goes_together_goes_in_any_order_and_what_is_broken_keeps_nothing() {
+    let bench = Bench::new();
+    Aci::new("base", &file("base")).import(&bench);
+    Aci::new("a", &[]).on(&["base"]).import(&bench);
+    Aci::new("top", &[]).on(&["a"]).import(&bench);
+    let said = bench.run(&["remove", "appc:base", "appc:a", "appc:top"]);
+    assert_eq!(said.ok().text().matches("removed image").count(), 3);
+    // Neither can be shown.
+    Aci::new("x", &[]).on(&["y"]).import(&bench);
+    Aci::new("y", &[]).on(&["x"]).import(&bench);
+    bench.run(&["remove", "appc:x"]).ok();
+}
+
 /// Tags of an image went with what its manifest calls it.
 #[test]
 fn the_own_name_of_an_image_takes_no_others_along() {

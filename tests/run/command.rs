@@ -189,6 +189,8 @@ fn of_an_appc_image_mount_points_and_privileges_count_and_the_rest_is_named() {
         "eventHandlers": [{"name": "pre-start", "exec": ["/bin/touch", "/started"]}],
         "mountPoints": [
             {"name": "data", "path": "/data"},
+            // A file of the image, and what nobody can make.
+            {"name": "file", "path": "/bin/sh"}, {"name": "none", "path": "/proc/none"},
             {"name": "fixed", "path": "/fixed/deep", "readOnly": true},
         ],
         "environment": [{"name": "PATH", "value": "/bin"}],

@@ -56,18 +56,24 @@ impl Copy<'_> {
         let mut outcome = Ok(());
         thread::scope(|scope| {
             let (done, outcomes) = channel();
+            let mut working = 0;
             for _ in 0..THREADS {
                 let (done, shared) = (done.clone(), &shared);
-                scope.spawn(move || {
+                let work = move || {
                     let written = self.write_some(shared);
                     if written.is_err() {
                         shared.failed.store(true, Ordering::Relaxed);
                     }
                     // The other end waits for all of them.
                     let _ = done.send(written);
-                });
+                };
+                // The system may have no more threads: then fewer do it.
+                working += u32::from(thread::Builder::new().spawn_scoped(scope, work).is_ok());
             }
             drop(done);
+            if working == 0 {
+                outcome = self.write_some(&shared);
+            }
             loop {
                 match outcomes.recv_timeout(TELL) {
                     Ok(written) if outcome.is_ok() => outcome = written,
