@@ -163,10 +163,11 @@ impl Writable {
             return Err(FsError::IsDir);
         }
         let dir = self.changed_dir(dir)?;
+        let known = self.loses_a_name(held.ino);
         self.remove_name(&dir, name)?;
         // The name is gone, whatever comes; whether it was the last one is asked for
         // again by whoever looks.
-        let _ = self.lost_a_name(held.ino);
+        let _ = self.lost_a_name(held.ino, known);
         Ok(())
     }
 
@@ -188,17 +189,24 @@ impl Writable {
         Ok(())
     }
 
-    /// An object of a layer that is not copied up has a name less. `changes` is locked.
-    pub(super) fn lost_a_name(&self, ino: Ino) -> Result<(), FsError> {
+    /// An object is about to lose a name; how many it is known to have. `changes` is locked until
+    /// [`Self::lost_a_name`] was told.
+    pub(super) fn loses_a_name(&self, ino: Ino) -> Option<u32> {
+        self.table.lock().forget_links(ino).0
+    }
+
+    /// An object has a name less than the `known` ones; one of a layer that is not copied up may have none.
+    pub(super) fn lost_a_name(&self, ino: Ino, known: Option<u32>) -> Result<(), FsError> {
         if self.node(ino).is_some() {
             return Ok(());
         }
-        let (left, lost) = self.table.lock().lose_link(ino);
+        // Who has counted meanwhile has or has not seen the name.
+        let (_, lost) = self.table.lock().forget_links(ino);
         let attr = self.lower_kind(ino)?;
-        let left = match left {
+        let left = match known {
             _ if attr.kind == Kind::Dir || attr.nlink <= 1 => 0,
             // That it was the last one is believed by nobody who has not looked.
-            Some(left) if left > 0 => left,
+            Some(known) if known > 1 => known - 1,
             _ => self.count_names_now(ino)?,
         };
         let mut table = self.table.lock();

@@ -110,11 +110,11 @@ impl Table {
         }
     }
 
-    /// A name is lost. How many are left, if that is known, and what [`Self::keep_links`] wants to hear.
-    pub(super) fn lose_link(&mut self, ino: Ino) -> (Option<u32>, u64) {
+    /// A name is about to be lost, or was: what is counted meanwhile is kept by nobody. How many were known,
+    /// and what [`Self::keep_links`] wants to hear.
+    pub(super) fn forget_links(&mut self, ino: Ino) -> (Option<u32>, u64) {
         self.lost += 1;
-        let left = self.links.remove(&ino).map(|links| links.saturating_sub(1));
-        (left, self.lost)
+        (self.links.remove(&ino), self.lost)
     }
 
     pub(super) fn count(&mut self, ino: Ino) {
@@ -151,5 +151,28 @@ impl Table {
             self.keys.remove(&key);
         }
         Some(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_counts_names_while_one_is_lost_keeps_nothing() {
+        let (mut table, ino) = (Table::default(), Ino(7));
+        let early = table.links(ino).unwrap_err();
+        table.keep_links(ino, 8, early);
+        assert_eq!(table.links(ino), Ok(8));
+        let (known, _) = table.forget_links(ino);
+        assert_eq!(known, Some(8));
+        let amid = table.links(ino).unwrap_err();
+        let (_, lost) = table.forget_links(ino);
+        for late in [early, amid] {
+            table.keep_links(ino, 9, late);
+            assert!(table.links(ino).is_err());
+        }
+        table.keep_links(ino, 7, lost);
+        assert_eq!(table.links(ino), Ok(7));
     }
 }

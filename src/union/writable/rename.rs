@@ -164,6 +164,7 @@ impl Writable {
         let kind = from.there.ok_or(FsError::NotFound)?;
         let key = self.prepare(moved.ino, to)?;
         let (old, new) = ((from.dir.key, from.name), (to.dir.key, to.name));
+        let known = replaced.and_then(|held| self.loses_a_name(held.ino));
         self.upper
             .rename(old, new, from.in_layers)
             .map_err(FsError::Upper)?;
@@ -179,7 +180,7 @@ impl Writable {
             (Some(held), Some(Kind::Dir)) => self.lost_dir(held.ino),
             // As for an unlink: the name is gone, whatever comes.
             (Some(held), _) => {
-                let _ = self.lost_a_name(held.ino);
+                let _ = self.lost_a_name(held.ino, known);
             }
             (None, _) => {}
         }
