@@ -95,16 +95,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut failed: Option<(Exit, usize)> = None;
     let mut not_tried = 0;
     for (number, path) in args.paths.iter().enumerate() {
-        let outcome = match one(path, args, limits, &store, context) {
-            Ok(Ok(imported)) => Ok(imported),
-            Ok(Err(error)) => {
-                // The next one would fail for the same reason.
-                let ends_all = error.is_of_store();
-                Err((named(path, error), ends_all))
-            }
-            Err(failure) => Err((failure, false)),
-        };
-        match outcome {
+        match one(path, args, limits, &store, context) {
             Ok(imported) => {
                 if !args.json {
                     print_lines(&imported, &store)?;
@@ -144,16 +135,16 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// The images of one archive, or why there are none; the outer failure is that of its signature.
+/// The images of one archive; or why there are none, and whether the next one would fail for the same reason.
 fn one(
     path: &Path,
     args: &Args,
     limits: Limits,
     store: &Store,
     context: &Context,
-) -> Result<Result<Vec<Imported>, ImportError>, Failure> {
+) -> Result<Vec<Imported>, (Failure, bool)> {
     if context.stop.load(Ordering::Relaxed) {
-        return Ok(Err(ImportError::Interrupted));
+        return Err((ImportError::Interrupted.into(), false));
     }
     let progress = Shown::new(args.quiet);
     let options = Options {
@@ -177,10 +168,14 @@ fn one(
         // There may be nobody to read it.
         let _ = writeln!(std::io::stderr(), "{note}");
     }
-    // What gave up a silent pipe only knows that it could not be read.
-    Ok(match context.stop.load(Ordering::Relaxed) {
-        true => imported?.map_err(|_| ImportError::Interrupted),
-        false => imported?,
+    let imported = imported.map_err(|failure| (failure, false))?;
+    imported.map_err(|error| match context.stop.load(Ordering::Relaxed) {
+        // What gave up a silent pipe only knows that it could not be read.
+        true => (ImportError::Interrupted.into(), false),
+        false => {
+            let ends_all = error.is_of_store();
+            (named(path, error), ends_all)
+        }
     })
 }
 
